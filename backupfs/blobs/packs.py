@@ -1,0 +1,309 @@
+"""Writing packs.
+
+Worker threads append, the committer syncs; one lock guards the book-keeping, never the writing. Rules:
+
+* An offset handed out is spent, whatever becomes of the write: it is the nonce.
+* Bytes not yet synced stay in memory. When a sync or a write fails, the pack is given up and they are sealed anew elsewhere.
+* A pack is closed (trailer, footer, header) only by a process that opened it; what a dead process left is finished as a copy.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from backupfs import limits
+from backupfs.codec.compression import Compressor
+from backupfs.codec.keys import Keys, Sealer
+from backupfs.errors import StoreError
+from backupfs.format import objects
+from backupfs.format import pack as pack_format
+from backupfs.format.catalog import Counters
+from backupfs.format.layout import SEAL_OVERHEAD_BYTES, Sealed
+from backupfs.format.objects import HEADER_BYTES, PACK_MAGIC
+from backupfs.format.pack import PackEntry, PackFooter
+from backupfs.randomness import Randomness
+from backupfs.stores.files import Files, Handle
+from backupfs.stores.port import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where a blob's sealed bytes stand."""
+
+    pack: int
+    offset: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewBlob:
+    """A chunk on its way into a pack."""
+
+    number: int
+    blob_id: bytes
+    plain: bytes | memoryview
+
+
+@dataclass(slots=True)
+class _Frame:
+    number: int
+    entry: PackEntry
+    sealed: bytes
+
+
+@dataclass(slots=True)
+class OpenPack:
+    """A pack being appended to, or full and waiting to be closed."""
+
+    number: int
+    object_id: bytes
+    header: bytes
+    sealer: Sealer
+    handle: Handle
+    path: Path
+    end: int = HEADER_BYTES
+    first_blob: int = 0
+    entries: list[PackEntry] = field(default_factory=list)
+    unsynced: list[_Frame] = field(default_factory=list)
+    writers: int = 0
+    name_synced: bool = False
+    header_synced: bool = False
+    full: bool = False
+    failed: bool = False
+
+
+def pack_name(object_id: bytes) -> str:
+    """Name of a closed pack in the store."""
+    name = object_id.hex()
+    return f"packs/{name[:2]}/{name}"
+
+
+class PackWriter:
+    """Appends blobs to open packs. Everything but the constructor blocks and is called from worker threads."""
+
+    def __init__(
+        self,
+        open_directory: Path,
+        files: Files,
+        store: Store,
+        keys: Keys,
+        compressor: Compressor,
+        randomness: Randomness,
+        counters: Counters,
+    ) -> None:
+        """`counters.pack` is counted up under this object's lock."""
+        self._directory = open_directory
+        self._files = files
+        self._store = store
+        self._keys = keys
+        self._compressor = compressor
+        self._randomness = randomness
+        self._lock = threading.Lock()
+        self._making = threading.Lock()
+        self._open: list[OpenPack] = []
+        self._favourite = 0
+        self._moved: dict[int, Location] = {}
+        self._counters = counters
+
+    def append(self, blobs: Sequence[NewBlob]) -> list[Location]:
+        """Compress, seal and write; the bytes are in the file, not durable. Raises StoreError with nothing of it counted as written."""
+        packed = [(blob, self._compressor.compress(bytes(blob.plain))) for blob in blobs]
+        scatter = sum(len(stored) for _, stored in packed) >= limits.FLUSH_SMALL_BYTES
+        groups: dict[int, list[tuple[NewBlob, bytes]]] = {}
+        for item in packed:
+            choice = self._randomness.draw(1)[0] % limits.OPEN_PACKS if scatter else self._favourite
+            groups.setdefault(choice, []).append(item)
+        locations: dict[int, Location] = {}
+        for choice, items in groups.items():
+            self._append_group(choice, items, locations)
+        return [locations[blob.number] for blob in blobs]
+
+    def sync(self) -> dict[int, Location]:
+        """Make everything appended so far durable. Returns the blobs that had to move to another pack, with their new places.
+
+        Raises StoreError when even that failed: nothing appended since the last sync may then be believed.
+        """
+        moved: dict[int, Location] = {}
+        for attempt in range(3):
+            failed = [pack for pack in self._packs_to_sync() if not self._sync_pack(pack)]
+            if not failed:
+                with self._lock:
+                    self._favourite = self._randomness.draw(1)[0] % limits.OPEN_PACKS
+                return moved
+            if attempt == 2:
+                break
+            for pack in failed:
+                moved.update(self._move(pack))
+        raise StoreError(
+            "what was written could not be made durable, in three different packs; the disk may be failing"
+        )
+
+    def moved(self, number: int, location: Location) -> Location:
+        """Where a blob stands now, in case its pack was given up since."""
+        with self._lock:
+            return self._moved.get(number, location)
+
+    def facts(self, number: int) -> tuple[bytes, int] | None:
+        """(object id, lowest blob number) of an open pack."""
+        with self._lock:
+            return next(((pack.object_id, pack.first_blob) for pack in self._open if pack.number == number), None)
+
+    def full_packs(self) -> list[OpenPack]:
+        """Packs that can be closed: full, nobody writing, everything synced."""
+        with self._lock:
+            return [p for p in self._open if p.full and not p.failed and not p.writers and not p.unsynced]
+
+    def close(self, pack: OpenPack) -> None:
+        """Give a pack its end and hand it to the store."""
+        trailer_at = pack.end
+        parts = _ending(pack.entries, trailer_at, pack.sealer, pack.header)
+        self._files.write_at(pack.handle, trailer_at, parts)
+        self._files.sync(pack.handle)
+        self._store.put_file(pack_name(pack.object_id), pack.path)
+        with self._lock:
+            self._open.remove(pack)
+        self._files.close(pack.handle)
+
+    def finish(self) -> list[OpenPack]:
+        """At the end of a mount: mark all packs full. Those with blobs are to be closed, empty ones are removed here."""
+        with self._lock:
+            packs = list(self._open)
+            for pack in packs:
+                pack.full = True
+        return packs
+
+    def give_up(self, pack: OpenPack) -> None:
+        """Leave a pack as it lies; recovery finishes it."""
+        with self._lock:
+            self._open.remove(pack)
+        self._files.close(pack.handle)
+
+    def discard(self, pack: OpenPack) -> None:
+        """Remove an open pack that nothing refers to."""
+        with self._lock:
+            self._open.remove(pack)
+        self._files.close(pack.handle)
+        self._files.unlink(pack.path)
+
+    def _append_group(self, choice: int, items: list[tuple[NewBlob, bytes]], locations: dict[int, Location]) -> None:
+        first_blob = min(blob.number for blob, _ in items)
+        pack = self._writable(choice, first_blob)
+        try:
+            with self._lock:
+                start = at = pack.end
+                pack.end += sum(len(stored) + SEAL_OVERHEAD_BYTES for _, stored in items)
+                pack.first_blob = min(pack.first_blob, first_blob)
+                if pack.end >= limits.PACK_TARGET_BYTES:
+                    pack.full = True
+            frames = []
+            for blob, stored in items:
+                plain_bytes = len(blob.plain)
+                sealed = pack.sealer.seal(Sealed.BLOB, at, stored, plain_bytes)
+                frames.append(_Frame(blob.number, PackEntry(blob.blob_id, at, len(sealed), plain_bytes), sealed))
+                at += len(sealed)
+            try:
+                self._files.write_at(pack.handle, start, [frame.sealed for frame in frames])
+            except StoreError:
+                with self._lock:
+                    pack.failed = pack.full = True
+                raise
+            with self._lock:
+                pack.entries.extend(frame.entry for frame in frames)
+                pack.unsynced.extend(frames)
+                for frame in frames:
+                    locations[frame.number] = Location(pack.number, frame.entry.offset, frame.entry.stored_bytes)
+        finally:
+            with self._lock:
+                pack.writers -= 1
+
+    def _writable(self, choice: int, first_blob: int) -> OpenPack:
+        with self._making:
+            with self._lock:
+                usable = [pack for pack in self._open if not pack.full]
+                if choice < len(usable):
+                    usable[choice].writers += 1
+                    return usable[choice]
+                number = self._counters.pack
+                self._counters.pack += 1
+            pack = self._make(number)
+            pack.first_blob = first_blob
+            with self._lock:
+                pack.writers += 1
+                self._open.append(pack)
+            return pack
+
+    def _make(self, number: int) -> OpenPack:
+        object_id = self._randomness.draw(16)
+        header, sealer = self._keys.new_object(PACK_MAGIC, object_id, self._randomness)
+        header_bytes = objects.encode(header)
+        path = self._directory / object_id.hex()
+        handle = self._files.create(path)
+        try:
+            self._files.write_at(handle, 0, [header_bytes])
+        except StoreError:
+            self._files.close(handle)
+            self._files.unlink(path)
+            raise
+        return OpenPack(number, object_id, header_bytes, sealer, handle, path)
+
+    def _packs_to_sync(self) -> list[OpenPack]:
+        with self._lock:
+            return [p for p in self._open if p.unsynced]
+
+    def _sync_pack(self, pack: OpenPack) -> bool:
+        with self._lock:
+            if pack.failed:
+                return False
+            frames, pack.unsynced = pack.unsynced, []
+        try:
+            self._files.sync(pack.handle)
+            if not pack.name_synced:
+                self._files.sync_directory(self._directory)
+                pack.name_synced = True
+        except StoreError:
+            with self._lock:
+                pack.failed = pack.full = True
+                pack.unsynced = frames + pack.unsynced
+            return False
+        return True
+
+    def _move(self, pack: OpenPack) -> dict[int, Location]:
+        """Seal a failed pack's unsynced blobs anew into another. What was synced stays where it is: the pack is finished at recovery."""
+        with self._lock:
+            frames, pack.unsynced = pack.unsynced, []
+        again: list[tuple[NewBlob, bytes]] = []
+        for frame in frames:
+            stored = pack.sealer.open(Sealed.BLOB, frame.entry.offset, frame.sealed, frame.entry.plain_bytes)
+            again.append((NewBlob(frame.number, frame.entry.blob_id, bytes(frame.entry.plain_bytes)), stored))
+        moved: dict[int, Location] = {}
+        if again:
+            try:
+                self._append_group(self._favourite, again, moved)
+            except StoreError:
+                with self._lock:
+                    pack.unsynced = frames + pack.unsynced
+                raise
+        with self._lock:
+            self._moved.update(moved)
+        return moved
+
+
+def finish_abandoned(
+    source: bytes, entries: Sequence[PackEntry], object_id: bytes, keys: Keys, randomness: Randomness
+) -> list[bytes]:
+    """The parts of a whole pack made from what a dead process left of one: its bytes up to the last entry, and an end under a fresh key."""
+    end = max((entry.offset + entry.stored_bytes for entry in entries), default=HEADER_BYTES)
+    header, sealer = keys.new_object(PACK_MAGIC, object_id, randomness)
+    return [source[:end], *_ending(entries, end, sealer, objects.encode(header))]
+
+
+def _ending(entries: Sequence[PackEntry], trailer_at: int, sealer: Sealer, header: bytes) -> list[bytes]:
+    plain = pack_format.encode_trailer(entries, trailer_at)
+    footer_at = trailer_at + len(plain) + SEAL_OVERHEAD_BYTES
+    footer = PackFooter(trailer_at, len(plain) + SEAL_OVERHEAD_BYTES, len(entries))
+    return [
+        sealer.seal(Sealed.PACK_TRAILER, trailer_at, plain),
+        sealer.seal(Sealed.PACK_FOOTER, footer_at, pack_format.encode_footer(footer)),
+        header,
+    ]

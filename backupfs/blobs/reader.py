@@ -1,0 +1,126 @@
+"""Reading blobs back: every byte is verified (seal, length, keyed hash) before anyone sees it."""
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from backupfs.blobs.packs import pack_name
+from backupfs.codec.compression import Compressor
+from backupfs.codec.keys import Keys, Sealer
+from backupfs.errors import DamageError, MissingObjectError
+from backupfs.format import objects
+from backupfs.format.catalog import Blob
+from backupfs.format.layout import SEAL_OVERHEAD_BYTES, Sealed
+from backupfs.format.objects import HEADER_BYTES, PACK_MAGIC
+from backupfs.stores.files import Files, Handle
+from backupfs.stores.port import Store
+
+_OPEN_MAX: Final = 64
+
+
+@dataclass(slots=True)
+class _Source:
+    """A pack being read: by handle while it lies in `open/`, by name when it is the store's."""
+
+    sealer: Sealer
+    handle: Handle | None
+    users: int = 0
+    dropped: bool = field(default=False)
+
+
+class BlobReader:
+    """Reads blobs from open and closed packs. Blocks; called from worker threads."""
+
+    def __init__(self, open_directory: Path, files: Files, store: Store, keys: Keys, compressor: Compressor) -> None:
+        self._directory = open_directory
+        self._files = files
+        self._store = store
+        self._keys = keys
+        self._compressor = compressor
+        self._lock = threading.Lock()
+        self._sources: OrderedDict[bytes, _Source] = OrderedDict()
+
+    def read(self, blob: Blob, pack_object_id: bytes) -> bytes:
+        """The verified plaintext of a blob. Raises DamageError (also when its pack is gone) or StoreError."""
+        if blob.stored_bytes > blob.plain_bytes + SEAL_OVERHEAD_BYTES:
+            raise DamageError(f"blob {blob.id.hex()}: its record has impossible lengths")
+        source = self._acquire(pack_object_id)
+        try:
+            if source.handle is None:
+                sealed = self._store.get(pack_name(pack_object_id), blob.offset, blob.stored_bytes)
+            else:
+                sealed = self._files.read_at(source.handle, blob.offset, blob.stored_bytes)
+        finally:
+            self._release(source)
+        if len(sealed) != blob.stored_bytes:
+            raise DamageError(
+                f"pack {pack_object_id.hex()} ends before blob {blob.id.hex()}", object_id=pack_object_id.hex()
+            )
+        stored = source.sealer.open(Sealed.BLOB, blob.offset, sealed, blob.plain_bytes)
+        plain = self._compressor.expand(stored, blob.plain_bytes)
+        if self._keys.blob_id(plain) != blob.id:
+            raise DamageError(
+                f"blob {blob.id.hex()} in pack {pack_object_id.hex()} holds other content", blob_id=blob.id.hex()
+            )
+        return plain
+
+    def forget(self, pack_object_id: bytes) -> None:
+        """Let go of a pack that is about to be removed or has moved into the store."""
+        with self._lock:
+            source = self._sources.pop(pack_object_id, None)
+            if source is not None:
+                self._drop(source)
+
+    def close(self) -> None:
+        """Let go of all packs."""
+        with self._lock:
+            for source in self._sources.values():
+                self._drop(source)
+            self._sources.clear()
+
+    def _acquire(self, object_id: bytes) -> _Source:
+        with self._lock:
+            source = self._sources.get(object_id)
+            if source is not None:
+                self._sources.move_to_end(object_id)
+                source.users += 1
+                return source
+        source = self._open(object_id)
+        with self._lock:
+            known = self._sources.setdefault(object_id, source)
+            if known is not source:
+                self._drop(source)
+            known.users += 1
+            while len(self._sources) > _OPEN_MAX:
+                _, oldest = self._sources.popitem(last=False)
+                self._drop(oldest)
+            return known
+
+    def _open(self, object_id: bytes) -> _Source:
+        handle: Handle | None = None
+        try:
+            handle = self._files.open(self._directory / object_id.hex())
+            head = self._files.read_at(handle, 0, HEADER_BYTES)
+        except MissingObjectError:
+            head = self._store.get(pack_name(object_id), 0, HEADER_BYTES)
+        try:
+            header = objects.decode(head, PACK_MAGIC, f"pack {object_id.hex()}")
+            return _Source(self._keys.object_sealer(header, object_id), handle)
+        except DamageError:
+            if handle is not None:
+                self._files.close(handle)
+            raise
+
+    def _release(self, source: _Source) -> None:
+        with self._lock:
+            source.users -= 1
+            if source.dropped:
+                self._drop(source)
+
+    def _drop(self, source: _Source) -> None:
+        source.dropped = True
+        if not source.users and source.handle is not None:
+            self._files.close(source.handle)
+            source.handle = None

@@ -1,0 +1,505 @@
+"""The catalog: the index with the newest changes above it, and the rules by which versions come and go.
+
+Lives on the event loop; every function is atomic. What changed since the last batch stands in the active layer. `freeze` makes that layer a
+batch; it stays readable until the index has applied it and `drop_layer` is called, in the step that renews the loop's transaction.
+
+Versions: writing replaces the newest version when no kept snapshot lies between that one's epoch and now; otherwise it adds one. Blob
+references are counted here, for every version put or dropped, so they cannot go astray.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from backupfs.catalog.index import Index, JournalPlace
+from backupfs.errors import DamageError
+from backupfs.format import catalog as records
+from backupfs.format.catalog import (
+    TOMBSTONE,
+    VERSIONED,
+    Blob,
+    Pack,
+    PackState,
+    Table,
+    epoch_suffix,
+    number_key,
+    split_version,
+)
+from backupfs.format.journal import Change
+
+_GROUP_BYTES = 8
+_EPOCH_BYTES = 8
+
+Versions = dict[int, bytes | None]
+"""Value by epoch; None says that this version is gone, whatever lies below."""
+
+
+@dataclass(slots=True)
+class Layer:
+    """Changes above the index. `versions` and `groups` hold the versioned tables by object and by the first eight bytes of it."""
+
+    plain: dict[Table, dict[bytes, bytes | None]] = field(
+        default_factory=lambda: {t: {} for t in Table if t not in VERSIONED}
+    )
+    versions: dict[Table, dict[bytes, Versions]] = field(default_factory=lambda: {t: {} for t in VERSIONED})
+    groups: dict[Table, dict[bytes, list[bytes]]] = field(default_factory=lambda: {t: {} for t in VERSIONED})
+    records: int = 0
+    references: dict[int, int] = field(default_factory=dict)
+    new_blobs: dict[int, Blob] = field(default_factory=dict)
+    new_packs: dict[int, tuple[bytes, int]] = field(default_factory=dict)
+
+    def put_version(self, table: Table, object_key: bytes, epoch: int, value: bytes | None) -> None:
+        versions = self.versions[table].get(object_key)
+        if versions is None:
+            versions = self.versions[table][object_key] = {}
+            self.groups[table].setdefault(object_key[:_GROUP_BYTES], []).append(object_key)
+        if epoch not in versions:
+            self.records += 1
+        versions[epoch] = value
+
+    def put(self, table: Table, key: bytes, value: bytes | None) -> None:
+        rows = self.plain[table]
+        if key not in rows:
+            self.records += 1
+        rows[key] = value
+
+    def changes(self) -> Iterator[Change]:
+        """The layer's records as the journal has them."""
+        for table, objects in self.versions.items():
+            for object_key, versions in objects.items():
+                for epoch, value in versions.items():
+                    yield table, object_key + epoch_suffix(epoch), value
+        for table, rows in self.plain.items():
+            for key, value in rows.items():
+                yield table, key, value
+
+
+class Catalog:
+    """All records, present and past. `epoch` is the current one, `newest_kept` the highest epoch of a snapshot that counts as kept."""
+
+    def __init__(self, index: Index, epoch: int, newest_kept: int) -> None:
+        self._index = index
+        self.epoch = epoch
+        self.newest_kept = newest_kept
+        self.active = Layer()
+        self._frozen: list[Layer] = []
+        self._pins: dict[int, int] = {}
+        self._idle: set[int] = set()
+        self._sealed_early: set[int] = set()
+        self.changed_in_epoch = 0
+        """Versions written in this epoch so far; what a snapshot taken now would have as its count of changes."""
+
+    # reading
+
+    def get(self, table: Table, key: bytes) -> bytes | None:
+        """A record of a table without versions."""
+        for layer in self._layers():
+            rows = layer.plain[table]
+            if key in rows:
+                return rows[key]
+        return self._index.get(table, key)
+
+    def newest(self, table: Table, object_key: bytes, epoch: int) -> tuple[int, bytes] | None:
+        """(epoch, value) of the version that a view at `epoch` sees, tombstones included; None when there never was one by then."""
+        gone: set[int] | None = None
+        best: tuple[int, bytes] | None = None
+        for layer in self._layers():
+            versions = layer.versions[table].get(object_key)
+            if versions is None:
+                continue
+            for at, value in versions.items():
+                if at > epoch or (gone is not None and at in gone):
+                    continue
+                if value is not None and (best is None or at > best[0]):
+                    best = at, value
+            gone = set(versions) if gone is None else gone | versions.keys()
+        size = len(object_key)
+        start = object_key + epoch_suffix(epoch)
+        found = self._index.seek(table, start)
+        while found is not None and len(found[0]) == size + _EPOCH_BYTES and found[0][:size] == object_key:
+            at = split_version(found[0])[1]
+            if best is not None and at <= best[0]:
+                break
+            if gone is None or at not in gone:
+                return at, self._index.open_record(table, *found)
+            if at == 0:
+                break
+            found = self._index.seek(table, object_key + epoch_suffix(at - 1))
+        return best
+
+    def value(self, table: Table, object_key: bytes, epoch: int) -> bytes | None:
+        """What a view at `epoch` sees of an object; None when it is not there."""
+        found = self.newest(table, object_key, epoch)
+        return None if found is None or found[1] == TOMBSTONE else found[1]
+
+    def versions(self, table: Table, object_key: bytes) -> list[tuple[int, bytes]]:
+        """All versions of an object, newest first, tombstones included."""
+        found: list[tuple[int, bytes]] = []
+        epoch = records.EPOCH_MAX
+        while (version := self.newest(table, object_key, epoch)) is not None:
+            found.append(version)
+            if version[0] == 0:
+                break
+            epoch = version[0] - 1
+        return found
+
+    def scan(self, table: Table, group: bytes, after: bytes, epoch: int) -> Iterator[tuple[bytes, bytes]]:
+        """(object key, value) of what a view at `epoch` sees of a group (the first eight bytes), in order, behind the key `after`.
+
+        To be used up in one synchronous step.
+        """
+        touched: set[bytes] = set()
+        for layer in self._layers():
+            touched.update(layer.groups[table].get(group, ()))
+        above = sorted(key for key in touched if key > after)
+        below = self._scan_index(table, group, after, epoch, touched)
+        next_above = 0
+        for key, value in below:
+            while next_above < len(above) and above[next_above] < key:
+                seen = self._seen(table, above[next_above], epoch)
+                if seen is not None:
+                    yield above[next_above], seen
+                next_above += 1
+            yield key, value
+        for key in above[next_above:]:
+            seen = self._seen(table, key, epoch)
+            if seen is not None:
+                yield key, seen
+
+    def rows(self, table: Table) -> list[tuple[bytes, bytes]]:
+        """All records of a small table without versions, in order."""
+        found = {key: self._index.open_record(table, key, sealed) for key, sealed in self._index.scan(table, b"")}
+        for layer in reversed(list(self._layers())):
+            for key, value in layer.plain[table].items():
+                if value is None:
+                    found.pop(key, None)
+                else:
+                    found[key] = value
+        return sorted(found.items())
+
+    def applied_changes(self, start: bytes, end_epoch: int, limit: int) -> list[bytes]:
+        """Up to `limit` keys of `CHANGES` rows that the index has applied, from `start` on, up to and with `end_epoch`."""
+        found: list[bytes] = []
+        for key, _ in self._index.scan(Table.CHANGES, start):
+            if len(found) == limit or records.split_change(key)[0] > end_epoch:
+                break
+            found.append(key)
+        return found
+
+    # writing
+
+    def put(self, table: Table, key: bytes, value: bytes | None) -> None:
+        """Set or remove a record of a table without versions."""
+        self.active.put(table, key, value)
+
+    def write(self, table: Table, object_key: bytes, value: bytes, epoch: int | None = None) -> None:
+        """Give an object a new value (`TOMBSTONE`: it ends) as of `epoch`, by default the current one.
+
+        Versions behind that epoch go: they were never seen by a view that is left.
+        """
+        now = self.epoch if epoch is None else epoch
+        newest = self.newest(table, object_key, records.EPOCH_MAX)
+        while newest is not None and newest[0] > now:
+            self._drop(table, object_key, *newest)
+            newest = self.newest(table, object_key, records.EPOCH_MAX)
+        if newest is not None and (newest[0] == now or not self.kept_between(newest[0], now)):
+            self._drop(table, object_key, *newest)
+            if value == TOMBSTONE:
+                newest = self.newest(table, object_key, records.EPOCH_MAX)
+        if value == TOMBSTONE and (newest is None or newest[1] == TOMBSTONE):
+            return
+        self._put(table, object_key, now, value)
+
+    def rewrite(self, table: Table, object_key: bytes, epoch: int, value: bytes) -> None:
+        """Exchange a version for one of the same meaning in its own epoch."""
+        old = self.newest(table, object_key, epoch)
+        if old is None or old[0] != epoch:
+            raise DamageError("a version to be rewritten is not there")
+        self._drop(table, object_key, *old)
+        self._put(table, object_key, epoch, value)
+
+    def drop_version(self, table: Table, object_key: bytes, epoch: int, value: bytes) -> None:
+        """Remove one version; a tombstone that then has nothing older goes too."""
+        self._drop(table, object_key, epoch, value)
+        versions = self.versions(table, object_key)
+        if versions and versions[-1][1] == TOMBSTONE:
+            self._drop(table, object_key, *versions[-1])
+
+    def kept_between(self, epoch: int, now: int) -> bool:
+        """Whether a kept snapshot sees a version of `epoch` that is replaced at `now`. `kept_epochs` decides when now is not current."""
+        if now >= self.epoch:
+            return self.newest_kept >= epoch
+        return any(epoch <= kept < now for kept in self.kept_epochs)
+
+    kept_epochs: tuple[int, ...] = ()
+    """Epochs of all snapshots that count as kept, rising. Set together with `newest_kept`."""
+
+    # blobs
+
+    def blob(self, number: int) -> Blob:
+        """A blob's record, whether or not it has been in a batch. Raises DamageError when there is none."""
+        for layer in self._layers():
+            if number in layer.new_blobs:
+                return layer.new_blobs[number]
+        value = self.get(Table.BLOBS, number_key(number))
+        if value is None:
+            raise DamageError(f"blob {number} is referred to but has no record", blob=number)
+        return records.decode_blob(value)
+
+    def pack_object_id(self, number: int) -> bytes:
+        """Object id of a pack. Raises DamageError when there is none."""
+        if number in self.active.new_packs:
+            return self.active.new_packs[number][0]
+        value = self.get(Table.PACKS, number_key(number))
+        if value is None:
+            raise DamageError(f"pack {number} is referred to but has no record", pack=number)
+        return records.decode_pack(value).object_id
+
+    def known_blob(self, blob_id: bytes) -> int | None:
+        """Number of the blob with this id, if a record has it or will have it."""
+        value = self.get(Table.BLOB_IDS, blob_id)
+        return None if value is None else records.decode_number(value)
+
+    def add_blob(self, number: int, blob: Blob) -> None:
+        """A blob that has been appended; it is recorded if the next batch still refers to it or it is pinned."""
+        self.active.new_blobs[number] = blob
+        self.active.put(Table.BLOB_IDS, blob.id, records.encode(number))
+
+    def add_pack(self, number: int, object_id: bytes, first_blob: int) -> None:
+        """A pack that blobs have been appended to."""
+        self.active.new_packs[number] = object_id, first_blob
+
+    def pack_sealed(self, number: int) -> Pack | None:
+        """A pack has been closed. Gives its record when no blob lives in it: its row is gone then, and the object may follow."""
+        key = number_key(number)
+        value = self.get(Table.PACKS, key)
+        if value is None:
+            self._sealed_early.add(number)
+            return None
+        old = records.decode_pack(value)
+        pack = Pack(old.object_id, old.live_bytes, PackState.SEALED, old.first_blob)
+        self.put(Table.PACKS, key, records.encode(pack) if pack.live_bytes else None)
+        return None if pack.live_bytes else pack
+
+    def pin(self, number: int) -> None:
+        """Keep a blob although nothing refers to it yet."""
+        self._pins[number] = self._pins.get(number, 0) + 1
+
+    def unpin(self, number: int) -> None:
+        """Take a pin back. A blob that only pins kept is looked at again when the next batch is frozen."""
+        left = self._pins[number] - 1
+        if left:
+            self._pins[number] = left
+            return
+        del self._pins[number]
+        if number in self._idle:
+            self._idle.remove(number)
+            self.active.references.setdefault(number, 0)
+
+    def move_blob(
+        self, layer: Layer, number: int, pack: int, offset: int, stored_bytes: int, facts: tuple[bytes, int]
+    ) -> None:
+        """Correct the place of a blob that had to be sealed anew before `layer`, the oldest that names it, was written.
+
+        `facts` are the new pack's object id and lowest blob number.
+        """
+        key = number_key(number)
+        left = 0
+        for place in [self.active, *self._frozen][self._depth(layer) :: -1]:
+            if number in place.new_blobs:
+                place.new_blobs[number] = _elsewhere(place.new_blobs[number], pack, offset, stored_bytes)
+                place.new_packs[pack] = facts
+            value = place.plain[Table.BLOBS].get(key)
+            if value is not None:
+                row = records.decode_blob(value)
+                if place is layer:
+                    left = row.pack
+                place.put(Table.BLOBS, key, records.encode(_elsewhere(row, pack, offset, stored_bytes)))
+            if left:
+                self._shift_live(place, left, -stored_bytes, None)
+                self._shift_live(place, pack, stored_bytes, facts if place is layer else None)
+
+    def _depth(self, layer: Layer) -> int:
+        return 0 if layer is self.active else 1 + self._frozen.index(layer)
+
+    def _shift_live(self, layer: Layer, number: int, step: int, facts: tuple[bytes, int] | None) -> None:
+        value = layer.plain[Table.PACKS].get(number_key(number))
+        if value is not None:
+            old = records.decode_pack(value)
+            pack = Pack(old.object_id, old.live_bytes + step, old.state, old.first_blob)
+        elif facts is not None:
+            pack = Pack(facts[0], step, PackState.OPEN, facts[1])
+        else:
+            return
+        layer.put(Table.PACKS, number_key(number), records.encode(pack))
+
+    # layers
+
+    def has_changes(self) -> bool:
+        """Whether a batch frozen now would hold anything."""
+        return self.active.records > 0 or bool(self.active.references)
+
+    def freeze(self) -> tuple[Layer, list[Pack]]:
+        """Make the active layer a batch: settle references, and start a new layer. Also gives the packs that no blob lives in any more."""
+        dead = self._settle()
+        layer = self.active
+        self.active = Layer()
+        for number, blob in list(layer.new_blobs.items()):
+            if number in self._pins and number_key(number) not in layer.plain[Table.BLOBS]:
+                self.active.new_blobs[number] = blob
+                self.active.put(Table.BLOB_IDS, blob.id, layer.plain[Table.BLOB_IDS].pop(blob.id))
+                if blob.pack in layer.new_packs and blob.pack not in self.active.new_packs:
+                    self.active.new_packs[blob.pack] = layer.new_packs[blob.pack]
+            layer.new_blobs.pop(number)
+        self._frozen.insert(0, layer)
+        return layer, dead
+
+    def drop_layer(self, layer: Layer) -> None:
+        """The index has applied this layer: see it there."""
+        self._index.renew()
+        self._frozen.remove(layer)
+
+    @property
+    def frozen_layers(self) -> int:
+        """How many layers wait for the index."""
+        return len(self._frozen)
+
+    @property
+    def applied(self) -> JournalPlace:
+        """The journal position that the index shows."""
+        return self._index.position
+
+    # inside
+
+    def _layers(self) -> Iterator[Layer]:
+        yield self.active
+        yield from self._frozen
+
+    def _seen(self, table: Table, object_key: bytes, epoch: int) -> bytes | None:
+        return self.value(table, object_key, epoch)
+
+    def _scan_index(
+        self, table: Table, group: bytes, after: bytes, epoch: int, touched: set[bytes]
+    ) -> Iterator[tuple[bytes, bytes]]:
+        done: bytes | None = after
+        key_bytes = 0
+        start = after + b"\xff" * _EPOCH_BYTES if len(after) > len(group) else group
+        found = self._index.seek(table, start)
+        while found is not None:
+            key, sealed = found
+            if key[:_GROUP_BYTES] != group:
+                return
+            object_key, at = split_version(key)
+            key_bytes = len(object_key)
+            if object_key == done or object_key in touched:
+                found = self._index.seek(table, object_key + b"\xff" * (_EPOCH_BYTES + 1))
+                continue
+            if at > epoch:
+                found = self._index.seek(table, object_key + epoch_suffix(epoch))
+                if found is not None and found[0][:key_bytes] == object_key:
+                    done = object_key
+                    value = self._index.open_record(table, *found)
+                    if value != TOMBSTONE:
+                        yield object_key, value
+                        found = self._index.seek(table, object_key + b"\xff" * (_EPOCH_BYTES + 1))
+                continue
+            done = object_key
+            value = self._index.open_record(table, key, sealed)
+            if value != TOMBSTONE:
+                yield object_key, value
+            found = self._index.seek(table, object_key + b"\xff" * (_EPOCH_BYTES + 1))
+
+    def _put(self, table: Table, object_key: bytes, epoch: int, value: bytes) -> None:
+        self.active.put_version(table, object_key, epoch, value)
+        self.changed_in_epoch += 1
+        self._count(table, value, 1)
+
+    def _drop(self, table: Table, object_key: bytes, epoch: int, value: bytes) -> None:
+        self.active.put_version(table, object_key, epoch, None)
+        self._count(table, value, -1)
+
+    def _count(self, table: Table, value: bytes, step: int) -> None:
+        if value == TOMBSTONE:
+            return
+        if table is Table.REGIONS:
+            extents: Iterable[records.Extent] = records.decode_region(value)
+        elif table is Table.INODES:
+            extents = records.decode_inode(value).extents
+        else:
+            return
+        references = self.active.references
+        for _, _, blob, _ in extents:
+            references[blob] = references.get(blob, 0) + step
+
+    def _settle(self) -> list[Pack]:
+        """Turn reference counts of the active layer into rows of blobs and packs."""
+        layer = self.active
+        live: dict[int, int] = {}
+        for number in layer.references.keys() | layer.new_blobs.keys():
+            step = layer.references.get(number, 0)
+            key = number_key(number)
+            new = layer.new_blobs.get(number)
+            old_value = None if new is not None else self.get(Table.BLOBS, key)
+            if new is None and old_value is None:
+                if step:
+                    raise DamageError(f"blob {number} is referred to but has no record", blob=number)
+                continue
+            blob = new if new is not None else records.decode_blob(old_value or b"")
+            references = blob.references + step
+            if references < 0:
+                raise DamageError(f"blob {number} would have {references} references", blob=number)
+            if references == 0 and number in self._pins:
+                self._idle.add(number)
+                if new is None and step:
+                    self._put_blob(key, blob, 0)
+                continue
+            if references == 0:
+                if new is None:
+                    layer.put(Table.BLOBS, key, None)
+                    live[blob.pack] = live.get(blob.pack, 0) - blob.stored_bytes
+                    layer.put(Table.BLOB_IDS, blob.id, None)
+                else:
+                    self._forget_new(blob)
+                continue
+            if new is not None or step:
+                self._put_blob(key, blob, references)
+            if new is not None:
+                live[blob.pack] = live.get(blob.pack, 0) + blob.stored_bytes
+        layer.references.clear()
+        return self._settle_packs(live)
+
+    def _put_blob(self, key: bytes, blob: Blob, references: int) -> None:
+        row = Blob(blob.id, blob.pack, blob.offset, blob.stored_bytes, blob.plain_bytes, references)
+        self.active.put(Table.BLOBS, key, records.encode(row))
+
+    def _forget_new(self, blob: Blob) -> None:
+        rows = self.active.plain[Table.BLOB_IDS]
+        del rows[blob.id]
+        self.active.records -= 1
+        if self.get(Table.BLOB_IDS, blob.id) is not None:
+            self.active.put(Table.BLOB_IDS, blob.id, None)
+
+    def _settle_packs(self, live: dict[int, int]) -> list[Pack]:
+        dead: list[Pack] = []
+        for number, step in live.items():
+            key = number_key(number)
+            value = self.get(Table.PACKS, key)
+            if value is not None:
+                pack = records.decode_pack(value)
+            else:
+                object_id, first_blob = self.active.new_packs[number]
+                pack = Pack(
+                    object_id, 0, PackState.SEALED if number in self._sealed_early else PackState.OPEN, first_blob
+                )
+            pack = Pack(pack.object_id, pack.live_bytes + step, pack.state, pack.first_blob)
+            if pack.live_bytes < 0:
+                raise DamageError(f"pack {number} would have {pack.live_bytes} live bytes", pack=number)
+            if pack.live_bytes == 0 and pack.state == PackState.SEALED:
+                self.active.put(Table.PACKS, key, None)
+                dead.append(pack)
+            else:
+                self.active.put(Table.PACKS, key, records.encode(pack))
+        return dead
+
+
+def _elsewhere(blob: Blob, pack: int, offset: int, stored_bytes: int) -> Blob:
+    return Blob(blob.id, pack, offset, stored_bytes, blob.plain_bytes, blob.references)

@@ -1,0 +1,1 @@
+"""The command line: arguments, environment, secrets, output, exit codes. It decides nothing."""

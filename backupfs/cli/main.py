@@ -1,0 +1,388 @@
+"""The verbs. Each reads its arguments, calls the service and shows what came back."""
+
+import os
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from backupfs import __version__
+from backupfs.cli.output import Output, readable_size, rfc3339
+from backupfs.cli.secrets import password
+from backupfs.clock import SystemClock
+from backupfs.engine.seams import Seams
+from backupfs.errors import BackupfsError, DamageError, UsageError
+from backupfs.format.layout import FORMAT_VERSION
+from backupfs.offload import ThreadOffload
+from backupfs.randomness import SystemRandomness
+from backupfs.rules.schedule import parse_interval, show_interval
+from backupfs.service import locate, mounting, offline, places
+from backupfs.service.locate import Place
+from backupfs.service.messages import (
+    CheckRequest,
+    NotRunningError,
+    SnapshotCreateRequest,
+    SnapshotDeleteRequest,
+    SnapshotListRequest,
+    StatsRequest,
+    StatusRequest,
+)
+from backupfs.stores.files import SystemFiles
+
+INTERRUPTED: Final = 130
+F = TypeVar("F", bound=Callable[..., Any])
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+_password_fd = click.option(
+    "--password-fd", type=click.IntRange(min=0), metavar="N", help="Read the password from descriptor N."
+)
+_kdf_seconds = click.option(
+    "--kdf-seconds",
+    type=click.FloatRange(min=0, max=60),
+    default=0.5,
+    show_default=True,
+    envvar="BACKUPFS_KDF_SECONDS",
+    help="How long trying one password shall take; never less work than the safe minimum.",
+)
+_where = click.argument("where", required=False, metavar="[DIR|REPO]")
+
+
+class _Group(click.Group):
+    """Verbs in the order in which they are written."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="backupfs")
+def commands() -> None:
+    """A directory that is its own backup: encrypted, deduplicated, with every past version under .snapshots."""
+
+
+def main() -> int:
+    """Run the command that the arguments name; its exit code."""
+    try:
+        code = commands.main(prog_name="backupfs", standalone_mode=False)
+    except click.Abort:
+        return INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except BackupfsError as error:
+        Output("--json" in sys.argv).error(error)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it flushes
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+# --- where ---------------------------------------------------------------------------------------------------------
+
+
+def _seams() -> Seams:
+    return Seams(SystemFiles(), SystemClock(), SystemRandomness(), ThreadOffload())
+
+
+def _home() -> Path:
+    return places.state_home(os.environ, os.getuid())
+
+
+def _repository(given: str | None) -> Path:
+    return Path(os.path.abspath(given)) if given else places.default_repository(os.environ)
+
+
+def _place(given: str | None) -> Place:
+    """Of what may be named as a directory or a repository."""
+    return locate.at_either(_repository(given), _home(), SystemFiles())
+
+
+# --- repositories --------------------------------------------------------------------------------------------------
+
+
+@commands.command()
+@click.argument("repo", required=False)
+@click.option("--label", default="password", show_default=True, help="Name of the key slot that the password opens.")
+@click.option(
+    "--compression/--no-compression",
+    default=True,
+    show_default=True,
+    envvar="BACKUPFS_COMPRESSION",
+    help="Compress with zstd.",
+)
+@_kdf_seconds
+@_password_fd
+@_json
+def init(
+    repo: str | None, label: str, compression: bool, kdf_seconds: float, password_fd: int | None, as_json: bool
+) -> None:
+    """Create an encrypted repository in the directory REPO."""
+    output = Output(as_json)
+    root = _repository(repo)
+    new = offline.NewRepository(root, label, compression, kdf_seconds)
+    offline.refuse_taken(root)
+    secret = password(os.environ, password_fd, what="new password", twice=True)
+    made = offline.create(new, secret, _seams())
+    output.json({"repository": str(root), "repository_id": made, "label": label})
+    output.say(
+        f"created repository {made} in {root}",
+        "Keep the password safe: without it nobody can read the repository, and nothing can bring it back.",
+    )
+
+
+@commands.command("rebuild-index")
+@click.argument("repo", required=False)
+@_password_fd
+@_json
+def rebuild_index(repo: str | None, password_fd: int | None, as_json: bool) -> None:
+    """Make the local index of REPO anew from the repository and the password alone."""
+    output = Output(as_json)
+    place = locate.at_repository(_repository(repo), _home(), SystemFiles())
+    report = offline.rebuild(place, password(os.environ, password_fd), _seams())
+    output.json({"repository": str(place.repository), "report": report})
+    output.say(f"the index of {place.repository} was made anew")
+
+
+@commands.command()
+@_where
+@click.option("--read-data", is_flag=True, help="Also read, decrypt and compare every stored byte.")
+@_password_fd
+@_json
+def check(where: str | None, read_data: bool, password_fd: int | None, as_json: bool) -> int:
+    """Check a repository from the store, past every cache. Exit code 3: something was found."""
+    output = Output(as_json)
+    place = _place(where)
+    findings: list[Any] = []
+    with output.progress("checking") as show:
+        try:
+            with locate.daemon_of(place) as daemon:
+                daemon.ask(CheckRequest(read_data), findings.append, show)
+        except NotRunningError:
+            offline.check(place, password(os.environ, password_fd), _seams(), read_data, findings.append, show)
+    output.json({"repository": str(place.repository), "read_data": read_data, "findings": findings})
+    for finding in output.public(findings):
+        output.say(
+            f"{finding['kind']}: {finding['object']}: {finding['detail']}", *(f"  {path}" for path in finding["paths"])
+        )
+    output.say(f"{place.repository}: {len(findings)} findings" if findings else f"{place.repository}: nothing found")
+    return DamageError.exit_code if findings else 0
+
+
+@commands.group()
+def key() -> None:
+    """Passwords."""
+
+
+@key.command("passwd")
+@click.argument("repo", required=False)
+@click.option(
+    "--new-password-fd", type=click.IntRange(min=0), metavar="N", help="Read the new password from descriptor N."
+)
+@_kdf_seconds
+@_password_fd
+@_json
+def key_passwd(
+    repo: str | None, new_password_fd: int | None, kdf_seconds: float, password_fd: int | None, as_json: bool
+) -> None:
+    """Change the password. The new one comes from --new-password-fd, BACKUPFS_NEW_PASSWORD and its like, or the
+    terminal.
+    """
+    output = Output(as_json)
+    place = locate.at_repository(_repository(repo), _home(), SystemFiles())
+
+    def new() -> bytes:
+        return password(os.environ, new_password_fd, variable="BACKUPFS_NEW_PASSWORD", what="new password", twice=True)
+
+    offline.change(place, password(os.environ, password_fd), new, kdf_seconds, _seams())
+    output.json({"repository": str(place.repository)})
+    output.say(f"the password of {place.repository} is changed")
+
+
+# --- mounts --------------------------------------------------------------------------------------------------------
+
+
+@commands.command()
+@click.argument("repo_and_dir", nargs=-1, metavar="[REPO] DIR")
+@click.option(
+    "--every",
+    default="1h",
+    show_default=True,
+    metavar="15m|1h30m|1d|off",
+    help="Snapshot this often if something changed.",
+)
+@click.option("--foreground", is_flag=True, help="Serve in this process until SIGINT, SIGTERM or an unmount.")
+@click.option("--read-only", is_flag=True, help="Nothing can be changed through the mount.")
+@click.option("--allow-other", is_flag=True, help="Other users may use the mount, within its permissions.")
+@_password_fd
+@_json
+def mount(
+    repo_and_dir: tuple[str, ...],
+    every: str,
+    foreground: bool,
+    read_only: bool,
+    allow_other: bool,
+    password_fd: int | None,
+    as_json: bool,
+) -> int:
+    """Mount the repository REPO on DIR. Returns when the mount answers."""
+    if not 1 <= len(repo_and_dir) <= 2:
+        raise click.UsageError("give REPO and DIR, or DIR alone for the default repository")
+    output = Output(as_json)
+    *repo, directory = repo_and_dir
+    seams = _seams()
+    place = locate.at_repository(_repository(repo[0] if repo else None), _home(), seams.files)
+    every_ns = parse_interval(every)
+    job = mounting.plan(
+        place,
+        Path(os.path.abspath(directory)),
+        read_only=read_only,
+        allow_other=allow_other,
+        every_ns=every_ns,
+        owner=(os.getuid(), os.getgid()),
+        files=seams.files,
+    )
+    secret = password(os.environ, password_fd)
+
+    def mounted(pid: int) -> None:
+        output.json(
+            {
+                "repository": str(job.repository),
+                "repository_id": job.repository_id,
+                "directory": str(job.directory),
+                "pid": pid,
+                "read_only": read_only,
+                "every": show_interval(every_ns) if every_ns else None,
+                "log": str(place.state.log),
+            }
+        )
+        output.say(f"{job.repository} is mounted on {job.directory}")
+
+    if foreground:
+        return mounting.serve(job, place.state, secret, seams, os.environ, mounted)
+    mounted(mounting.start(job, place.state, secret, seams, os.environ))
+    return 0
+
+
+@commands.command()
+@click.argument("directory", metavar="DIR")
+@_json
+def umount(directory: str, as_json: bool) -> None:
+    """Unmount DIR. Returns when everything is durable, the process gone and the repository free."""
+    output = Output(as_json)
+    done = mounting.unmount(Path(os.path.abspath(directory)), _home())
+    output.json({"directory": done.directory, "repository": done.repository, "was_dead": done.was_dead})
+    if done.was_dead:
+        output.say(f"{done.directory}: its process had died; the mount is cleared. What fsync acknowledged is safe.")
+    else:
+        output.say(f"{done.directory} is unmounted, everything is durable")
+
+
+@commands.command()
+@_where
+@_json
+def status(where: str | None, as_json: bool) -> None:
+    """Show what a mount is doing, and its last errors."""
+    output = Output(as_json)
+    place = _place(where)
+    try:
+        with locate.daemon_of(place) as daemon:
+            told = daemon.ask(StatusRequest())
+    except NotRunningError:
+        output.json({"mounted": False, "repository": str(place.repository), "repository_id": place.state.repository_id})
+        output.say(f"{place.repository} is not mounted")
+        return
+    output.json(told)
+    shown = {name: value for name, value in told.items() if not isinstance(value, (dict, list))}
+    if told["schedule"]:
+        shown["snapshot every"] = show_interval(told["schedule"]["every_s"] * 1_000_000_000)
+        shown["next snapshot"] = rfc3339(told["schedule"]["next_ns"])
+    output.facts(shown)
+    output.facts(told["engine"] or {}, "engine")
+    for trouble in told["errors"]:
+        output.say(f"{rfc3339(trouble['time_ns'])} {trouble['level']} {trouble['message']}")
+
+
+@commands.command()
+@_where
+@_json
+def stats(where: str | None, as_json: bool) -> None:
+    """Show how much is stored."""
+    output = Output(as_json)
+    with locate.daemon_of(_place(where)) as daemon:
+        told = daemon.ask(StatsRequest())
+    output.json(told)
+    output.facts(told)
+
+
+# --- snapshots -----------------------------------------------------------------------------------------------------
+
+
+@commands.group(cls=_Group)
+def snapshot() -> None:
+    """Snapshots of a mounted repository."""
+
+
+@snapshot.command("create")
+@_where
+@click.option("-m", "--message", default="", help="What to remember about it.")
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="A tag; may be given several times.")
+@_json
+def snapshot_create(where: str | None, message: str, tags: tuple[str, ...], as_json: bool) -> None:
+    """Take a snapshot. Returns when it is durable."""
+    output = Output(as_json)
+    with locate.daemon_of(_place(where)) as daemon:
+        made = daemon.ask(SnapshotCreateRequest(message, list(tags)))
+    output.json(made)
+    output.say(f"snapshot {made['name']}")
+
+
+@snapshot.command("list")
+@_where
+@_json
+def snapshot_list(where: str | None, as_json: bool) -> None:
+    """List the snapshots, oldest first."""
+    output = Output(as_json)
+    found: list[Any] = []
+    with locate.daemon_of(_place(where)) as daemon:
+        daemon.ask(SnapshotListRequest(), found.append)
+    output.json({"snapshots": found})
+    output.table(
+        ("NAME", "TIME", "WHY", "CHANGES", "TAGS", "MESSAGE"),
+        [
+            (s["name"], rfc3339(s["time_ns"]), s["why"], str(s["changes"]), ",".join(s["tags"]), s["message"])
+            for s in found
+        ],
+    )
+
+
+@snapshot.command("delete")
+@click.argument("where_and_names", nargs=-1, required=True, metavar="[DIR|REPO] NAME...")
+@_json
+def snapshot_delete(where_and_names: tuple[str, ...], as_json: bool) -> None:
+    """Delete snapshots by name. What comes first and is a directory says where, as for the other verbs."""
+    output = Output(as_json)
+    first, *others = where_and_names
+    where, names = (first, others) if os.path.isdir(first) else (None, list(where_and_names))
+    if not names:
+        raise click.UsageError("name at least one snapshot")
+    place = _place(where)
+    deleted = []
+    for name in names:
+        with locate.daemon_of(place) as daemon:
+            deleted.append(daemon.ask(SnapshotDeleteRequest(name))["name"])
+        output.say(f"deleted snapshot {name}")
+    output.json({"deleted": deleted})
+
+
+@commands.command()
+@_json
+def version(as_json: bool) -> None:
+    """Show versions."""
+    output = Output(as_json)
+    facts = {"version": __version__, "format": FORMAT_VERSION, "python": platform.python_version()}
+    output.json(facts)
+    output.facts(facts)

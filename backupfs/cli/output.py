@@ -1,0 +1,149 @@
+"""What a command shows: for people with rich, for programs as one JSON object.
+
+Fields of the JSON object are only ever added. Sizes are in bytes; a field of the service that ends in `_ns` is a time
+and becomes RFC 3339 in UTC, without the ending.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+from rich.text import Text
+
+from backupfs.errors import BackupfsError
+
+SCHEMA: Final = 1
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+
+def rfc3339(time_ns: int) -> str:
+    """`2026-10-04T12:00:00.000000Z`."""
+    return (_EPOCH + timedelta(microseconds=time_ns // 1000)).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def public(value: object) -> Any:
+    """A value of the service as it stands in JSON: structs are objects, `…_ns` are times."""
+    plain = msgspec.to_builtins(value)
+    return _public(plain)
+
+
+def _public(value: Any) -> Any:
+    if isinstance(value, dict):
+        return dict(_public_field(name, inner) for name, inner in value.items())
+    if isinstance(value, list):
+        return [_public(inner) for inner in value]
+    return value
+
+
+def _public_field(name: str, value: Any) -> tuple[str, Any]:
+    if name.endswith("_ns") and isinstance(value, int):
+        return name.removesuffix("_ns"), rfc3339(value)
+    return name, _public(value)
+
+
+def readable_size(size_bytes: int) -> str:
+    """`1.5 GiB`."""
+    size = float(size_bytes)
+    for unit in _UNITS:
+        if size < 1024 or unit == _UNITS[-1]:
+            return f"{size_bytes} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    raise AssertionError(size_bytes)
+
+
+def printable(text: str) -> str:
+    """One line in which nothing speaks to the terminal: what cannot be printed is written as Python would write it."""
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode() for sign in text
+    )
+
+
+class Output:
+    """Where one command's results go."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self._out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._err = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+    def json(self, fields: Mapping[str, object]) -> None:
+        """The result as one object, when JSON is asked for."""
+        if self.as_json:
+            sys.stdout.write(json.dumps({"schema": SCHEMA, **public(dict(fields))}) + "\n")
+            sys.stdout.flush()
+
+    def say(self, *lines: str) -> None:
+        """The result in words, when they are asked for."""
+        if not self.as_json:
+            for line in lines:
+                self._out.print(Text(printable(line)))
+
+    def facts(self, fields: Mapping[str, object], title: str = "") -> None:
+        """Names and values, one a line."""
+        if self.as_json:
+            return
+        if title:
+            self._out.print(Text(title, style="bold"))
+        width = max((len(name) for name in fields), default=0)
+        for name, value in fields.items():
+            self._out.print(Text(f"{_words(name):<{width}}  {printable(_shown(name, value))}"))
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Rows under a heading."""
+        if self.as_json:
+            return
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in columns:
+            table.add_column(column, no_wrap=not self._out.is_terminal, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(printable(cell)) for cell in row))
+        self._out.print(table, width=None if self._out.is_terminal else 10_000)
+
+    def error(self, error: BackupfsError) -> None:
+        """Why it was not done: in words on standard error, and as an object when JSON is asked for."""
+        self._err.print(Text(f"backupfs: {printable(str(error))}"))
+        self.json({"error": {"kind": error.kind, "message": str(error), "exit_code": error.exit_code}})
+
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Any]:
+        """A bar with rate and time left on standard error, when that is a terminal. Gives `show(done, total)`."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self._err, transient=True, disable=not self._err.is_terminal) as bar:
+            task = bar.add_task(what, total=None)
+
+            def show(done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total)
+
+            yield show
+
+
+def _words(name: str) -> str:
+    for unit in ("_bytes", "_ns", "_s"):
+        name = name.removesuffix(unit)
+    return name.replace("_", " ")
+
+
+def _shown(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, int) and name.endswith("_bytes"):
+        return readable_size(value)
+    if isinstance(value, int) and name.endswith("_ns"):
+        return rfc3339(value)
+    return str(value)

@@ -1,0 +1,1 @@
+"""The file system: namespace, open files, commit, snapshots, recovery and checking."""

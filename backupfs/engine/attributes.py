@@ -1,0 +1,127 @@
+"""The values that requests and answers are made of."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+
+@dataclass(slots=True)
+class Attributes:
+    """What stat(2) shows. `ino` is the number the kernel sees; `cacheable` tells whether the kernel may keep this for ever."""
+
+    ino: int
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    rdev: int
+    size: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    blocks: int
+    cacheable: bool = True
+
+
+@dataclass(slots=True)
+class AttributeChanges:
+    """What setattr is to set; None leaves a field alone."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+    ctime_ns: int | None = None
+
+
+class Caller(Protocol):
+    """Who asks."""
+
+    @property
+    def uid(self) -> int: ...
+    @property
+    def gid(self) -> int: ...
+    @property
+    def pid(self) -> int: ...
+    @property
+    def umask(self) -> int: ...
+
+
+@dataclass(slots=True)
+class Opened:
+    """A file handle and how the kernel is to use its cache."""
+
+    fh: int
+    direct_io: bool = False
+    keep_cache: bool = True
+
+
+@dataclass(slots=True)
+class DirectoryEntry:
+    """One name; a listing goes on behind `next_cookie`."""
+
+    name: bytes
+    attributes: Attributes
+    next_cookie: int
+
+
+@dataclass(slots=True)
+class SpaceFacts:
+    """What statfs(2) shows."""
+
+    block_bytes: int
+    blocks: int
+    blocks_free: int
+    blocks_available: int
+    files: int
+    files_free: int
+    name_max: int
+
+
+class SnapshotInfo(msgspec.Struct, frozen=True):
+    """A snapshot, as it is shown."""
+
+    serial: int
+    name: str
+    time_ns: int
+    why: str
+    message: str
+    tags: list[str]
+    changes: int
+    state: str
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """How much there is. Bytes; `stored` is what blobs take in packs, `live` what their plaintext comes to."""
+
+    snapshots: int
+    packs: int
+    stored_bytes: int
+    free_bytes: int
+    total_bytes: int
+    journal_segment: int
+    journal_bytes: int
+    batches: int
+    index_bytes: int
+    inodes_made: int
+    blobs_made: int
+
+
+class EngineStatus(msgspec.Struct, frozen=True):
+    """What is going on now."""
+
+    epoch: int
+    dirty_bytes: int
+    open_files: int
+    uncommitted_records: int
+    layers_not_applied: int
+    changes_since_snapshot: int
+    snapshots: int
+    purging: int
+    orphans: int
+    space_short: bool
+    read_only: bool
+    failure: str

@@ -1,0 +1,178 @@
+"""Storing chunks and reading blobs: deduplication is decided on the loop, the work is done in threads.
+
+Whether a chunk is known is decided in one synchronous step that reserves its id: of two tasks with the same chunk one stores it, the other
+waits for it. A blob is pinned from that step until an extent refers to it, so no batch can drop it in between.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from backupfs import limits
+from backupfs.blobs.packs import Location, NewBlob
+from backupfs.engine.volume import Volume
+from backupfs.errors import BackupfsError, MissingObjectError, StoreError, StoreFullError
+from backupfs.format.catalog import Blob
+
+
+@dataclass(slots=True)
+class Chunk:
+    """A chunk to be stored. `blob_id` is None for one of nothing but zeros: it becomes a hole."""
+
+    plain: bytes | memoryview
+    blob_id: bytes | None
+
+
+@dataclass(slots=True)
+class _Pending:
+    number: int
+    done: trio.Event = field(default_factory=trio.Event)
+    error: BackupfsError | None = None
+
+
+_ZEROS = bytes(limits.CHUNK_MAX_BYTES)
+
+
+class BlobStore:
+    """Chunks in, blob numbers out, and back."""
+
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+        self._pending: dict[bytes, _Pending] = {}
+        self._reading: dict[int, trio.Event] = {}
+
+    def identify(self, pieces: Sequence[bytes | memoryview]) -> list[Chunk]:
+        """Chunks with their ids. Computes; called from a thread when there is much."""
+        blob_id = self._volume.keys.blob_id
+        return [Chunk(p, None if p == memoryview(_ZEROS)[: len(p)] else blob_id(p)) for p in pieces]
+
+    async def store(self, chunks: Sequence[Chunk]) -> list[int | None]:
+        """A pinned blob for each chunk, None for a hole. The caller unpins them once extents refer to them.
+
+        Raises StoreError with nothing pinned.
+        """
+        catalog = self._volume.catalog
+        numbers: list[int | None] = []
+        new: list[NewBlob] = []
+        mine: list[tuple[bytes, _Pending]] = []
+        waits: list[_Pending] = []
+        for chunk in chunks:
+            if chunk.blob_id is None:
+                numbers.append(None)
+                continue
+            pending = self._pending.get(chunk.blob_id)
+            number = pending.number if pending is not None else catalog.known_blob(chunk.blob_id)
+            if pending is not None:
+                waits.append(pending)
+            elif number is None:
+                number = self._volume.next_blob()
+                pending = self._pending[chunk.blob_id] = _Pending(number)
+                mine.append((chunk.blob_id, pending))
+                new.append(NewBlob(number, chunk.blob_id, chunk.plain))
+            assert number is not None
+            catalog.pin(number)
+            numbers.append(number)
+        error: BackupfsError | None = None
+        try:
+            if new:
+                with trio.CancelScope(shield=True):
+                    self._register(new, await self._append(new))
+        except BackupfsError as failure:
+            error = failure
+        finally:
+            for blob_id, pending in mine:
+                del self._pending[blob_id]
+                pending.error = error
+                pending.done.set()
+        for pending in waits:
+            await pending.done.wait()
+            error = error or pending.error
+        if error is not None:
+            self.unpin(numbers)
+            raise error
+        return numbers
+
+    def unpin(self, numbers: Sequence[int | None]) -> None:
+        """Extents refer to these blobs now, or nobody will."""
+        for number in numbers:
+            if number is not None:
+                self._volume.catalog.unpin(number)
+
+    async def read(self, number: int) -> bytes:
+        """A blob's plaintext, through the cache. Raises DamageError or StoreError."""
+        volume = self._volume
+        while True:
+            chunk = volume.cache.get(number)
+            if chunk is not None:
+                return chunk
+            busy = self._reading.get(number)
+            if busy is None:
+                break
+            await busy.wait()
+        event = self._reading[number] = trio.Event()
+        try:
+            chunk = await self._read(number)
+            volume.cache.put(number, chunk)
+            return chunk
+        finally:
+            del self._reading[number]
+            event.set()
+
+    async def _read(self, number: int) -> bytes:
+        volume = self._volume
+        blob = volume.catalog.blob(number)
+        pack = volume.catalog.pack_object_id(blob.pack)
+        try:
+            return await volume.seams.offload.disk(volume.reader.read, blob, pack)
+        except MissingObjectError:
+            # The pack may have been closed, or the blob moved, while the read was on its way; a second miss is damage.
+            volume.reader.forget(pack)
+            blob = volume.catalog.blob(number)
+            pack = volume.catalog.pack_object_id(blob.pack)
+            return await volume.seams.offload.disk(volume.reader.read, blob, pack)
+
+    async def _append(self, new: list[NewBlob]) -> list[Location]:
+        total = sum(len(blob.plain) for blob in new)
+        if total < limits.FLUSH_SMALL_BYTES or len(new) < 2:
+            return await self._append_part(new)
+        halves: list[list[Location]] = [[], []]
+        middle = len(new) // 2
+
+        async def part(index: int, blobs: list[NewBlob]) -> None:
+            try:
+                halves[index] = await self._append_part(blobs)
+            except BackupfsError as error:
+                errors.append(error)
+
+        errors: list[BackupfsError] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(part, 0, new[:middle])
+            nursery.start_soon(part, 1, new[middle:])
+        if errors:
+            raise errors[0]
+        return halves[0] + halves[1]
+
+    async def _append_part(self, new: list[NewBlob]) -> list[Location]:
+        volume = self._volume
+        offload = volume.seams.offload
+        try:
+            return await offload.cpu(volume.packs.append, new)
+        except StoreFullError:
+            if not await offload.disk(volume.space.release):
+                raise
+        except StoreError as error:
+            volume.errors.append(f"a pack could not be written and was given up: {error}")
+        return await offload.cpu(volume.packs.append, new)
+
+    def _register(self, new: list[NewBlob], locations: list[Location]) -> None:
+        volume = self._volume
+        catalog = volume.catalog
+        for blob, asked in zip(new, locations, strict=True):
+            place = volume.packs.moved(blob.number, asked)
+            facts = volume.packs.facts(place.pack)
+            if facts is not None:
+                catalog.add_pack(place.pack, *facts)
+            catalog.add_blob(
+                blob.number, Blob(blob.blob_id, place.pack, place.offset, place.stored_bytes, len(blob.plain), 0)
+            )

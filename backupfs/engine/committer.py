@@ -1,0 +1,244 @@
+"""Making things durable: batches, one after another, and the index behind them.
+
+A batch: freeze the overlay (synchronously: a point in the order of changes) · sync the packs · append to the journal and sync it: **now** it is
+durable · apply to the index · drop the layer. Freezing may run ahead of the rest; the order of batches is the order of freezing.
+"""
+
+import logging
+from collections import deque
+from dataclasses import dataclass
+
+import trio
+
+from backupfs import limits
+from backupfs.blobs.packs import Location, OpenPack, pack_name
+from backupfs.catalog.catalog import Layer
+from backupfs.engine.inodes import InodeTable
+from backupfs.engine.volume import Volume
+from backupfs.errors import BackupfsError, MissingObjectError, StoreError, StoreFullError
+from backupfs.format import catalog as records
+from backupfs.format.catalog import META_COUNTERS, Pack, Table
+from backupfs.format.journal import Change, encode_batch
+from backupfs.journal.segments import Position
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Frozen:
+    ticket: int
+    layer: Layer
+    dead: list[Pack]
+
+
+class Committer:
+    """Owns the order of batches. `freeze` is atomic; `wait` waits for durability; `run` and `run_index` are the two tasks behind it."""
+
+    def __init__(self, volume: Volume, inodes: InodeTable) -> None:
+        self._volume = volume
+        self._inodes = inodes
+        self._pending: deque[_Frozen] = deque()
+        self._to_apply: deque[tuple[_Frozen, Position, list[Change]]] = deque()
+        self._frozen_ticket = 0
+        self._durable_ticket = 0
+        self._applied_ticket = 0
+        self._wanted = False
+        self._work = trio.Event()
+        self._index_work = trio.Event()
+        self._progress = trio.Event()
+        self._stopping = False
+        self._saved_counters = b""
+
+    def has_changes(self) -> bool:
+        """Whether anything waits to be frozen."""
+        return self._volume.catalog.has_changes() or self._inodes.changed_count > 0
+
+    def freeze(self) -> int:
+        """Make everything changed so far a batch; its ticket can be waited for. Atomic."""
+        self._inodes.record_changed()
+        catalog = self._volume.catalog
+        counters = self._volume.counters
+        counters.epoch = catalog.epoch
+        encoded = records.encode(counters)
+        if encoded != self._saved_counters:
+            catalog.put(Table.META, META_COUNTERS, encoded)
+            self._saved_counters = encoded
+        layer, dead = catalog.freeze()
+        self._frozen_ticket += 1
+        self._pending.append(_Frozen(self._frozen_ticket, layer, dead))
+        self._work.set()
+        return self._frozen_ticket
+
+    async def commit(self) -> None:
+        """Everything changed before the call is durable when this returns. Raises what stopped writing."""
+        self._volume.check_writable()
+        if self.has_changes():
+            ticket = self._frozen_ticket + 1
+            self._wanted = True
+            self._work.set()
+        else:
+            ticket = self._frozen_ticket
+        await self.wait(ticket)
+
+    async def wait(self, ticket: int) -> None:
+        """The batch with this ticket is durable when this returns. Raises what stopped writing."""
+        while self._durable_ticket < ticket:
+            if self._volume.failure is not None:
+                raise self._volume.failure
+            await self._progress.wait()
+
+    async def applied(self) -> None:
+        """Everything durable by now is in the index when this returns."""
+        ticket = self._durable_ticket
+        while self._applied_ticket < ticket:
+            if self._volume.failure is not None:
+                raise self._volume.failure
+            await self._progress.wait()
+
+    def nudge(self) -> None:
+        """Ask for a batch without waiting for it."""
+        self._wanted = True
+        self._work.set()
+
+    async def room(self) -> None:
+        """Wait while the overlay is too full to take more."""
+        catalog = self._volume.catalog
+        while (
+            catalog.active.records + self._inodes.changed_count > limits.LAYER_RECORDS_MAX or catalog.frozen_layers > 8
+        ):
+            if self._volume.failure is not None:
+                return
+            self.nudge()
+            await self._progress.wait()
+
+    def stop(self) -> None:
+        """Let `run` and `run_index` return once nothing is pending."""
+        self._stopping = True
+        self._work.set()
+        self._index_work.set()
+
+    async def run(self) -> None:
+        """Task: take batches to durability."""
+        while True:
+            await self._work.wait()
+            self._work = trio.Event()
+            while self._pending or (self._wanted and self.has_changes()):
+                if not self._pending:
+                    self._wanted = False
+                    self.freeze()
+                await self._make_durable(self._pending[0])
+                if self._volume.failure is not None:
+                    self._tell()
+                    return
+            self._wanted = False
+            if self._stopping and not self._pending:
+                return
+
+    async def run_index(self) -> None:
+        """Task: apply durable batches to the index, then remove what they no longer name."""
+        while True:
+            await self._index_work.wait()
+            self._index_work = trio.Event()
+            while self._to_apply:
+                batches = list(self._to_apply)
+                if not await self._apply([(p, c) for _, p, c in batches]):
+                    self._tell()
+                    return
+                for frozen, _, _ in batches:
+                    self._to_apply.popleft()
+                    self._volume.catalog.drop_layer(frozen.layer)
+                    self._applied_ticket = frozen.ticket
+                self._tell()
+                for frozen, _, _ in batches:
+                    for pack in frozen.dead:
+                        await self._remove_pack(pack)
+            if self._stopping and self._applied_ticket == self._frozen_ticket:
+                return
+
+    async def _make_durable(self, frozen: _Frozen) -> None:
+        volume = self._volume
+        try:
+            position, changes = await self._write(frozen.layer)
+        except StoreError as first:
+            full = isinstance(first, StoreFullError)
+            if full and not await volume.seams.offload.disk(volume.space.release):
+                volume.fail(first)
+                return
+            if not full:
+                volume.errors.append(f"a batch could not be written and is tried in a new segment: {first}")
+                log.error("a batch could not be written and is tried in a new segment: %s", first)
+            try:
+                position, changes = await self._write(frozen.layer)
+            except BackupfsError as error:
+                volume.fail(error)
+                return
+        self._pending.popleft()
+        self._durable_ticket = frozen.ticket
+        self._to_apply.append((frozen, position, changes))
+        self._index_work.set()
+        self._tell()
+        for pack in volume.packs.full_packs():
+            await self.close_pack(pack)
+
+    async def _write(self, layer: Layer) -> tuple[Position, list[Change]]:
+        """Packs first, then the journal, in one visit to a thread unless blobs had to move to another pack."""
+        volume = self._volume
+        while True:
+            moved, position, changes = await volume.seams.offload.disk(self._write_blocking, layer)
+            if position is not None:
+                return position, changes
+            for number, place in moved.items():
+                facts = volume.packs.facts(place.pack)
+                assert facts is not None, "a blob moved into a pack that is not open"
+                volume.catalog.move_blob(layer, number, place.pack, place.offset, place.stored_bytes, facts)
+
+    def _write_blocking(self, layer: Layer) -> tuple[dict[int, Location], Position | None, list[Change]]:
+        moved = self._volume.packs.sync()
+        if moved:
+            return moved, None, []
+        changes = list(layer.changes())
+        return {}, self._volume.journal.append(encode_batch(changes)), changes
+
+    async def close_pack(self, pack: OpenPack) -> None:
+        """Give a full pack its end; one that nothing refers to goes instead."""
+        volume = self._volume
+        try:
+            await volume.seams.offload.disk(volume.packs.close, pack)
+        except StoreError as error:
+            volume.errors.append(
+                f"pack {pack.object_id.hex()} could not be closed; it is finished at the next mount: {error}"
+            )
+            log.error("pack %s could not be closed; it is finished at the next mount: %s", pack.object_id.hex(), error)
+            volume.packs.give_up(pack)
+            return
+        volume.reader.forget(pack.object_id)
+        dead = volume.catalog.pack_sealed(pack.number)
+        if dead is not None:
+            ticket = self.freeze()
+            self._pending[-1].dead.append(dead)
+            assert self._pending[-1].ticket == ticket
+
+    async def _apply(self, batches: list[tuple[Position, list[Change]]]) -> bool:
+        volume = self._volume
+        places = [((p.segment, p.segment_bytes, p.batch), changes) for p, changes in batches]
+        try:
+            await volume.seams.offload.index(volume.index.apply, places)
+        except StoreError as error:
+            volume.index.distrust()
+            volume.fail(error)
+            return False
+        return True
+
+    async def _remove_pack(self, pack: Pack) -> None:
+        volume = self._volume
+        volume.reader.forget(pack.object_id)
+        try:
+            await volume.seams.offload.disk(volume.store.delete, pack_name(pack.object_id))
+        except MissingObjectError:
+            log.warning("pack %s was gone before it was removed", pack.object_id.hex())
+        except StoreError as error:
+            log.error("pack %s could not be removed: %s", pack.object_id.hex(), error)
+
+    def _tell(self) -> None:
+        self._progress.set()
+        self._progress = trio.Event()

@@ -1,0 +1,539 @@
+"""What files contain: taking writes in, storing them, reading them back.
+
+Bytes go runs (just written) -> in flight (being stored) -> extents (stored). A read puts the three over each other, newest on top. One task at a
+time stores a file's bytes. Chunk boundaries depend on content only: an appending run starts over at the last boundary that is known, and
+only a flush that must have everything stored cuts before the next one is known.
+"""
+
+import enum
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVarTuple
+
+import trio
+
+from backupfs import limits
+from backupfs.engine.blobstore import BlobStore, Chunk
+from backupfs.engine.inodes import InodeState, InodeTable
+from backupfs.engine.volume import Volume
+from backupfs.errors import BackupfsError
+from backupfs.format import catalog as records
+from backupfs.format.catalog import TOMBSTONE, Extent, Inode, Orphan, Table, number_key, region_key
+from backupfs.rules import extents as rules
+from backupfs.rules.runs import Piece, Run
+
+log = logging.getLogger(__name__)
+Ts = TypeVarTuple("Ts")
+
+_WINDOW_BYTES = limits.CHUNK_MAX_BYTES
+
+
+class FlushMode(enum.Enum):
+    """STREAM stores what is cut for certain; ALL stores everything, the uncertain end in a small blob; COLD cuts at the end of the file too."""
+
+    STREAM = 1
+    ALL = 2
+    COLD = 3
+
+
+@dataclass(slots=True)
+class _Job:
+    """Bytes of one file on their way: from `start` on; what lies before `fresh` is stored already and only helps to find boundaries."""
+
+    state: InodeState
+    run: Run
+    start: int
+    fresh: int
+    mode: FlushMode
+    appends: bool
+
+
+@dataclass(slots=True)
+class _Cut:
+    """The chunks of a job, which make the bytes [`stored_from`, `end`), and the last boundary that is known."""
+
+    chunks: list[Chunk]
+    stored_from: int
+    end: int
+    boundary: int
+
+
+class FileData:
+    """Contents of the live tree's files, and the reading of all."""
+
+    def __init__(self, volume: Volume, inodes: InodeTable, blobs: BlobStore) -> None:
+        self._volume = volume
+        self._inodes = inodes
+        self._blobs = blobs
+        self._dirty: dict[int, InodeState] = {}
+        self._long: dict[int, InodeState] = {}
+        self.dirty_bytes = 0
+        self._room = trio.Event()
+        self._work = trio.Event()
+        self._settled = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._jobs = trio.Semaphore(limits.FLUSH_JOBS)
+        self._ahead = 0
+        self._crowded: set[tuple[int, int]] = set()
+        self.stuck = False
+        """The last attempt to store something failed: waiting for room would be waiting for ever."""
+        self.ended: deque[tuple[int, Orphan]] = deque()
+        """Data whose regions are still to be ended."""
+
+    # taking writes in
+
+    def write(self, state: InodeState, offset: int, data: Piece) -> None:
+        """Take bytes in. Atomic; the caller has waited for `room`."""
+        size = len(data)
+        before = state.runs.total_bytes
+        state.runs.write(offset, data)
+        self.dirty_bytes += state.runs.total_bytes - before
+        end = offset + size
+        if end > state.record.size:
+            state.record.size = end
+            self._inodes.touch(state)
+        state.written_at = trio.current_time()
+        self._dirty[state.ino] = state
+        if state.runs.total_bytes >= limits.FLUSH_RUN_BYTES:
+            self._long[state.ino] = state
+            self._work.set()
+        elif self.dirty_bytes > limits.DIRTY_BYTES_MAX // 2:
+            self._work.set()
+
+    async def room(self) -> None:
+        """Wait until more bytes may be taken in."""
+        while self.dirty_bytes > limits.DIRTY_BYTES_MAX and self._volume.failure is None and not self.stuck:
+            self._work.set()
+            await self._room.wait()
+
+    # reading
+
+    async def read(self, state: InodeState, offset: int, size: int) -> bytes | bytearray | memoryview:
+        """Bytes of a live file: fewer than `size` only at its end."""
+        end = min(offset + size, state.record.size)
+        if end <= offset:
+            return b""
+        if state.clean:
+            return await self.read_stored(state.record, records.EPOCH_MAX, offset, end)
+        # What is taken from where is settled now: bytes may be stored, and leave `in_flight`, while we wait for older ones.
+        newer = [*state.in_flight.parts(offset, end), *state.runs.parts(offset, end)]
+        if len(newer) == 1 and newer[0].length == end - offset:
+            return newer[0].bytes()
+        into = bytearray(end - offset)
+        into[:] = await self.read_stored(state.record, records.EPOCH_MAX, offset, end)
+        for part in newer:
+            at = part.start - offset
+            for piece in part.pieces:
+                into[at : at + len(piece)] = piece
+                at += len(piece)
+        return into
+
+    async def read_stored(self, record: Inode, epoch: int, low: int, high: int) -> bytes | bytearray | memoryview:
+        """Stored bytes [low, high) of a file as a view at `epoch` sees it. Zeros where there is a hole."""
+        extents = self.extents(record, epoch, low, high)
+        catalog = self._volume.catalog
+        for extent in extents:
+            catalog.pin(extent[2])
+        try:
+            if len(extents) == 1 and extents[0][0] == low and extents[0][1] == high - low:
+                _, length, number, inner = extents[0]
+                chunk = await self._blobs.read(number)
+                return chunk if inner == 0 and length == len(chunk) else memoryview(chunk)[inner : inner + length]
+            into = bytearray(high - low)
+            for at, length, number, inner in extents:
+                chunk = await self._blobs.read(number)
+                into[at - low : at - low + length] = memoryview(chunk)[inner : inner + length]
+            return into
+        finally:
+            for extent in extents:
+                catalog.unpin(extent[2])
+
+    def read_ahead(self, record: Inode, epoch: int, low: int, high: int) -> None:
+        """Have the chunks of [low, high) fetched into the cache, in the background and as far as there is capacity for it."""
+        for _, _, number, _ in self.extents(record, epoch, low, min(high, record.size)) if low < record.size else ():
+            if self._ahead < limits.READ_AHEAD_TASKS and self._volume.cache.get(number) is None:
+                self._ahead += 1
+                self._volume.catalog.pin(number)
+                self._background(self._fetch, number)
+
+    def extents(self, record: Inode, epoch: int, low: int, high: int) -> list[Extent]:
+        """The extents of [low, high), clipped."""
+        if not record.data:
+            return rules.clip(record.extents, low, high)
+        found: list[Extent] = []
+        for region in range(low // limits.REGION_BYTES, (high - 1) // limits.REGION_BYTES + 1):
+            found.extend(rules.clip(self._region(record.data, region, epoch), low, high))
+        return found
+
+    # storing
+
+    async def flush(self, states: Sequence[InodeState], mode: FlushMode) -> None:
+        """Store what these files have been given so far. Raises the first error; what could not be stored stays unstored."""
+        waiting = [state for state in states if not state.clean]
+        while waiting:
+            busy = [state for state in waiting if state.flushing]
+            free = [state for state in waiting if not state.flushing]
+            if free:
+                await self._store(free, mode)
+            if not busy:
+                return
+            settled = self._settled
+            await settled.wait()
+            waiting = [state for state in busy if not state.clean]
+
+    async def flush_all(self) -> None:
+        """Store everything received so far."""
+        states = list(self._dirty.values())
+        for group in _groups(states):
+            await self.flush(group, FlushMode.ALL)
+
+    def unstored(self) -> list[InodeState]:
+        """Files with bytes not stored."""
+        return list(self._dirty.values())
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Task: store long runs as they grow, others when they have been left alone for a while or memory runs short."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            while True:
+                with trio.move_on_after(limits.DIRTY_AGE_S / 2):
+                    await self._work.wait()
+                self._work = trio.Event()
+                for state in list(self._long.values()):
+                    if not state.flushing:
+                        del self._long[state.ino]
+                        await self._start([state], FlushMode.STREAM)
+                pressed = self.dirty_bytes > limits.DIRTY_BYTES_MAX // 2
+                old = trio.current_time() - limits.DIRTY_AGE_S
+                due = [
+                    s for s in self._dirty.values() if s.runs and not s.flushing and (pressed or s.written_at <= old)
+                ]
+                for group in _groups(due):
+                    await self._start(group, FlushMode.ALL if pressed else FlushMode.COLD)
+
+    async def truncate(self, state: InodeState, size: int) -> None:
+        """Set a file's size. Bytes beyond it are gone at once, whatever their number; a longer file ends in a hole."""
+        while state.flushing and size < state.record.size:
+            await self._settled.wait()
+        record = state.record
+        shorter = size < record.size
+        before = state.runs.total_bytes
+        state.runs.remove(size, limits.FILE_SIZE_MAX_BYTES)
+        self.dirty_bytes += state.runs.total_bytes - before
+        record.size = size
+        state.stored_bytes = min(state.stored_bytes, size)
+        self._inodes.touch(state)
+        if shorter:
+            state.unfinished = None
+            if not record.data:
+                record.extents = rules.clip(record.extents, 0, size)
+                record.allocated = rules.covered_bytes(record.extents)
+            elif size == 0:
+                self.end_data(record.data, 0)
+                record.data = record.allocated = 0
+            else:
+                await self._cut_regions(state, size)
+        if state.clean:
+            self._is_clean(state)
+
+    def end_data(self, data: int, first: int) -> None:
+        """The regions of `data` from `first` on end now. Their records are ended in steps, by the reaper or at the next mount."""
+        epoch = self._volume.catalog.epoch
+        self._volume.catalog.put(
+            Table.ORPHANS, records.orphan_key(records.ORPHAN_DATA, data), records.encode(Orphan(epoch, first))
+        )
+        self.ended.append((data, Orphan(epoch, first)))
+
+    def end_regions(self, data: int, orphan: Orphan, limit: int, record: Inode | None = None) -> bool:
+        """One step of ending regions; true when the last is done and the to-do row is gone. Atomic.
+
+        `record` is the file's when it goes on without them.
+        """
+        catalog = self._volume.catalog
+        after = region_key(data, orphan.first - 1) if orphan.first else number_key(data)
+        keys = []
+        for key, value in catalog.scan(Table.REGIONS, number_key(data), after, records.EPOCH_MAX):
+            keys.append(key)
+            if record is not None:
+                record.allocated -= rules.covered_bytes(records.decode_region(value))
+            if len(keys) == limit:
+                break
+        for key in keys:
+            catalog.write(Table.REGIONS, key, TOMBSTONE, orphan.epoch)
+        if len(keys) == limit:
+            return False
+        catalog.put(Table.ORPHANS, records.orphan_key(records.ORPHAN_DATA, data), None)
+        return True
+
+    def drop(self, state: InodeState) -> None:
+        """Forget the unstored bytes of a file that has ended."""
+        self.dirty_bytes -= state.runs.total_bytes
+        state.runs.remove(0, limits.FILE_SIZE_MAX_BYTES)
+        state.in_flight.remove(0, limits.FILE_SIZE_MAX_BYTES)
+        self._is_clean(state)
+
+    # inside
+
+    def _background(self, work: Callable[[*Ts], Awaitable[None]], *args: *Ts) -> None:
+        assert self._nursery is not None, "the storing task does not run"
+        self._nursery.start_soon(work, *args)
+
+    async def _fetch(self, number: int) -> None:
+        try:
+            await self._blobs.read(number)
+        except BackupfsError as error:
+            # Whoever reads these bytes is told; reading ahead is nobody's request.
+            log.debug("reading ahead: %s", error)
+        finally:
+            self._ahead -= 1
+            self._volume.catalog.unpin(number)
+
+    async def _start(self, states: list[InodeState], mode: FlushMode) -> None:
+        await self._jobs.acquire()
+        self._background(self._store_quietly, states, mode)
+
+    async def _store_quietly(self, states: list[InodeState], mode: FlushMode) -> None:
+        try:
+            await self._store([s for s in states if not s.flushing and s.runs], mode)
+        except BackupfsError as error:
+            log.error("%d files could not be stored and will be tried again: %s", len(states), error)
+            self._volume.errors.append(f"files could not be stored and will be tried again: {error}")
+        finally:
+            self._jobs.release()
+
+    async def _store(self, states: list[InodeState], mode: FlushMode) -> None:
+        """Store bytes of files that nobody is storing. Atomic up to the first await: the files are marked."""
+        jobs: list[_Job] = []
+        numbers: list[int | None] = []
+        for state in states:
+            state.flushing = True
+        try:
+            for state in states:
+                jobs.extend(self._plan(state, mode))
+            with trio.CancelScope(shield=True):
+                prefixes = [
+                    b"" if job.start == job.fresh
+                    else bytes(await self.read_stored(job.state.record, records.EPOCH_MAX, job.start, job.fresh))
+                    for job in jobs
+                ]  # fmt: skip
+                cuts: list[_Cut] = await self._compute(jobs, prefixes)
+                numbers = await self._blobs.store([chunk for cut in cuts for chunk in cut.chunks])
+                at = 0
+                for job, cut in zip(jobs, cuts, strict=True):
+                    self._apply(job, cut, numbers[at : at + len(cut.chunks)])
+                    at += len(cut.chunks)
+                self._blobs.unpin(numbers)
+                numbers = []
+                self.stuck = False
+                for state in states:
+                    await self._rechunk(state)
+        except BackupfsError as error:
+            self.stuck = True
+            self._blobs.unpin(numbers)
+            code = error.errno
+            for job in jobs:
+                self._put_back(job)
+                job.state.error = code
+                job.state.error_count += 1
+                job.state.written_at = trio.current_time()
+            raise
+        finally:
+            for state in states:
+                state.flushing = False
+                if state.clean:
+                    self._is_clean(state)
+            self._settled.set()
+            self._settled = trio.Event()
+            if self.dirty_bytes <= limits.DIRTY_BYTES_MAX or self.stuck:
+                self._room.set()
+                self._room = trio.Event()
+            if self._long:
+                self._work.set()
+
+    def _plan(self, state: InodeState, mode: FlushMode) -> list[_Job]:
+        """Take runs of a file into flight: all, or up to the last long one."""
+        runs = state.runs.runs
+        if mode is FlushMode.STREAM:
+            last = max((i for i, run in enumerate(runs) if run.length >= limits.FLUSH_RUN_BYTES), default=-1)
+            runs = runs[: last + 1]
+        jobs = []
+        runs = list(runs)
+        for run in runs:
+            taken = state.runs.take(run.start, run.end)
+            assert taken is not None
+            state.in_flight.put_below(taken)
+            start = taken.start
+            if start and start == state.stored_bytes:
+                start = self._boundary_before(state, start)
+            appends = taken.end >= state.record.size
+            is_last = run is runs[-1]
+            jobs.append(_Job(state, taken, start, taken.start, mode if is_last else FlushMode.COLD, appends))
+        return jobs
+
+    def _boundary_before(self, state: InodeState, end: int) -> int:
+        """The last chunk boundary at or before the end of what is stored."""
+        if state.unfinished is not None and state.unfinished[0] == end:
+            return state.unfinished[1]
+        config = self._volume.keys.config
+        tail = self.extents(state.record, records.EPOCH_MAX, max(end - config.chunk_max_bytes, 0), end)
+        return rules.tail_start(tail, end, config.chunk_min_bytes, config.chunk_max_bytes)
+
+    async def _compute(self, jobs: list[_Job], prefixes: list[bytes]) -> list[_Cut]:
+        if sum(job.run.length for job in jobs) + sum(map(len, prefixes)) < limits.INLINE_WORK_BYTES:
+            return [self._cut(job, prefix) for job, prefix in zip(jobs, prefixes, strict=True)]
+        return await self._volume.seams.offload.cpu(
+            lambda: [self._cut(job, prefix) for job, prefix in zip(jobs, prefixes, strict=True)]
+        )
+
+    def _cut(self, job: _Job, prefix: bytes) -> _Cut:
+        """Find chunks and their ids. Touches nothing but the job; runs in a thread."""
+        data = memoryview(b"".join([prefix, *job.run.pieces]))
+        end = job.start + len(data)
+        unfinished = job.mode is FlushMode.ALL and job.appends
+        lengths = self._volume.chunker().cut(
+            data, is_end=job.mode is not FlushMode.STREAM and not (unfinished and prefix)
+        )
+        stored_from = job.start
+        boundary = job.start + sum(lengths[:-1] if unfinished and not prefix else lengths)
+        covered = job.start + sum(lengths)
+        if unfinished and prefix and covered < end:
+            if not lengths:
+                stored_from = job.fresh
+                lengths = [end - job.fresh]
+            else:
+                lengths.append(end - covered)
+            covered = end
+        pieces = []
+        at = stored_from - job.start
+        for length in lengths:
+            pieces.append(data[at : at + length])
+            at += length
+        return _Cut(self._blobs.identify(pieces), stored_from, covered if lengths else stored_from, boundary)
+
+    def _apply(self, job: _Job, cut: _Cut, numbers: list[int | None]) -> None:
+        state, run = job.state, job.run
+        left = run.slice(max(cut.end, run.start), run.end)
+        state.in_flight.remove(run.start, run.end)
+        self.dirty_bytes -= run.length
+        if state.dead:
+            return
+        if left.length:
+            before = state.runs.total_bytes
+            state.runs.put_below(left)
+            self.dirty_bytes += state.runs.total_bytes - before
+        at = cut.stored_from
+        extents: list[Extent] = []
+        for chunk, number in zip(cut.chunks, numbers, strict=True):
+            if number is not None:
+                extents.append((at, len(chunk.plain), number, 0))
+            at += len(chunk.plain)
+        if at > cut.stored_from:
+            self._set_extents(state, cut.stored_from, at, extents)
+        state.stored_bytes = max(state.stored_bytes, min(cut.end, state.record.size))
+        state.unfinished = (cut.end, cut.boundary) if job.appends and job.mode is not FlushMode.COLD else None
+        self._inodes.touch(state)
+
+    def _put_back(self, job: _Job) -> None:
+        state = job.state
+        if not any(True for _ in state.in_flight.parts(job.run.start, job.run.end)):
+            return
+        state.in_flight.remove(job.run.start, job.run.end)
+        self.dirty_bytes -= job.run.length
+        if not state.dead:
+            before = state.runs.total_bytes
+            state.runs.put_below(job.run)
+            self.dirty_bytes += state.runs.total_bytes - before
+            self._dirty[state.ino] = state
+
+    def _is_clean(self, state: InodeState) -> None:
+        state.stored_bytes = state.record.size
+        self._dirty.pop(state.ino, None)
+        self._long.pop(state.ino, None)
+
+    def _region(self, data: int, region: int, epoch: int) -> list[Extent]:
+        value = self._volume.catalog.value(Table.REGIONS, region_key(data, region), epoch)
+        return [] if value is None else records.decode_region(value)
+
+    def _set_extents(self, state: InodeState, low: int, high: int, new: list[Extent]) -> None:
+        """The bytes [low, high) consist of `new` from now on."""
+        record = state.record
+        catalog = self._volume.catalog
+        if not record.data:
+            record.extents = rules.replace(record.extents, low, high, new)
+            record.allocated = rules.covered_bytes(record.extents)
+            if len(record.extents) <= limits.INLINE_EXTENTS_MAX:
+                return
+            record.data = self._volume.next_data()
+            for region, part in rules.split_at_regions(record.extents, limits.REGION_BYTES).items():
+                catalog.write(Table.REGIONS, region_key(record.data, region), records.encode(part))
+                if len(part) > limits.REGION_EXTENTS_MAX:
+                    self._crowded.add((state.ino, region))
+            record.extents = []
+            return
+        parts = rules.split_at_regions(new, limits.REGION_BYTES)
+        for region in range(low // limits.REGION_BYTES, (high - 1) // limits.REGION_BYTES + 1):
+            first = region * limits.REGION_BYTES
+            old = self._region(record.data, region, records.EPOCH_MAX)
+            changed = rules.replace(old, max(low, first), min(high, first + limits.REGION_BYTES), parts.get(region, []))
+            if changed != old:
+                record.allocated += rules.covered_bytes(changed) - rules.covered_bytes(old)
+                value = records.encode(changed) if changed else TOMBSTONE
+                catalog.write(Table.REGIONS, region_key(record.data, region), value)
+            if len(changed) > limits.REGION_EXTENTS_MAX:
+                self._crowded.add((state.ino, region))
+
+    async def _rechunk(self, state: InodeState) -> None:
+        """Write the most fragmented stretches of this file's overfull regions anew, until their records are short again."""
+        for ino, region in [entry for entry in self._crowded if entry[0] == state.ino]:
+            while not state.dead and state.record.data:
+                extents = self._region(state.record.data, region, records.EPOCH_MAX)
+                if len(extents) <= limits.REGION_EXTENTS_MAX // 2:
+                    break
+                low, high = rules.rechunk_window(extents, _WINDOW_BYTES)
+                high = min(high, extents[-1][0] + extents[-1][1])
+                data = memoryview(await self.read_stored(state.record, records.EPOCH_MAX, low, high))
+                lengths = self._volume.chunker().cut(data, is_end=True)
+                starts = [sum(lengths[:i]) for i in range(len(lengths))]
+                pieces = [data[at : at + length] for at, length in zip(starts, lengths, strict=True)]
+                numbers = await self._blobs.store(await self._volume.seams.offload.cpu(self._blobs.identify, pieces))
+                if not state.dead:
+                    new = [
+                        (low + at, length, number, 0)
+                        for at, length, number in zip(starts, lengths, numbers, strict=True)
+                        if number is not None
+                    ]
+                    self._set_extents(state, low, high, new)
+                self._blobs.unpin(numbers)
+            self._crowded.discard((ino, region))
+
+    async def _cut_regions(self, state: InodeState, size: int) -> None:
+        """End what stands behind `size` in a file's regions: the one it lies in at once, the others in steps."""
+        catalog = self._volume.catalog
+        data = state.record.data
+        region = size // limits.REGION_BYTES
+        old = self._region(data, region, records.EPOCH_MAX)
+        kept = rules.clip(old, 0, size)
+        if kept != old:
+            state.record.allocated -= rules.covered_bytes(old) - rules.covered_bytes(kept)
+            catalog.write(Table.REGIONS, region_key(data, region), records.encode(kept) if kept else TOMBSTONE)
+        orphan = Orphan(catalog.epoch, region + 1)
+        catalog.put(Table.ORPHANS, records.orphan_key(records.ORPHAN_DATA, data), records.encode(orphan))
+        with trio.CancelScope(shield=True):
+            while not self.end_regions(data, orphan, limits.REAP_RECORDS_PER_STEP, state.record):
+                await trio.lowlevel.checkpoint()
+
+
+def _groups(states: Sequence[InodeState]) -> list[list[InodeState]]:
+    """Files in groups of some megabytes each, to be stored together."""
+    groups: list[list[InodeState]] = []
+    size = limits.FLUSH_RUN_BYTES
+    for state in states:
+        if size >= limits.FLUSH_RUN_BYTES or len(groups[-1]) >= limits.FLUSH_FILES:
+            groups.append([])
+            size = 0
+        groups[-1].append(state)
+        size += state.runs.total_bytes
+    return groups

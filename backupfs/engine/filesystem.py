@@ -1,0 +1,918 @@
+"""The file system: every request of the kernel, in the present and in snapshots.
+
+Requests that change something are admitted one synchronous step at a time: they wait while the overlay is too full or a snapshot's cut parks
+them, then decide and change in one go. Requests on snapshots read at the snapshot's epoch and check, after every wait, that it is still there.
+
+Inode numbers as the kernel sees them: 1 the root, 2 `.snapshots`, 3 `.snapshots/latest`, below 2**40 the present, above `serial << 40 | ino`.
+"""
+
+import errno
+import logging
+import os
+import stat
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import islice
+
+import trio
+
+from backupfs import limits
+from backupfs.engine.attributes import (
+    AttributeChanges,
+    Attributes,
+    Caller,
+    DirectoryEntry,
+    EngineStatus,
+    Opened,
+    SnapshotInfo,
+    SpaceFacts,
+    Stats,
+)
+from backupfs.engine.blobstore import BlobStore
+from backupfs.engine.committer import Committer
+from backupfs.engine.filedata import FileData, FlushMode
+from backupfs.engine.inodes import InodeState, InodeTable
+from backupfs.engine.namespace import SNAPSHOTS_NAME, Namespace
+from backupfs.engine.snapshots import Snapshots
+from backupfs.engine.view import View
+from backupfs.engine.volume import Volume
+from backupfs.errors import BackupfsError, DamageError, FileSystemError
+from backupfs.format import catalog as records
+from backupfs.format.catalog import Inode, Orphan, Table
+from backupfs.ids import INO_BITS, ROOT_INO
+from backupfs.rules import acl, posix
+from backupfs.rules.names import snapshot_name
+
+log = logging.getLogger(__name__)
+
+SNAPSHOTS_INO = 2
+LATEST_INO = 3
+LATEST_NAME = b"latest"
+_INO_MASK = (1 << INO_BITS) - 1
+_BLOCK = 512
+_READDIR_RUN = 512
+_COOKIE_SNAPSHOTS = 1
+_COOKIE_FIRST = 3
+_WRITE_FLAGS = os.O_WRONLY | os.O_RDWR
+_CUT_ATTEMPTS = 8
+
+
+@dataclass(slots=True)
+class _FileHandle:
+    """An open file: `state` is None for one in a snapshot."""
+
+    state: InodeState | None
+    serial: int
+    record: Inode
+    ino: int
+    writes: bool = False
+    direct: bool = False
+    internal: bool = False
+    by_root: bool = False
+    errors_seen: int = 0
+    next_offset: int = 0
+
+
+@dataclass(slots=True)
+class _DirectoryHandle:
+    ino: int
+    internal: bool = False
+
+
+class FileSystem:
+    """One mounted repository. Made by `repository.open_filesystem`; `running` owns its tasks."""
+
+    def __init__(
+        self, volume: Volume, orphans: dict[int, int], ended: Sequence[tuple[int, Orphan]], own_pid: int
+    ) -> None:
+        self._volume = volume
+        self._inodes = InodeTable(volume.catalog)
+        self._blobs = BlobStore(volume)
+        self._data = FileData(volume, self._inodes, self._blobs)
+        self._data.ended.extend(ended)
+        self._names = Namespace(volume, self._inodes, self._data, orphans)
+        self._snapshots = Snapshots(volume.catalog)
+        self._committer = Committer(volume, self._inodes)
+        self._handles: dict[int, _FileHandle] = {}
+        self._directories: dict[int, _DirectoryHandle] = {}
+        self._next_fh = 1
+        self._parked: trio.Event | None = None
+        self._taking = trio.Lock()
+        self._chores = trio.Event()
+        self._chores_done = trio.Event()
+        self._to_reap: dict[int, InodeState] = {}
+        self.own_pid = own_pid
+
+    @property
+    def umask_applied(self) -> bool:
+        """Whether the kernel applies the umask before a mode arrives here."""
+        return self._names.umask_applied
+
+    @umask_applied.setter
+    def umask_applied(self, applied: bool) -> None:
+        self._names.umask_applied = applied
+
+    # life
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["FileSystem"]:
+        """Run the tasks; at the end store and commit everything."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._data.run)
+            if not self._volume.read_only:
+                nursery.start_soon(self._committer.run)
+                nursery.start_soon(self._committer.run_index)
+                nursery.start_soon(self._commit_regularly)
+                nursery.start_soon(self._do_chores)
+                for ino in list(self._names.orphans):
+                    state = self._inodes.get(ino)
+                    if state is not None:
+                        self._to_reap[ino] = state
+                self._chores.set()
+            try:
+                yield self
+            finally:
+                with trio.CancelScope(shield=True):
+                    await self._close()
+                nursery.cancel_scope.cancel()
+
+    async def _close(self) -> None:
+        volume = self._volume
+        if volume.read_only:
+            return
+        try:
+            await self._data.flush_all()
+            await self._committer.commit()
+            for pack in volume.packs.finish():
+                await self._committer.close_pack(pack)
+            await self._committer.commit()
+            await self._committer.applied()
+        except BackupfsError as error:
+            log.error("not everything could be committed before the end: %s", error)
+            volume.fail(error)
+        self._committer.stop()
+        if volume.failure is None:
+            try:
+                await volume.seams.offload.disk(volume.close_journal)
+            except BackupfsError as error:
+                log.error("the journal could not be closed; the next mount does it: %s", error)
+
+    async def _commit_regularly(self) -> None:
+        volume = self._volume
+        while True:
+            await trio.sleep(limits.COMMIT_DELAY_S)
+            try:
+                await volume.seams.offload.disk(volume.space.refresh)
+                if self._committer.has_changes() or self._data.unstored():
+                    await self._data.flush_all()
+                    await self._committer.commit()
+            except BackupfsError as error:
+                # Whoever fsyncs is told by `fail` or the file's own error; here it is only put on record.
+                log.error("the regular commit: %s", error)
+
+    async def _do_chores(self) -> None:
+        """Task: end what has no name, end old data, purge deleted snapshots. Small steps, each atomic."""
+        while True:
+            await self._chores.wait()
+            self._chores = trio.Event()
+            try:
+                while self._to_reap or self._data.ended:
+                    await self._admit()
+                    self._chore_step()
+                    await trio.lowlevel.checkpoint()
+                for serial in self._snapshots.to_purge():
+                    await self._purge(serial)
+            except BackupfsError as error:
+                log.error("background work stops until the next mount: %s", error)
+                self._volume.errors.append(f"background work stopped: {error}")
+                return
+            if not self._has_chores():
+                self._chores_done.set()
+
+    def _chore_step(self) -> None:
+        limit = limits.REAP_RECORDS_PER_STEP
+        if self._data.ended:
+            if self._data.end_regions(*self._data.ended[0], limit):
+                self._data.ended.popleft()
+            return
+        ino, state = next(iter(self._to_reap.items()))
+        if ino not in self._names.orphans or state.handles or ino in self._inodes.lookups or (not state.flushing and self._names.reap(state, limit)):
+            del self._to_reap[ino]
+
+    async def _purge(self, serial: int) -> None:
+        self._snapshots.begin_purge(serial)
+        await self._committer.commit()
+        await self._committer.applied()
+        at: bytes | None = b""
+        while at is not None:
+            await self._admit()
+            at = self._snapshots.purge_step(serial, at)
+            await trio.lowlevel.checkpoint()
+        self._snapshots.end_purge(serial)
+        await self._committer.commit()
+
+    def _has_chores(self) -> bool:
+        return bool(self._to_reap or self._data.ended or self._snapshots.to_purge())
+
+    async def idle(self) -> None:
+        """Background work is done when this returns."""
+        while self._has_chores() and self._volume.failure is None:
+            self._chores_done = trio.Event()
+            self._chores.set()
+            await self._chores_done.wait()
+        await self._committer.commit()
+        await self._committer.applied()
+
+    # names
+
+    async def lookup(self, parent: int, name: bytes) -> Attributes:
+        """The inode of a name; ENOENT. The kernel counts one lookup of it."""
+        if parent == ROOT_INO and name == SNAPSHOTS_NAME:
+            return self._snapshots_attributes()
+        if parent == SNAPSHOTS_INO:
+            return self._lookup_snapshot(name)
+        serial, ino = parent >> INO_BITS, parent & _INO_MASK
+        if serial:
+            view = self._view(serial)
+            entry = view.find(ino, name)
+            record = None if entry is None else view.inode(entry.ino)
+            if entry is None or record is None:
+                raise FileSystemError(errno.ENOENT)
+            return self._past_attributes(serial, entry.ino, record)
+        entry = self._names.find(ino, name)
+        if entry is None:
+            raise FileSystemError(errno.ENOENT)
+        return self._entered(self._names.inode(entry.ino))
+
+    def negative_cacheable(self, parent: int, name: bytes) -> bool:
+        """Whether the kernel may remember that this name is not there."""
+        return parent != SNAPSHOTS_INO and not name.startswith(b"@GMT-") and name != SNAPSHOTS_NAME
+
+    async def create(self, parent: int, name: bytes, mode: int, flags: int, who: Caller) -> tuple[Opened, Attributes]:
+        """Make a regular file, or open the one that is there, and open it."""
+        await self._admit_new(parent)
+        entry = self._names.find(parent, name)
+        if entry is not None:
+            if flags & os.O_EXCL:
+                raise FileSystemError(errno.EEXIST)
+            opened = await self.open(entry.ino, flags, who)
+            return opened, self._entered(self._names.inode(entry.ino))
+        state = self._names.make(parent, name, stat.S_IFREG | stat.S_IMODE(mode), 0, b"", who)
+        opened = self._open_live(state, flags, who)
+        return opened, self._entered(state)
+
+    async def mknod(self, parent: int, name: bytes, mode: int, rdev: int, who: Caller) -> Attributes:
+        """Make a file of any type but a directory or link."""
+        await self._admit_new(parent)
+        return self._entered(self._names.make(parent, name, mode, rdev, b"", who))
+
+    async def mkdir(self, parent: int, name: bytes, mode: int, who: Caller) -> Attributes:
+        """Make a directory."""
+        await self._admit_new(parent)
+        return self._entered(self._names.make(parent, name, stat.S_IFDIR | stat.S_IMODE(mode), 0, b"", who))
+
+    async def symlink(self, parent: int, name: bytes, target: bytes, who: Caller) -> Attributes:
+        """Make a symbolic link."""
+        await self._admit_new(parent)
+        return self._entered(self._names.make(parent, name, stat.S_IFLNK | 0o777, 0, target, who))
+
+    async def link(self, ino: int, parent: int, name: bytes, who: Caller) -> Attributes:
+        """Give an inode another name."""
+        await self._admit_change(parent)
+        self._must_be_live(ino)
+        return self._entered(self._names.link(ino, parent, name))
+
+    async def unlink(self, parent: int, name: bytes, who: Caller) -> None:
+        """Remove a name."""
+        await self._admit_change(parent)
+        self._maybe_reap(self._names.unlink(parent, name))
+
+    async def rmdir(self, parent: int, name: bytes, who: Caller) -> None:
+        """Remove an empty directory."""
+        if parent == ROOT_INO and name == SNAPSHOTS_NAME:
+            raise FileSystemError(errno.EPERM)
+        await self._admit_change(parent)
+        self._maybe_reap(self._names.remove_directory(parent, name))
+
+    async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, who: Caller) -> None:
+        """Move a name. A file that replaces another has its data stored first, so that no batch shows it empty."""
+        self._must_be_live(new_parent)
+        await self._admit_change(parent)
+        entry = self._names.find(parent, name)
+        if entry is not None and self._names.find(new_parent, new_name) is not None:
+            state = self._names.inode(entry.ino)
+            if not state.clean:
+                await self._data.flush([state], FlushMode.ALL)
+                await self._admit_change(parent)
+        replaced = self._names.rename(parent, name, new_parent, new_name, flags)
+        if replaced is not None:
+            self._maybe_reap(replaced)
+
+    async def readlink(self, ino: int) -> bytes:
+        """A symbolic link's target."""
+        if ino == LATEST_INO:
+            latest = self._snapshots.latest_name()
+            if latest is None:
+                raise FileSystemError(errno.ENOENT)
+            return latest.encode()
+        record = self._record(ino)
+        if not stat.S_ISLNK(record.mode):
+            raise FileSystemError(errno.EINVAL)
+        return record.target
+
+    # attributes
+
+    async def getattr(self, ino: int) -> Attributes:
+        """What stat shows."""
+        if ino == SNAPSHOTS_INO:
+            return self._snapshots_attributes()
+        if ino == LATEST_INO:
+            return self._latest_attributes()
+        serial, live = ino >> INO_BITS, ino & _INO_MASK
+        if serial:
+            return self._past_attributes(serial, live, self._record(ino))
+        return self._attributes(self._names.inode(live))
+
+    async def setattr(self, ino: int, changes: AttributeChanges, fh: int | None, who: Caller) -> Attributes:
+        """Change attributes."""
+        await self._admit_change(ino)
+        state = self._names.inode(ino)
+        record = state.record
+        now = self._volume.now_ns()
+        if changes.size is not None:
+            if not stat.S_ISREG(record.mode):
+                raise FileSystemError(errno.EISDIR if stat.S_ISDIR(record.mode) else errno.EINVAL)
+            if changes.size > limits.FILE_SIZE_MAX_BYTES:
+                raise FileSystemError(errno.EFBIG)
+            if changes.size > record.size and self._is_short():
+                raise FileSystemError(errno.ENOSPC)
+            await self._data.truncate(state, changes.size)
+            await self._admit_change(ino)
+            self._drop_privileges(state, who.uid == 0)
+            if changes.mtime_ns is None:
+                record.mtime_ns = now
+        if changes.uid is not None or changes.gid is not None:
+            record.uid = record.uid if changes.uid is None else changes.uid
+            record.gid = record.gid if changes.gid is None else changes.gid
+            record.mode = posix.mode_after_chown(record.mode)
+            self._drop_capability(state)
+        if changes.mode is not None:
+            record.mode = stat.S_IFMT(record.mode) | stat.S_IMODE(changes.mode)
+            xattrs = self._inodes.xattrs(state)
+            if acl.ACCESS in xattrs:
+                entries = acl.with_mode(acl.decode(xattrs[acl.ACCESS]), record.mode)
+                self._inodes.set_xattrs(state, {**xattrs, acl.ACCESS: acl.encode(entries)})
+        if changes.atime_ns is not None:
+            record.atime_ns = changes.atime_ns
+        if changes.mtime_ns is not None:
+            record.mtime_ns = changes.mtime_ns
+        record.ctime_ns = now if changes.ctime_ns is None else changes.ctime_ns
+        self._inodes.touch(state)
+        return self._attributes(state)
+
+    async def getxattr(self, ino: int, name: bytes) -> bytes:
+        """An extended attribute's value; ENODATA."""
+        value = self._xattrs(ino).get(name)
+        if value is None:
+            raise FileSystemError(errno.ENODATA)
+        return value
+
+    async def listxattr(self, ino: int) -> list[bytes]:
+        """The names of all extended attributes."""
+        return list(self._xattrs(ino))
+
+    async def setxattr(self, ino: int, name: bytes, value: bytes, who: Caller) -> None:
+        """Set an extended attribute; an access list also sets the mode."""
+        await self._admit_change(ino)
+        if self._is_short():
+            raise FileSystemError(errno.ENOSPC)
+        state = self._names.inode(ino)
+        xattrs = dict(self._inodes.xattrs(state))
+        if len(name) > limits.NAME_MAX_BYTES or len(value) > limits.XATTR_VALUE_MAX_BYTES:
+            raise FileSystemError(errno.ERANGE if len(name) > limits.NAME_MAX_BYTES else errno.E2BIG)
+        if name in (acl.ACCESS, acl.DEFAULT):
+            self._set_acl(state, xattrs, name, value)
+        else:
+            xattrs[name] = value
+        if sum(len(n) + len(v) for n, v in xattrs.items()) > limits.XATTRS_MAX_BYTES:
+            raise FileSystemError(errno.ENOSPC)
+        self._set_xattrs(state, xattrs)
+
+    async def removexattr(self, ino: int, name: bytes, who: Caller) -> None:
+        """Remove an extended attribute; ENODATA."""
+        await self._admit_change(ino)
+        state = self._names.inode(ino)
+        xattrs = dict(self._inodes.xattrs(state))
+        if xattrs.pop(name, None) is None:
+            raise FileSystemError(errno.ENODATA)
+        self._set_xattrs(state, xattrs)
+
+    # files
+
+    async def open(self, ino: int, flags: int, who: Caller) -> Opened:
+        """Open a file."""
+        serial = ino >> INO_BITS
+        if serial:
+            if flags & (_WRITE_FLAGS | os.O_TRUNC):
+                raise FileSystemError(errno.EROFS)
+            record = self._record(ino)
+            return Opened(self._new_handle(_FileHandle(None, serial, record, ino & _INO_MASK)))
+        state = self._names.inode(ino)
+        if flags & (_WRITE_FLAGS | os.O_TRUNC):
+            self._volume.check_writable()
+        opened = self._open_live(state, flags, who)
+        if flags & os.O_TRUNC:
+            await self.setattr(ino, AttributeChanges(size=0), opened.fh, who)
+        return opened
+
+    async def read(self, fh: int, offset: int, size: int) -> bytes | bytearray | memoryview:
+        """Bytes of an open file."""
+        handle = self._handles[fh]
+        state = handle.state
+        record = handle.record if state is None else state.record
+        epoch = records.EPOCH_MAX
+        try:
+            if state is not None:
+                data = await self._data.read(state, offset, size)
+            else:
+                epoch = self._snapshots.epoch_of(handle.serial)
+                end = min(offset + size, record.size)
+                data = await self._data.read_stored(record, epoch, offset, end) if offset < end else b""
+                self._snapshots.epoch_of(handle.serial)
+            if offset == handle.next_offset and len(data) == size:
+                ahead = offset + size
+                self._data.read_ahead(record, epoch, ahead, ahead + limits.READ_AHEAD_BYTES)
+        except DamageError as error:
+            self._report_damage(handle, epoch, offset, error)
+            raise
+        handle.next_offset = offset + len(data)
+        return data
+
+    async def write(self, fh: int, offset: int, data: bytes) -> int:
+        """Take bytes in. With a write-back cache `write(2)` has returned long ago: a refused write still advances the size."""
+        handle = self._handles[fh]
+        state = handle.state
+        if state is None:
+            raise FileSystemError(errno.EROFS)
+        if offset + len(data) > limits.FILE_SIZE_MAX_BYTES:
+            raise FileSystemError(errno.EFBIG)
+        await self._admit()
+        await self._data.room()
+        no_room = self._data.stuck and self._data.dirty_bytes > limits.DIRTY_BYTES_MAX
+        if no_room or (handle.direct and self._is_short()):
+            raise FileSystemError(errno.ENOSPC)
+        while self._parked is not None:
+            await self._parked.wait()
+        self._volume.space.accept(len(data))
+        self._data.write(state, offset, data)
+        self._drop_privileges(state, handle.by_root)
+        if handle.direct:
+            state.record.mtime_ns = state.record.ctime_ns = self._volume.now_ns()
+            self._inodes.touch(state)
+        return len(data)
+
+    async def flush(self, fh: int) -> None:
+        """A descriptor was closed: tell of bytes that could not be stored."""
+        handle = self._handles[fh]
+        if handle.state is not None:
+            self._tell_errors(handle, handle.state)
+
+    async def release(self, fh: int) -> None:
+        """The last descriptor of an open file was closed."""
+        handle = self._handles.pop(fh)
+        state = handle.state
+        if state is None:
+            return
+        state.handles -= 1
+        state.writers -= handle.writes
+        self._maybe_reap(state)
+
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        """What the file was given, and what was changed before, is durable when this returns."""
+        handle = self._handles[fh]
+        state = handle.state
+        if state is None or handle.internal:
+            return
+        self._volume.check_writable()
+        await self._data.flush([state], FlushMode.ALL)
+        await self._committer.commit()
+        self._tell_errors(handle, state)
+
+    # directories
+
+    async def opendir(self, ino: int) -> int:
+        """Open a directory."""
+        if ino != SNAPSHOTS_INO and not stat.S_ISDIR(self._record(ino).mode):
+            raise FileSystemError(errno.ENOTDIR)
+        fh = self._next_fh
+        self._next_fh += 1
+        self._directories[fh] = _DirectoryHandle(ino)
+        return fh
+
+    async def readdir(self, fh: int, start: int) -> list[DirectoryEntry]:
+        """Some entries behind a cookie (0: from the start); none at the end."""
+        ino = self._directories[fh].ino
+        if ino == SNAPSHOTS_INO:
+            return self._list_snapshots(start)
+        serial, inner = ino >> INO_BITS, ino & _INO_MASK
+        view = self._view(serial)
+        found: list[DirectoryEntry] = []
+        if ino == ROOT_INO and start < _COOKIE_SNAPSHOTS:
+            found.append(DirectoryEntry(SNAPSHOTS_NAME, self._snapshots_attributes(), _COOKIE_SNAPSHOTS))
+        after = b"" if start < _COOKIE_FIRST else (start << 1 | 1).to_bytes(8, "big") + b"\xff" * 8
+        for prf, entry in islice(view.entries(inner, after), _READDIR_RUN):
+            if serial:
+                record = view.inode(entry.ino)
+                if record is None:
+                    raise DamageError(f"inode {entry.ino} is named but has no record", ino=entry.ino)
+                attributes = self._past_attributes(serial, entry.ino, record)
+            else:
+                attributes = self._attributes(self._names.inode(entry.ino))
+            found.append(
+                DirectoryEntry(entry.name, attributes, max(int.from_bytes(prf[:8], "big") >> 1, _COOKIE_FIRST))
+            )
+        return found
+
+    def remember(self, ino: int) -> None:
+        """The kernel has taken an entry out of a listing: one lookup more."""
+        if not ino >> INO_BITS and ino > LATEST_INO:
+            self._inodes.remember(ino)
+
+    async def releasedir(self, fh: int) -> None:
+        """A directory was closed."""
+        del self._directories[fh]
+
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        """All names are durable when this returns."""
+        if self._directories[fh].ino >> INO_BITS == 0 and self._directories[fh].ino != SNAPSHOTS_INO:
+            await self._committer.commit()
+
+    # the rest
+
+    def forget(self, ino: int, count: int) -> None:
+        """The kernel drops lookups of an inode."""
+        if ino >> INO_BITS or ino <= LATEST_INO:
+            return
+        if self._inodes.forget(ino, count) and ino in self._names.orphans:
+            state = self._inodes.get(ino)
+            if state is not None:
+                self._maybe_reap(state)
+
+    async def statfs(self) -> SpaceFacts:
+        """How much room there is: the repository's disk, less the reserve."""
+        space = self._volume.space
+        block = 4096
+        free = max(space.free_bytes - self._data.dirty_bytes - space.margin_bytes, 0) // block
+        used = self._volume.counters.ino
+        return SpaceFacts(
+            block, space.total_bytes // block, free, free, 1 << INO_BITS, (1 << INO_BITS) - used, limits.NAME_MAX_BYTES
+        )
+
+    async def commit(self) -> None:
+        """Everything received so far is durable when this returns."""
+        if self._volume.read_only:
+            return
+        await self._data.flush_all()
+        await self._committer.commit()
+
+    def writable_paths(self) -> list[tuple[int, bytes | None]]:
+        """(inode, path from the root or None) of files that are open for writing: their bytes may stand in the kernel only."""
+        seen: dict[int, bytes | None] = {}
+        for handle in self._handles.values():
+            if handle.writes and handle.state is not None and not handle.internal and handle.ino not in seen:
+                seen[handle.ino] = self._names.path_of(handle.ino)
+        return list(seen.items())
+
+    async def create_snapshot(self, why: str, message: str = "", tags: Sequence[str] = ()) -> SnapshotInfo:
+        """Take a snapshot: one point in the order of requests. Durable when this returns."""
+        self._volume.check_writable()
+        async with self._taking:
+            await self._data.flush_all()
+            for _ in range(_CUT_ATTEMPTS):
+                if await self._store_parked():
+                    break
+                await self._data.flush_all()
+            try:
+                # The records belong to the epoch that ends here.
+                self._inodes.record_changed()
+                now = self._volume.now_ns()
+                serial = self._volume.counters.serial
+                self._volume.counters.serial += 1
+                info = self._snapshots.take(
+                    serial, now, snapshot_name(now, self._snapshots.names()), why, message, tags
+                )
+                ticket = self._committer.freeze()
+            finally:
+                self._unpark()
+            await self._committer.wait(ticket)
+            return info
+
+    def snapshots(self) -> list[SnapshotInfo]:
+        """Those that are kept, oldest first."""
+        return self._snapshots.kept()
+
+    async def delete_snapshot(self, name: str) -> None:
+        """Mark a snapshot deleted, durably; what only it held goes in the background."""
+        self._volume.check_writable()
+        self._snapshots.delete(name)
+        await self._committer.commit()
+        self._chores.set()
+
+    def changes_since_snapshot(self) -> int:
+        """How much has changed since the last snapshot; 0: nothing."""
+        unrecorded = self._inodes.changed_count + len(self._data.unstored())
+        return self._volume.catalog.changed_in_epoch + unrecorded
+
+    def stats(self) -> Stats:
+        """How much there is."""
+        volume = self._volume
+        packs = [records.decode_pack(value) for _, value in volume.catalog.rows(Table.PACKS)]
+        position = volume.journal.position
+        return Stats(
+            snapshots=len(self._snapshots.kept()),
+            packs=len(packs),
+            stored_bytes=sum(pack.live_bytes for pack in packs),
+            free_bytes=volume.space.free_bytes,
+            total_bytes=volume.space.total_bytes,
+            journal_segment=position.segment,
+            journal_bytes=position.segment_bytes,
+            batches=position.batch,
+            index_bytes=volume.index.data_bytes(),
+            inodes_made=volume.counters.ino,
+            blobs_made=volume.counters.blob,
+        )
+
+    def status(self) -> EngineStatus:
+        """What is going on."""
+        volume = self._volume
+        return EngineStatus(
+            epoch=volume.catalog.epoch,
+            dirty_bytes=self._data.dirty_bytes,
+            open_files=len(self._handles),
+            uncommitted_records=volume.catalog.active.records + self._inodes.changed_count,
+            layers_not_applied=volume.catalog.frozen_layers,
+            changes_since_snapshot=self.changes_since_snapshot(),
+            snapshots=len(self._snapshots.kept()),
+            purging=len(self._snapshots.to_purge()),
+            orphans=len(self._names.orphans),
+            space_short=self._is_short(),
+            read_only=volume.read_only or volume.failure is not None,
+            failure="" if volume.failure is None else str(volume.failure),
+        )
+
+    # -- inside, admission --
+
+    async def _admit(self) -> None:
+        """Wait until a change may be made. The caller makes it before it awaits again."""
+        self._volume.check_writable()
+        catalog = self._volume.catalog
+        if catalog.active.records + self._inodes.changed_count > limits.BATCH_RECORDS or catalog.frozen_layers > 4:
+            self._committer.nudge()
+            await self._committer.room()
+        while self._parked is not None:
+            await self._parked.wait()
+
+    async def _admit_change(self, ino: int) -> None:
+        self._must_be_live(ino)
+        await self._admit()
+
+    async def _admit_new(self, parent: int) -> None:
+        await self._admit_change(parent)
+        if self._is_short():
+            raise FileSystemError(errno.ENOSPC)
+
+    def _must_be_live(self, ino: int) -> None:
+        if ino >> INO_BITS or ino in (SNAPSHOTS_INO, LATEST_INO):
+            raise FileSystemError(errno.EROFS)
+
+    def _is_short(self) -> bool:
+        return self._volume.space.is_short(self._data.dirty_bytes)
+
+    async def _store_parked(self) -> bool:
+        """Hold changes up for a moment and store the rest. True when nothing is left: changes are then still held up."""
+        self._parked = trio.Event()
+        stored = False
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._unpark_later, self._parked)
+            await self._data.flush_all()
+            stored = self._parked is not None and not self._data.unstored()
+            nursery.cancel_scope.cancel()
+        if not stored:
+            self._unpark()
+        return stored
+
+    async def _unpark_later(self, parked: trio.Event) -> None:
+        await trio.sleep(limits.SNAPSHOT_PARK_S)
+        if self._parked is parked:
+            self._unpark()
+
+    def _unpark(self) -> None:
+        if self._parked is not None:
+            self._parked.set()
+            self._parked = None
+
+    # -- inside, answers --
+
+    def _entered(self, state: InodeState) -> Attributes:
+        self._inodes.remember(state.ino)
+        return self._attributes(state)
+
+    def _attributes(self, state: InodeState) -> Attributes:
+        r = state.record
+        unstored = 0 if state.clean else state.runs.total_bytes + state.in_flight.total_bytes
+        return Attributes(
+            state.ino,
+            r.mode,
+            r.nlink,
+            r.uid,
+            r.gid,
+            r.rdev,
+            _size(r),
+            r.atime_ns,
+            r.mtime_ns,
+            r.ctime_ns,
+            _blocks(r, unstored),
+        )
+
+    def _past_attributes(self, serial: int, ino: int, r: Inode) -> Attributes:
+        top = ino == ROOT_INO
+        number = serial << INO_BITS | ino
+        return Attributes(
+            number,
+            r.mode,
+            r.nlink,
+            r.uid,
+            r.gid,
+            r.rdev,
+            _size(r),
+            r.atime_ns,
+            r.mtime_ns,
+            r.ctime_ns,
+            _blocks(r, 0),
+            not top,
+        )
+
+    def _snapshots_attributes(self) -> Attributes:
+        root = self._names.inode(ROOT_INO).record
+        count = len(self._snapshots.kept())
+        now = self._volume.created_ns
+        return Attributes(
+            SNAPSHOTS_INO,
+            stat.S_IFDIR | 0o555,
+            2 + count,
+            root.uid,
+            root.gid,
+            0,
+            4096,
+            now,
+            now,
+            now,
+            8,
+            cacheable=False,
+        )
+
+    def _latest_attributes(self) -> Attributes:
+        latest = self._snapshots.latest_name()
+        if latest is None:
+            raise FileSystemError(errno.ENOENT)
+        root = self._names.inode(ROOT_INO).record
+        serial = self._snapshots.serial_of(latest)
+        now = self._snapshots.time_of(serial or 0)
+        return Attributes(
+            LATEST_INO, stat.S_IFLNK | 0o777, 1, root.uid, root.gid, 0, len(latest), now, now, now, 0, cacheable=False
+        )
+
+    def _lookup_snapshot(self, name: bytes) -> Attributes:
+        if name == LATEST_NAME:
+            return self._latest_attributes()
+        serial = self._snapshots.serial_of(os.fsdecode(name))
+        if serial is None:
+            raise FileSystemError(errno.ENOENT)
+        root = self._view(serial).inode(ROOT_INO)
+        if root is None:
+            raise FileSystemError(errno.ESTALE)
+        return self._past_attributes(serial, ROOT_INO, root)
+
+    def _list_snapshots(self, start: int) -> list[DirectoryEntry]:
+        found: list[DirectoryEntry] = []
+        kept = self._snapshots.kept()
+        if kept and start < _COOKIE_SNAPSHOTS:
+            found.append(DirectoryEntry(LATEST_NAME, self._latest_attributes(), _COOKIE_SNAPSHOTS))
+        for info in kept:
+            cookie = _COOKIE_FIRST + info.serial
+            if cookie > start:
+                found.append(DirectoryEntry(info.name.encode(), self._lookup_snapshot(info.name.encode()), cookie))
+        return found
+
+    def _view(self, serial: int) -> View:
+        epoch = self._snapshots.epoch_of(serial) if serial else records.EPOCH_MAX
+        return View(self._volume.catalog, self._volume.keys, epoch)
+
+    def _record(self, ino: int) -> Inode:
+        serial, inner = ino >> INO_BITS, ino & _INO_MASK
+        if not serial:
+            return self._names.inode(inner).record
+        record = self._view(serial).inode(inner)
+        if record is None:
+            raise FileSystemError(errno.ENOENT)
+        return record
+
+    def _xattrs(self, ino: int) -> dict[bytes, bytes]:
+        if ino in (SNAPSHOTS_INO, LATEST_INO):
+            return {}
+        serial, inner = ino >> INO_BITS, ino & _INO_MASK
+        return self._view(serial).xattrs(inner) if serial else self._inodes.xattrs(self._names.inode(inner))
+
+    # -- inside, changes --
+
+    def _open_live(self, state: InodeState, flags: int, who: Caller) -> Opened:
+        writes = bool(flags & _WRITE_FLAGS)
+        direct = writes and self._is_short()
+        handle = _FileHandle(
+            state,
+            0,
+            state.record,
+            state.ino,
+            writes=writes,
+            direct=direct,
+            internal=who.pid == self.own_pid,
+            by_root=who.uid == 0,
+            errors_seen=state.error_count,
+        )
+        state.handles += 1
+        state.writers += writes
+        return Opened(self._new_handle(handle), direct_io=direct)
+
+    def _new_handle(self, handle: _FileHandle) -> int:
+        fh = self._next_fh
+        self._next_fh += 1
+        self._handles[fh] = handle
+        return fh
+
+    def _maybe_reap(self, state: InodeState) -> None:
+        if state.ino not in self._names.orphans or state.handles or state.ino in self._inodes.lookups or state.dead:
+            return
+        if state.flushing or self._parked is not None or not self._names.reap(state, limits.REAP_RECORDS_PER_STEP):
+            self._to_reap[state.ino] = state
+            self._chores.set()
+
+    def _set_acl(self, state: InodeState, xattrs: dict[bytes, bytes], name: bytes, value: bytes) -> None:
+        try:
+            entries = acl.decode(value)
+        except ValueError:
+            raise FileSystemError(errno.EINVAL) from None
+        if name == acl.DEFAULT:
+            if not stat.S_ISDIR(state.record.mode):
+                raise FileSystemError(errno.EACCES)
+            xattrs[name] = value
+            return
+        state.record.mode = acl.mode_of(entries, state.record.mode)
+        xattrs.pop(name, None)
+        if not acl.is_minimal(entries):
+            xattrs[name] = value
+
+    def _set_xattrs(self, state: InodeState, xattrs: dict[bytes, bytes]) -> None:
+        self._inodes.set_xattrs(state, xattrs)
+        state.record.ctime_ns = self._volume.now_ns()
+        self._inodes.touch(state)
+
+    def _drop_privileges(self, state: InodeState, by_root: bool) -> None:
+        mode = posix.mode_after_write(state.record.mode, by_root)
+        if mode != state.record.mode:
+            state.record.mode = mode
+            self._inodes.touch(state)
+        self._drop_capability(state)
+
+    def _drop_capability(self, state: InodeState) -> None:
+        xattrs = self._inodes.xattrs(state)
+        if b"security.capability" in xattrs:
+            self._inodes.set_xattrs(state, {n: v for n, v in xattrs.items() if n != b"security.capability"})
+
+    def _tell_errors(self, handle: _FileHandle, state: InodeState) -> None:
+        if handle.errors_seen != state.error_count:
+            handle.errors_seen = state.error_count
+            raise FileSystemError(state.error)
+
+    def _report_damage(self, handle: _FileHandle, epoch: int, offset: int, error: DamageError) -> None:
+        if handle.state is not None:
+            path = self._names.path_of(handle.ino)
+        else:
+            path = View(self._volume.catalog, self._volume.keys, epoch).path_of(handle.ino)
+        shown = (
+            os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
+            if path is not None
+            else f"inode {handle.ino}"
+        )
+        log.error("reading %s at %d: %s", shown, offset, error)
+        self._volume.errors.append(f"damaged: {shown}: {error}")
+
+
+def _size(record: Inode) -> int:
+    return 4096 if stat.S_ISDIR(record.mode) else record.size
+
+
+def _blocks(record: Inode, unstored: int) -> int:
+    if stat.S_ISDIR(record.mode):
+        return 8
+    return -(-(record.allocated + unstored) // _BLOCK)

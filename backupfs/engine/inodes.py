@@ -1,0 +1,151 @@
+"""Inodes of the live tree in memory.
+
+An inode's newest record lives here while somebody uses it; it is encoded when a batch is frozen. One object stands for an inode at any time:
+whoever holds it across an await keeps it alive, and `get` finds it.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
+
+from backupfs import limits
+from backupfs.catalog.catalog import Catalog
+from backupfs.format import catalog as records
+from backupfs.format.catalog import TOMBSTONE, Inode, Table, number_key
+from backupfs.rules.extents import clip
+from backupfs.rules.runs import Runs
+
+
+@dataclass(slots=True, weakref_slot=True, eq=False)
+class InodeState:
+    """`record.size` is what stat shows. `stored_bytes` is the size that a batch may record while bytes are still unstored."""
+
+    ino: int
+    record: Inode
+    stored_bytes: int
+    runs: Runs = field(default_factory=Runs)
+    in_flight: Runs = field(default_factory=Runs)
+    flushing: bool = False
+    changed: bool = False
+    dead: bool = False
+    handles: int = 0
+    writers: int = 0
+    xattrs: dict[bytes, bytes] | None = None
+    unfinished: tuple[int, int] | None = None
+    """(end, start) of a chunk at the file's end whose cut is not known: its bytes up to `end` are stored in small blobs from `start` on."""
+    written_at: float = 0.0
+    error: int = 0
+    error_count: int = 0
+    """Failures to store this file's bytes, and the errno of the last: each handle is told once."""
+
+    @property
+    def clean(self) -> bool:
+        """Whether all bytes received are stored."""
+        return not self.runs.runs and not self.in_flight.runs
+
+    def settled_record(self) -> Inode:
+        """The record as a batch may have it: no size beyond the data that is stored."""
+        record = self.record
+        if self.clean or self.stored_bytes >= record.size:
+            return record
+        size = self.stored_bytes
+        return Inode(
+            record.mode, record.uid, record.gid, size, record.nlink, record.atime_ns, record.mtime_ns, record.ctime_ns,
+            record.birth_ns, record.rdev, record.target, record.data, clip(record.extents, 0, size), record.links, record.allocated,
+        )  # fmt: skip
+
+
+class InodeTable:
+    """Finds, keeps and records inodes; counts what the kernel knows."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._alive: WeakValueDictionary[int, InodeState] = WeakValueDictionary()
+        self._recent: OrderedDict[int, InodeState] = OrderedDict()
+        self._changed: dict[int, InodeState] = {}
+        self.lookups: dict[int, int] = {}
+
+    def get(self, ino: int) -> InodeState | None:
+        """An inode that exists, names or not; None otherwise."""
+        state = self._alive.get(ino)
+        if state is None:
+            value = self._catalog.value(Table.INODES, number_key(ino), records.EPOCH_MAX)
+            if value is None:
+                return None
+            record = records.decode_inode(value)
+            state = InodeState(ino, record, record.size)
+            self._alive[ino] = state
+        elif state.dead:
+            return None
+        self._keep(state)
+        return state
+
+    def add(self, ino: int, record: Inode) -> InodeState:
+        """A new inode."""
+        state = InodeState(ino, record, record.size, xattrs={})
+        self._alive[ino] = state
+        self._keep(state)
+        self.touch(state)
+        return state
+
+    def touch(self, state: InodeState) -> None:
+        """The record has changed: the next batch takes it."""
+        if not state.changed:
+            state.changed = True
+            self._changed[state.ino] = state
+
+    def remove(self, state: InodeState, epoch: int) -> None:
+        """The inode ends as of `epoch`."""
+        state.dead = True
+        state.changed = False
+        self._changed.pop(state.ino, None)
+        self._recent.pop(state.ino, None)
+        self._catalog.write(Table.INODES, number_key(state.ino), TOMBSTONE, epoch)
+
+    def record_changed(self) -> None:
+        """Write all changed records into the catalog's active layer."""
+        changed, self._changed = self._changed, {}
+        for ino, state in changed.items():
+            state.changed = False
+            self._catalog.write(Table.INODES, number_key(ino), records.encode(state.settled_record()))
+
+    @property
+    def changed_count(self) -> int:
+        """How many records wait for the next batch."""
+        return len(self._changed)
+
+    def remember(self, ino: int) -> None:
+        """The kernel has learnt of the inode once more."""
+        self.lookups[ino] = self.lookups.get(ino, 0) + 1
+
+    def forget(self, ino: int, count: int) -> bool:
+        """The kernel has forgotten `count` of its lookups; true when none is left."""
+        left = self.lookups.get(ino, 0) - count
+        if left > 0:
+            self.lookups[ino] = left
+            return False
+        self.lookups.pop(ino, None)
+        return True
+
+    def xattrs(self, state: InodeState) -> dict[bytes, bytes]:
+        """The extended attributes; not to be changed in place."""
+        if state.xattrs is None:
+            value = self._catalog.value(Table.XATTRS, number_key(state.ino), records.EPOCH_MAX)
+            state.xattrs = {} if value is None else records.decode_xattrs(value)
+        return state.xattrs
+
+    def set_xattrs(self, state: InodeState, xattrs: dict[bytes, bytes]) -> None:
+        """Replace the extended attributes."""
+        state.xattrs = xattrs
+        value = records.encode(xattrs) if xattrs else TOMBSTONE
+        self._catalog.write(Table.XATTRS, number_key(state.ino), value)
+
+    def _keep(self, state: InodeState) -> None:
+        recent = self._recent
+        if state.ino in recent:
+            recent.move_to_end(state.ino)
+            return
+        recent[state.ino] = state
+        while len(recent) > limits.INODE_CACHE_ENTRIES:
+            # What is not settled yet is held elsewhere: by a handle, by the changed records, by whoever stores its bytes.
+            recent.popitem(last=False)

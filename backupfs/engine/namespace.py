@@ -1,0 +1,294 @@
+"""Names: making, removing, linking and renaming in the live tree. Every function is atomic: it looks, decides and changes in one go.
+
+Permissions are the kernel's business (`default_permissions`); what is decided here is existence, types, counts, inherited attributes and the
+one reserved name.
+"""
+
+import errno
+import logging
+import stat
+
+from backupfs import limits
+from backupfs.engine.attributes import Caller
+from backupfs.engine.filedata import FileData
+from backupfs.engine.inodes import InodeState, InodeTable
+from backupfs.engine.view import View
+from backupfs.engine.volume import Volume
+from backupfs.errors import FileSystemError
+from backupfs.format import catalog as records
+from backupfs.format.catalog import (
+    TOMBSTONE,
+    Dentry,
+    Inode,
+    Orphan,
+    Table,
+    dentry_key,
+    link_key,
+    number_key,
+    orphan_key,
+)
+from backupfs.rules import acl, posix
+
+log = logging.getLogger(__name__)
+
+SNAPSHOTS_NAME = b".snapshots"
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+
+
+class Namespace:
+    """The live tree's directories. `orphans` are inodes without a name, with the epoch in which they lost it."""
+
+    def __init__(self, volume: Volume, inodes: InodeTable, data: FileData, orphans: dict[int, int]) -> None:
+        self._volume = volume
+        self._inodes = inodes
+        self._data = data
+        self._present = View(volume.catalog, volume.keys, records.EPOCH_MAX)
+        self.orphans = orphans
+        self.umask_applied = True
+
+    def inode(self, ino: int) -> InodeState:
+        """A live inode; ENOENT when there is none."""
+        state = self._inodes.get(ino)
+        if state is None:
+            raise FileSystemError(errno.ENOENT)
+        return state
+
+    def directory(self, ino: int) -> InodeState:
+        """A live directory; ENOTDIR when it is something else."""
+        state = self.inode(ino)
+        if not stat.S_ISDIR(state.record.mode):
+            raise FileSystemError(errno.ENOTDIR)
+        return state
+
+    def find(self, parent: int, name: bytes) -> Dentry | None:
+        """The entry of that name, if there is one."""
+        return self._present.find(parent, name)
+
+    def make(self, parent: int, name: bytes, mode: int, rdev: int, target: bytes, who: Caller) -> InodeState:
+        """A new inode of any type under a new name."""
+        into = self.directory(parent)
+        key, prf = self._free_name(into, name)
+        is_directory = stat.S_ISDIR(mode)
+        if is_directory and into.record.nlink >= limits.LINKS_MAX:
+            raise FileSystemError(errno.EMLINK)
+        mode, gid = posix.new_owner(into.record.mode, into.record.gid, mode, who.gid)
+        xattrs: dict[bytes, bytes] = {}
+        default = None if stat.S_ISLNK(mode) else self._inodes.xattrs(into).get(acl.DEFAULT)
+        if default is not None:
+            entries, mode = acl.inherited(acl.decode(default), mode)
+            if not acl.is_minimal(entries):
+                xattrs[acl.ACCESS] = acl.encode(entries)
+            if is_directory:
+                xattrs[acl.DEFAULT] = default
+        elif not self.umask_applied and not stat.S_ISLNK(mode):
+            mode &= ~who.umask
+        now = self._volume.now_ns()
+        ino = self._volume.next_ino()
+        state = self._inodes.add(
+            ino,
+            Inode(
+                mode=mode, uid=who.uid, gid=gid, size=len(target), nlink=2 if is_directory else 1, atime_ns=now, mtime_ns=now,
+                ctime_ns=now, birth_ns=now, rdev=rdev, target=target, data=0, extents=[], links=[(parent, prf)],
+            ),
+        )  # fmt: skip
+        if xattrs:
+            self._inodes.set_xattrs(state, xattrs)
+        self._volume.catalog.write(Table.DENTRIES, key, records.encode(Dentry(ino, mode >> 12, name)))
+        self._changed_directory(into, now, 1 if is_directory else 0)
+        return state
+
+    def link(self, ino: int, parent: int, name: bytes) -> InodeState:
+        """Another name for an inode."""
+        state, into = self.inode(ino), self.directory(parent)
+        key, prf = self._free_name(into, name)
+        if state.record.nlink >= limits.LINKS_MAX:
+            raise FileSystemError(errno.EMLINK)
+        if state.record.nlink == 0:
+            raise FileSystemError(errno.ENOENT)
+        now = self._volume.now_ns()
+        self._volume.catalog.write(Table.DENTRIES, key, records.encode(Dentry(ino, state.record.mode >> 12, name)))
+        self._add_link(state, parent, prf)
+        state.record.nlink += 1
+        state.record.ctime_ns = now
+        self._inodes.touch(state)
+        self._changed_directory(into, now, 0)
+        return state
+
+    def unlink(self, parent: int, name: bytes) -> InodeState:
+        """Remove a name of something that is no directory."""
+        into = self.directory(parent)
+        entry = self._existing(parent, name)
+        state = self.inode(entry.ino)
+        if stat.S_ISDIR(state.record.mode):
+            raise FileSystemError(errno.EISDIR)
+        now = self._volume.now_ns()
+        self._remove_name(parent, name)
+        self._lost_name(state, parent, name, now)
+        self._changed_directory(into, now, 0)
+        return state
+
+    def remove_directory(self, parent: int, name: bytes) -> InodeState:
+        """Remove an empty directory."""
+        into = self.directory(parent)
+        entry = self._existing(parent, name)
+        state = self.directory(entry.ino)
+        if not self.is_empty(entry.ino):
+            raise FileSystemError(errno.ENOTEMPTY)
+        now = self._volume.now_ns()
+        self._remove_name(parent, name)
+        self._lost_name(state, parent, name, now)
+        self._changed_directory(into, now, -1)
+        return state
+
+    def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> InodeState | None:
+        """Move a name, replacing what stands there unless told otherwise. Gives the inode that lost its name, if one did."""
+        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == RENAME_NOREPLACE | RENAME_EXCHANGE:
+            raise FileSystemError(errno.EINVAL)
+        old_dir, new_dir = self.directory(parent), self.directory(new_parent)
+        if SNAPSHOTS_NAME in (name, new_name):
+            self._refuse_reserved()
+        entry = self._existing(parent, name)
+        target = self.find(new_parent, new_name)
+        state = self.inode(entry.ino)
+        if flags & RENAME_EXCHANGE:
+            if target is None:
+                raise FileSystemError(errno.ENOENT)
+            self._exchange(old_dir, name, entry, new_dir, new_name, target)
+            return None
+        if target is not None and flags & RENAME_NOREPLACE:
+            raise FileSystemError(errno.EEXIST)
+        if target is not None and target.ino == entry.ino:
+            return None
+        if new_dir.record.nlink == 0:
+            raise FileSystemError(errno.ENOENT)
+        replaced = None if target is None else self.inode(target.ino)
+        is_directory = stat.S_ISDIR(state.record.mode)
+        if replaced is not None:
+            if is_directory and not stat.S_ISDIR(replaced.record.mode):
+                raise FileSystemError(errno.ENOTDIR)
+            if not is_directory and stat.S_ISDIR(replaced.record.mode):
+                raise FileSystemError(errno.EISDIR)
+            if is_directory and not self.is_empty(replaced.ino):
+                raise FileSystemError(errno.ENOTEMPTY)
+        elif is_directory and old_dir is not new_dir and new_dir.record.nlink >= limits.LINKS_MAX:
+            raise FileSystemError(errno.EMLINK)
+        now = self._volume.now_ns()
+        self._remove_name(parent, name)
+        self._drop_link(state, parent, self._volume.keys.name_prf(parent, name))
+        if replaced is not None:
+            self._lost_name(replaced, new_parent, new_name, now)
+        self._set_name(new_parent, new_name, state)
+        state.record.ctime_ns = now
+        self._inodes.touch(state)
+        step = 1 if is_directory else 0
+        self._changed_directory(old_dir, now, -step)
+        self._changed_directory(new_dir, now, step - (1 if is_directory and replaced is not None else 0))
+        return replaced
+
+    def is_empty(self, ino: int) -> bool:
+        """Whether a directory has no entries."""
+        return next(self._present.entries(ino, b""), None) is None
+
+    def reap(self, state: InodeState, limit: int) -> bool:
+        """One step of ending an inode that has no name and no user; true when it is done. Atomic."""
+        epoch = self.orphans[state.ino]
+        catalog = self._volume.catalog
+        if state.record.data and not self._data.end_regions(state.record.data, Orphan(epoch, 0), limit):
+            return False
+        if self._inodes.xattrs(state):
+            catalog.write(Table.XATTRS, number_key(state.ino), TOMBSTONE, epoch)
+        self._data.drop(state)
+        self._inodes.remove(state, epoch)
+        del self.orphans[state.ino]
+        catalog.put(Table.ORPHANS, orphan_key(records.ORPHAN_INODE, state.ino), None)
+        return True
+
+    def path_of(self, ino: int) -> bytes | None:
+        """One path that leads to a live inode, from the root, without a leading slash; None when no name is left."""
+        return self._present.path_of(ino, lambda at: None if (state := self._inodes.get(at)) is None else state.record)
+
+    def _free_name(self, into: InodeState, name: bytes) -> tuple[bytes, bytes]:
+        """Key and PRF of a name that is free in a directory that exists."""
+        if len(name) > limits.NAME_MAX_BYTES:
+            raise FileSystemError(errno.ENAMETOOLONG)
+        if name == SNAPSHOTS_NAME:
+            self._refuse_reserved()
+        prf = self._volume.keys.name_prf(into.ino, name)
+        key = dentry_key(into.ino, prf)
+        if self._volume.catalog.value(Table.DENTRIES, key, records.EPOCH_MAX) is not None:
+            raise FileSystemError(errno.EEXIST)
+        if into.record.nlink == 0:
+            raise FileSystemError(errno.ENOENT)
+        return key, prf
+
+    def _refuse_reserved(self) -> None:
+        log.warning(
+            "the name .snapshots is reserved in every directory and cannot be made; when copying in a tree that has one, leave it out "
+            "(rsync --exclude=.snapshots) or rename it first"
+        )
+        raise FileSystemError(errno.EPERM)
+
+    def _existing(self, parent: int, name: bytes) -> Dentry:
+        entry = self.find(parent, name)
+        if entry is None:
+            raise FileSystemError(errno.ENOENT)
+        return entry
+
+    def _remove_name(self, parent: int, name: bytes) -> None:
+        key = dentry_key(parent, self._volume.keys.name_prf(parent, name))
+        self._volume.catalog.write(Table.DENTRIES, key, TOMBSTONE)
+
+    def _set_name(self, parent: int, name: bytes, state: InodeState) -> None:
+        prf = self._volume.keys.name_prf(parent, name)
+        value = records.encode(Dentry(state.ino, state.record.mode >> 12, name))
+        self._volume.catalog.write(Table.DENTRIES, dentry_key(parent, prf), value)
+        self._add_link(state, parent, prf)
+
+    def _exchange(
+        self, old_dir: InodeState, name: bytes, entry: Dentry, new_dir: InodeState, new_name: bytes, target: Dentry
+    ) -> None:
+        now = self._volume.now_ns()
+        first, second = self.inode(entry.ino), self.inode(target.ino)
+        prf = self._volume.keys.name_prf
+        self._drop_link(first, old_dir.ino, prf(old_dir.ino, name))
+        self._drop_link(second, new_dir.ino, prf(new_dir.ino, new_name))
+        self._set_name(new_dir.ino, new_name, first)
+        self._set_name(old_dir.ino, name, second)
+        first.record.ctime_ns = second.record.ctime_ns = now
+        self._inodes.touch(first)
+        self._inodes.touch(second)
+        step = stat.S_ISDIR(second.record.mode) - stat.S_ISDIR(first.record.mode)
+        self._changed_directory(old_dir, now, step)
+        self._changed_directory(new_dir, now, -step)
+
+    def _lost_name(self, state: InodeState, parent: int, name: bytes, now: int) -> None:
+        """An inode has lost one of its names; without any left it is an orphan."""
+        record = state.record
+        self._drop_link(state, parent, self._volume.keys.name_prf(parent, name))
+        record.nlink = 0 if stat.S_ISDIR(record.mode) else record.nlink - 1
+        record.ctime_ns = now
+        self._inodes.touch(state)
+        if record.nlink == 0:
+            epoch = self._volume.catalog.epoch
+            self.orphans[state.ino] = epoch
+            key = orphan_key(records.ORPHAN_INODE, state.ino)
+            self._volume.catalog.put(Table.ORPHANS, key, records.encode(Orphan(epoch, 0)))
+
+    def _add_link(self, state: InodeState, parent: int, prf: bytes) -> None:
+        if len(state.record.links) < limits.INODE_LINKS_INLINE:
+            state.record.links = [*state.record.links, (parent, prf)]
+        else:
+            self._volume.catalog.write(Table.LINKS, link_key(state.ino, parent, prf), records.encode(0))
+
+    def _drop_link(self, state: InodeState, parent: int, prf: bytes) -> None:
+        if (parent, prf) in state.record.links:
+            state.record.links = [link for link in state.record.links if link != (parent, prf)]
+        else:
+            self._volume.catalog.write(Table.LINKS, link_key(state.ino, parent, prf), TOMBSTONE)
+
+    def _changed_directory(self, state: InodeState, now: int, subdirectories: int) -> None:
+        record = state.record
+        record.mtime_ns = record.ctime_ns = now
+        record.nlink += subdirectories
+        self._inodes.touch(state)

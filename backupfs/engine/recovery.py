@@ -1,0 +1,268 @@
+"""From what lies on the disk to a volume: replaying the journal into the index, closing what a dead process left open.
+
+Nothing an earlier process opened is appended to. Its last segment counts as far as it is whole, and the new one says so; its unfinished packs
+are finished as copies; what nobody knows is set aside, not deleted.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from backupfs import limits
+from backupfs.blobs.packs import finish_abandoned, pack_name
+from backupfs.blobs.reader import BlobReader
+from backupfs.catalog.index import DISTRUSTED, Index
+from backupfs.codec.keys import Keys
+from backupfs.engine.head import SeenHistory
+from backupfs.engine.seams import Seams
+from backupfs.errors import DamageError, MissingObjectError, RollbackError
+from backupfs.format import catalog as records
+from backupfs.format.catalog import PackState, Table, number_key
+from backupfs.format.journal import Change, SegmentOpen, decode_batch
+from backupfs.format.pack import PackEntry
+from backupfs.journal.segments import (
+    OPEN_PREFIX,
+    Batch,
+    JournalReader,
+    Position,
+    Segment,
+    open_segment_path,
+    segment_name,
+)
+from backupfs.stores.files import Files
+from backupfs.stores.port import Store
+
+log = logging.getLogger(__name__)
+
+_REPLAY_BYTES = 8 * limits.MIB
+
+
+@dataclass(slots=True)
+class Replayed:
+    """Where the journal ends: the position, and its last segment as the next one is to name it."""
+
+    position: Position
+    last: SegmentOpen
+    batches: int = 0
+    torn: list[int] = field(default_factory=list)
+    """Segments that were begun and never became whole."""
+    unclosed: list[int] = field(default_factory=list)
+    """Segments that count and still lie in the open directory."""
+
+
+def open_index(directory: Path, keys: Keys, seams: Seams) -> Index:
+    """The index, or an empty one in place of one that cannot be trusted, which is set aside. Blocks."""
+    if (directory / DISTRUSTED).exists():
+        _set_index_aside(directory)
+    try:
+        index = Index(directory, keys, seams.randomness)
+        try:
+            _ = index.position
+        except DamageError:
+            index.close()
+            raise
+        return index
+    except DamageError as error:
+        log.warning("the index cannot be used and is built anew from the journal: %s", error)
+        _set_index_aside(directory)
+        return Index(directory, keys, seams.randomness)
+
+
+def _set_index_aside(directory: Path) -> None:
+    aside = directory.with_name(directory.name + ".damaged")
+    if aside.exists():
+        for old in aside.iterdir():
+            old.unlink()
+        aside.rmdir()
+    directory.rename(aside)
+
+
+def chain(reader: JournalReader, first: int) -> Iterator[tuple[Segment, int | None, list[int]]]:
+    """The segments from `first` on as they follow each other, their frames read, with where each is closed (None: the last).
+
+    The third value lists segments passed over because they were begun and never became whole. Raises DamageError, naming the segment, when
+    one is missing, damaged or names another predecessor. Blocks; yields the last segment last.
+    """
+    torn: list[int] = []
+    before: Segment | None = None
+    for sequence, in_store in reader.sequences():
+        if sequence < first:
+            continue
+        segment = reader.load(sequence, in_store)
+        if segment.opening is None:
+            torn.append(sequence)
+            continue
+        opening = segment.opening
+        if before is None and first and sequence != first:
+            raise DamageError(f"journal segment {first} is missing", segment=first)
+        if before is None and not first and opening.previous_sequence:
+            raise DamageError(
+                f"journal segment {opening.previous_sequence} is missing", segment=opening.previous_sequence
+            )
+        if before is not None:
+            if opening.previous_sequence != before.sequence:
+                raise DamageError(
+                    f"journal segment {opening.previous_sequence} is missing", segment=opening.previous_sequence
+                )
+            reader.read_frames(before, opening.previous_bytes)
+            if reader.hash(before, opening.previous_bytes) != opening.previous_hash:
+                raise DamageError(f"journal segment {before.sequence} is not the one that its successor names")
+            yield before, opening.previous_bytes, torn
+        before = segment
+    if before is not None:
+        reader.read_frames(before, None)
+        yield before, None, torn
+    elif first:
+        raise DamageError(f"journal segment {first} is missing", segment=first)
+
+
+def replay(reader: JournalReader, index: Index, seen: SeenHistory | None, progress: Callable[[int], None]) -> Replayed:
+    """Bring the index up to the journal's end. Raises DamageError or RollbackError; never takes a shorter journal for the whole. Blocks."""
+    start = Position(*index.position)
+    result = Replayed(start, SegmentOpen(0, 0, b""))
+    waiting: list[tuple[tuple[int, int, int], list[Change]]] = []
+    waiting_bytes = 0
+    seen_found = seen is None or seen.position.segment < start.segment
+    for segment, closed_at, torn in chain(reader, start.segment):
+        result.torn = torn
+        if not segment.in_store:
+            result.unclosed.append(segment.sequence)
+        if seen is not None and segment.sequence == seen.position.segment:
+            if segment.valid_bytes < seen.position.segment_bytes or (
+                reader.hash(segment, seen.position.segment_bytes) != seen.hash
+            ):
+                raise RollbackError(_ROLLBACK)
+            seen_found = True
+        if segment.sequence == start.segment and segment.valid_bytes < start.segment_bytes:
+            raise RollbackError(_ROLLBACK)
+        after = start.segment_bytes if segment.sequence == start.segment else 0
+        for batch in reader.batches(segment, after):
+            _expect(batch, result.position)
+            result.position = batch.position
+            result.batches += 1
+            waiting.append(
+                (
+                    (batch.position.segment, batch.position.segment_bytes, batch.position.batch),
+                    list(decode_batch(batch.payload)),
+                )
+            )
+            waiting_bytes += len(batch.payload)
+            if waiting_bytes >= _REPLAY_BYTES:
+                index.apply(waiting)
+                waiting, waiting_bytes = [], 0
+                progress(result.batches)
+        result.position = Position(segment.sequence, segment.valid_bytes, result.position.batch)
+        result.last = SegmentOpen(segment.sequence, segment.valid_bytes, reader.hash(segment, segment.valid_bytes))
+    if waiting:
+        index.apply(waiting)
+    if not seen_found:
+        raise RollbackError(_ROLLBACK)
+    index.renew()
+    return result
+
+
+_ROLLBACK = (
+    "the journal in the repository ends before what this host has seen of it: the repository was put back to an older state or its newest "
+    "segment is damaged. Nothing was changed. If the older state is what you want, mount with --accept-rollback"
+)
+
+
+def _expect(batch: Batch, before: Position) -> None:
+    if batch.position.batch != before.batch + 1:
+        raise DamageError(f"the journal goes from batch {before.batch} to batch {batch.position.batch}")
+
+
+def retire_segments(result: Replayed, open_directory: Path, aside: Path, store: Store, files: Files) -> None:
+    """Move segments that a dead process left in the open directory to where they belong. Blocks."""
+    for sequence in result.unclosed:
+        store.put_file(segment_name(sequence), open_segment_path(open_directory, sequence))
+    for sequence in result.torn:
+        _set_aside(open_segment_path(open_directory, sequence), aside, files)
+
+
+def finish_packs(
+    index: Index, reader: BlobReader, open_directory: Path, aside: Path, store: Store, keys: Keys, seams: Seams
+) -> list[Change]:
+    """Close the packs that a dead process left open. Gives the changed rows of packs, for the first batch. Blocks."""
+    files = seams.files
+    changes: list[Change] = []
+    known: set[str] = set()
+    for key, sealed in list(index.scan(Table.PACKS, b"")):
+        pack = records.decode_pack(index.open_record(Table.PACKS, key, sealed))
+        if pack.state != PackState.OPEN:
+            continue
+        number = records.number_of(key)
+        name = pack.object_id.hex()
+        known.add(name)
+        path = open_directory / name
+        entries = _entries(index, number, pack.first_blob)
+        if not entries:
+            changes.append((Table.PACKS, key, None))
+            if files.exists(path):
+                _set_aside(path, aside, files)
+            continue
+        if files.exists(path) and not _is_closed(store, pack.object_id):
+            _finish_pack(path, entries, pack.object_id, open_directory, store, keys, seams)
+            reader.forget(pack.object_id)
+        elif files.exists(path):
+            files.unlink(path)
+        elif not _is_closed(store, pack.object_id):
+            log.error("pack %s is missing: what it held cannot be read; `backupfs check` names the files", name)
+            continue
+        row = records.Pack(pack.object_id, pack.live_bytes, PackState.SEALED, pack.first_blob)
+        changes.append((Table.PACKS, key, records.encode(row)))
+    for name in files.list(open_directory):
+        if name not in known and len(name) == 2 * len(bytes(16)) and not name.startswith(OPEN_PREFIX):
+            _set_aside(open_directory / name, aside, files)
+        elif name.endswith(_FINISHING):
+            files.unlink(open_directory / name)
+    return changes
+
+
+_FINISHING = ".finishing"
+
+
+def _finish_pack(
+    path: Path, entries: list[PackEntry], object_id: bytes, open_directory: Path, store: Store, keys: Keys, seams: Seams
+) -> None:
+    files = seams.files
+    handle = files.open(path)
+    try:
+        source = files.read_at(handle, 0, max(entry.offset + entry.stored_bytes for entry in entries))
+    finally:
+        files.close(handle)
+    finishing = open_directory / (object_id.hex() + _FINISHING)
+    if files.exists(finishing):
+        files.unlink(finishing)
+    handle = files.create(finishing)
+    try:
+        files.write_at(handle, 0, finish_abandoned(source, entries, object_id, keys, seams.randomness))
+        files.sync(handle)
+    finally:
+        files.close(handle)
+    store.put_file(pack_name(object_id), finishing)
+    files.unlink(path)
+
+
+def _entries(index: Index, pack: int, first_blob: int) -> list[PackEntry]:
+    entries = []
+    for key, sealed in index.scan(Table.BLOBS, number_key(first_blob)):
+        blob = records.decode_blob(index.open_record(Table.BLOBS, key, sealed))
+        if blob.pack == pack:
+            entries.append(PackEntry(blob.id, blob.offset, blob.stored_bytes, blob.plain_bytes))
+    return sorted(entries, key=lambda entry: entry.offset)
+
+
+def _is_closed(store: Store, object_id: bytes) -> bool:
+    try:
+        store.size(pack_name(object_id))
+    except MissingObjectError:
+        return False
+    return True
+
+
+def _set_aside(path: Path, aside: Path, files: Files) -> None:
+    log.info("%s belongs to nothing that was committed and is set aside in %s", path.name, aside)
+    files.make_directory(aside)
+    files.rename(path, aside / path.name)

@@ -1,0 +1,384 @@
+"""A repository on disk: making one, unlocking it, opening it as a file system."""
+
+import os
+import stat
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from backupfs import limits
+from backupfs.blobs.packs import PackWriter
+from backupfs.blobs.reader import BlobReader
+from backupfs.catalog.catalog import Catalog
+from backupfs.catalog.index import Index
+from backupfs.clock import Clock
+from backupfs.codec import keys as key_codec
+from backupfs.codec.compression import Compressor
+from backupfs.codec.keys import Keys
+from backupfs.engine import recovery
+from backupfs.engine.filesystem import FileSystem
+from backupfs.engine.head import Head
+from backupfs.engine.seams import Seams
+from backupfs.engine.space import Space
+from backupfs.engine.volume import Volume
+from backupfs.errors import DamageError, MissingObjectError, RepositoryMissingError, UsageError, WrongPasswordError
+from backupfs.format import catalog as records
+from backupfs.format import config as config_format
+from backupfs.format import keyslot
+from backupfs.format.catalog import META_COUNTERS, Counters, Inode, Orphan, Table, number_key
+from backupfs.format.config import CIPHER_AES_256_GCM, CIPHER_CHACHA20_POLY1305, Config
+from backupfs.format.journal import Change, encode_batch
+from backupfs.format.keyslot import KdfParameters, KeySlot
+from backupfs.ids import FIRST_INO, ROOT_INO
+from backupfs.journal.segments import JournalReader
+from backupfs.journal.writer import JournalWriter
+from backupfs.randomness import Randomness
+from backupfs.stores.files import Files
+from backupfs.stores.local import LocalStore
+
+CONFIG = "config"
+COPY = ".copy"
+LOCK = "lock"
+OPEN = "open"
+SET_ASIDE = "set-aside"
+INDEX = "index"
+HEAD = "head"
+_COMPRESSION_LEVEL = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Unlocked:
+    """A repository whose password was right: verified, not only parsed."""
+
+    root: Path
+    config: Config
+    keys: Keys
+    slot_id: bytes
+
+    @property
+    def repository_id(self) -> bytes:
+        """16 bytes."""
+        return self.config.repository_id
+
+
+class RebuildReport(msgspec.Struct, frozen=True):
+    """What rebuilding the index read."""
+
+    batches: int
+    segment: int
+    index_bytes: int
+
+
+def calibrated_kdf(seconds: float) -> KdfParameters:
+    """Argon2id parameters that take about so long here; never below the minimum. Blocks for about as long."""
+    memory_kib = limits.KDF_MEMORY_MIN_KIB
+    began = time.perf_counter()
+    key_codec.stretch(b"calibration", bytes(32), KdfParameters(limits.KDF_TIME_MIN, limits.KDF_LANES, memory_kib))
+    took = time.perf_counter() - began
+    passes = round(limits.KDF_TIME_MIN * seconds / took)
+    return KdfParameters(min(max(passes, limits.KDF_TIME_MIN), limits.KDF_TIME_MAX), limits.KDF_LANES, memory_kib)
+
+
+def create_repository(
+    root: Path,
+    password: bytes,
+    *,
+    files: Files,
+    clock: Clock,
+    randomness: Randomness,
+    kdf: KdfParameters,
+    compression: bool = True,
+    label: str = "",
+) -> bytes:
+    """Make a repository in a directory that is missing or empty; gives its id. Blocks. UsageError when something is there."""
+    if files.exists(root) and files.list(root):
+        raise UsageError(f"{root} is not empty; a repository is made in a new or an empty directory", path=str(root))
+    _make_parents(root, files)
+    config = Config(
+        repository_id=randomness.draw(16),
+        created_ns=clock.now_ns(),
+        chunk_min_bytes=limits.CHUNK_MIN_BYTES,
+        chunk_avg_bytes=limits.CHUNK_AVG_BYTES,
+        chunk_max_bytes=limits.CHUNK_MAX_BYTES,
+        cipher=CIPHER_AES_256_GCM if _has_aes() else CIPHER_CHACHA20_POLY1305,
+        compression=config_format.COMPRESSION_ZSTD if compression else config_format.COMPRESSION_NONE,
+        compression_level=_COMPRESSION_LEVEL,
+    )
+    master = key_codec.new_master(randomness)
+    store = LocalStore(root, files)
+    for directory in ("keys", OPEN, "packs", "journal"):
+        files.make_directory(root / directory)
+    slot = key_codec.make_slot(master, password, label, kdf, config, clock.now_ns(), randomness)
+    _put_twice(store, f"keys/{slot.slot_id.hex()}", keyslot.encode(slot))
+    # The configuration comes last: a repository that was half made is none.
+    _put_twice(store, CONFIG, config_format.encode(config, key_codec.config_mac(master, config)))
+    return config.repository_id
+
+
+def repository_id(root: Path, files: Files) -> bytes:
+    """The repository's id, read without a password. RepositoryMissingError when there is none. Blocks."""
+    return _read_config(root, files)[0].repository_id
+
+
+def unlock(root: Path, password: bytes, *, files: Files) -> Unlocked:
+    """Open a key slot. Raises RepositoryMissingError, WrongPasswordError, DamageError. Blocks for the key derivation."""
+    candidates = _configs(root, files)
+    wrong: WrongPasswordError | None = None
+    for slot in _slots(root, files, candidates[0][0].repository_id):
+        for config, mac in candidates:
+            try:
+                master = key_codec.open_slot(slot, password, config)
+            except WrongPasswordError as error:
+                wrong = error
+                break
+            try:
+                key_codec.verify_config(master, config, mac)
+            except DamageError:
+                if config is candidates[-1][0]:
+                    raise
+                continue
+            return Unlocked(root, config, key_codec.derive_keys(master, config), slot.slot_id)
+    raise wrong or DamageError(f"{root} has no key slot that can be read", path=str(root))
+
+
+def change_password(
+    unlocked: Unlocked,
+    root: Path,
+    new_password: bytes,
+    *,
+    files: Files,
+    clock: Clock,
+    randomness: Randomness,
+    kdf: KdfParameters,
+) -> None:
+    """Exchange the slot that was opened for one with a new password: the new one is durable before the old one goes. Blocks."""
+    store = LocalStore(root, files)
+    old_name = f"keys/{unlocked.slot_id.hex()}"
+    old = next(slot for slot in _slots(root, files, unlocked.repository_id) if slot.slot_id == unlocked.slot_id)
+    label = key_codec.slot_label(old, unlocked.keys.master, unlocked.config)
+    new = key_codec.make_slot(
+        unlocked.keys.master, new_password, label, kdf, unlocked.config, clock.now_ns(), randomness
+    )
+    _put_twice(store, f"keys/{new.slot_id.hex()}", keyslot.encode(new))
+    for name in (old_name, old_name + COPY):
+        try:
+            store.delete(name)
+        except MissingObjectError:
+            # One of the two may have been lost before; the slot is to go either way.
+            continue
+
+
+@asynccontextmanager
+async def open_filesystem(
+    root: Path,
+    unlocked: Unlocked,
+    state: Path,
+    *,
+    seams: Seams,
+    read_only: bool = False,
+    owner: tuple[int, int] = (0, 0),
+    accept_rollback: bool = False,
+) -> AsyncIterator[FileSystem]:
+    """Take the lock, recover, and run the file system. At the end everything is committed and the lock is free.
+
+    Raises LockedError, DamageError, RollbackError, StoreError.
+    """
+    offload = seams.offload
+    lock = await offload.disk(seams.files.lock, root / LOCK)
+    try:
+        volume = await offload.disk(_open_volume, root, unlocked, state, seams, read_only, owner, accept_rollback)
+        try:
+            orphans, ended = _to_do(volume)
+            filesystem = FileSystem(volume, orphans, ended, os.getpid())
+            async with filesystem.running():
+                yield filesystem
+        finally:
+            volume.reader.close()
+            volume.index.close()
+    finally:
+        seams.files.close(lock)
+
+
+async def rebuild_index(root: Path, unlocked: Unlocked, state: Path, *, seams: Seams) -> RebuildReport:
+    """Build the index anew from the journal and the key alone."""
+    lock = await seams.offload.disk(seams.files.lock, root / LOCK)
+    try:
+        return await seams.offload.disk(_rebuild, root, unlocked, state, seams)
+    finally:
+        seams.files.close(lock)
+
+
+def _rebuild(root: Path, unlocked: Unlocked, state: Path, seams: Seams) -> RebuildReport:
+    directory = state / INDEX
+    for path in directory.iterdir() if directory.exists() else ():
+        path.unlink()
+    index = Index(directory, unlocked.keys, seams.randomness)
+    try:
+        result = recovery.replay(_journal_reader(root, unlocked, seams), index, None, _quiet)
+        return RebuildReport(result.batches, result.position.segment, index.data_bytes())
+    finally:
+        index.close()
+
+
+def _open_volume(
+    root: Path,
+    unlocked: Unlocked,
+    state: Path,
+    seams: Seams,
+    read_only: bool,
+    owner: tuple[int, int],
+    accept_rollback: bool,
+) -> Volume:
+    files, keys = seams.files, unlocked.keys
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    open_directory, aside = root / OPEN, root / SET_ASIDE
+    store = LocalStore(root, files)
+    compressor = Compressor(unlocked.config.compression, unlocked.config.compression_level)
+    head = Head(state / HEAD, files, keys, seams.randomness)
+    if accept_rollback:
+        head.forget()
+    journal_reader = _journal_reader(root, unlocked, seams)
+    index = recovery.open_index(state / INDEX, keys, seams)
+    try:
+        replayed = recovery.replay(journal_reader, index, head.load(), _quiet)
+        reader = BlobReader(open_directory, files, store, keys, compressor)
+        value = index.get(Table.META, META_COUNTERS)
+        counters = Counters(1, FIRST_INO, 1, 1, 1, 1) if value is None else records.decode_counters(value)
+        packs = PackWriter(open_directory, files, store, keys, compressor, seams.randomness, counters)
+        journal = JournalWriter(
+            open_directory, files, store, keys, compressor, seams.randomness, replayed.last, replayed.position.batch
+        )
+        if not read_only:
+            changes: list[Change] = []
+            if value is None:
+                changes.extend(_first_records(counters, owner, seams.clock.now_ns()))
+            changes.extend(recovery.finish_packs(index, reader, open_directory, aside, store, keys, seams))
+            journal.open(above=max(replayed.torn, default=0))
+            recovery.retire_segments(replayed, open_directory, aside, store, files)
+            if changes:
+                position = journal.append(encode_batch(changes))
+                index.apply([((position.segment, position.segment_bytes, position.batch), changes)])
+                index.renew()
+            head.save(journal.position, journal.last_hash())
+        catalog = Catalog(index, counters.epoch, 0)
+        catalog.changed_in_epoch = len(
+            catalog.applied_changes(records.change_key(counters.epoch, 0, b""), counters.epoch, 1000)
+        )
+        space = Space(open_directory, files)
+        if not read_only:
+            space.refresh()
+        return Volume(
+            root=root,
+            state=state,
+            keys=keys,
+            seams=seams,
+            store=store,
+            index=index,
+            catalog=catalog,
+            counters=counters,
+            packs=packs,
+            reader=reader,
+            journal=journal,
+            compressor=compressor,
+            space=space,
+            head=head,
+            read_only=read_only,
+        )
+    except BaseException:
+        index.close()
+        raise
+
+
+def _journal_reader(root: Path, unlocked: Unlocked, seams: Seams) -> JournalReader:
+    compressor = Compressor(unlocked.config.compression, unlocked.config.compression_level)
+    return JournalReader(root / OPEN, seams.files, LocalStore(root, seams.files), unlocked.keys, compressor)
+
+
+def _first_records(counters: Counters, owner: tuple[int, int], now: int) -> list[Change]:
+    root = Inode(stat.S_IFDIR | 0o755, *owner, 0, 2, now, now, now, now, 0, b"", 0, [], [])
+    key = number_key(ROOT_INO) + records.epoch_suffix(counters.epoch)
+    return [(Table.INODES, key, records.encode(root)), (Table.META, META_COUNTERS, records.encode(counters))]
+
+
+def _to_do(volume: Volume) -> tuple[dict[int, int], list[tuple[int, Orphan]]]:
+    orphans: dict[int, int] = {}
+    ended: list[tuple[int, Orphan]] = []
+    for key, value in volume.catalog.rows(Table.ORPHANS):
+        kind, number = records.split_orphan(key)
+        orphan = records.decode_orphan(value)
+        if kind == records.ORPHAN_INODE:
+            orphans[number] = orphan.epoch
+        else:
+            ended.append((number, orphan))
+    return orphans, ended
+
+
+def _configs(root: Path, files: Files) -> list[tuple[Config, bytes]]:
+    """The configuration and its copy, as far as they parse."""
+    store = LocalStore(root, files)
+    found: list[tuple[Config, bytes]] = []
+    damage: DamageError | None = None
+    for name in (CONFIG, CONFIG + COPY):
+        try:
+            found.append(config_format.decode(store.get(name, 0, config_format.SIZE_BYTES + 1)))
+        except MissingObjectError:
+            continue
+        except DamageError as error:
+            damage = error
+    if not found and damage is not None:
+        raise damage
+    if not found:
+        raise RepositoryMissingError(
+            f"there is no backupfs repository in {root}; make one with `backupfs init {root}`", path=str(root)
+        )
+    return found
+
+
+def _read_config(root: Path, files: Files) -> tuple[Config, bytes]:
+    return _configs(root, files)[0]
+
+
+def _slots(root: Path, files: Files, repository: bytes) -> list[KeySlot]:
+    """All key slots that parse and belong here, the originals before their copies, each id once."""
+    store = LocalStore(root, files)
+    slots: dict[bytes, KeySlot] = {}
+    for name in sorted(store.list("keys"), key=lambda name: (name.endswith(COPY), name))[: 2 * limits.KEY_SLOTS_MAX]:
+        try:
+            slot = keyslot.decode(store.get(name, 0, keyslot.SIZE_BYTES + 1))
+        except DamageError:
+            # Its other copy may serve; `check` reports this one.
+            continue
+        if slot.repository_id == repository:
+            slots.setdefault(slot.slot_id, slot)
+    return list(slots.values())
+
+
+def _put_twice(store: LocalStore, name: str, data: bytes) -> None:
+    store.put(name, data)
+    store.put(name + COPY, data)
+
+
+def _make_parents(root: Path, files: Files) -> None:
+    missing = []
+    at = root
+    while not files.exists(at):
+        missing.append(at)
+        at = at.parent
+    for directory in reversed(missing):
+        files.make_directory(directory)
+        files.sync_directory(directory.parent)
+
+
+def _has_aes() -> bool:
+    try:
+        return " aes" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return True
+
+
+def _quiet(_batches: int) -> None:
+    """Replay goes unreported."""

@@ -1,0 +1,70 @@
+"""Room on the disks: how much is left, and the ballast that is given up so that deleting works when nothing is.
+
+The ballast is a real file beside the open packs. It goes when a write meets a full disk and is taken again when there is room.
+"""
+
+import logging
+from pathlib import Path
+
+from backupfs import limits
+from backupfs.errors import StoreError, StoreFullError
+from backupfs.stores.files import Files
+
+log = logging.getLogger(__name__)
+
+_BALLAST = "reserve"
+
+
+class Space:
+    """Free space of the repository's file system. `refresh`, `release` and `take` block and run in worker threads."""
+
+    def __init__(self, open_directory: Path, files: Files) -> None:
+        self._directory = open_directory
+        self._path = open_directory / _BALLAST
+        self._files = files
+        self.free_bytes, self.total_bytes = files.free_bytes(open_directory)
+        self._ballast_bytes = min(limits.RESERVE_BYTES, self.total_bytes // 16)
+        self._accepted_bytes = 0
+
+    @property
+    def margin_bytes(self) -> int:
+        """Below this much free space nothing new is accepted."""
+        return self._ballast_bytes // 2
+
+    def accept(self, size_bytes: int) -> None:
+        """Count bytes that were accepted since space was last looked at."""
+        self._accepted_bytes += size_bytes
+
+    @property
+    def accepted_bytes(self) -> int:
+        """Bytes accepted since the last look."""
+        return self._accepted_bytes
+
+    def is_short(self, waiting_bytes: int) -> bool:
+        """Whether new data must be refused, with `waiting_bytes` taken in and not yet stored."""
+        return self.free_bytes - waiting_bytes - self._accepted_bytes < self.margin_bytes
+
+    def refresh(self) -> None:
+        """Look again; take the ballast when it is missing and there is room for it twice."""
+        self._accepted_bytes = 0
+        self.free_bytes, self.total_bytes = self._files.free_bytes(self._directory)
+        if not self._files.exists(self._path) and self.free_bytes > 3 * self._ballast_bytes:
+            try:
+                self._files.allocate(self._path, self._ballast_bytes)
+            except StoreFullError:
+                log.warning("no room for the reserve of %d bytes in %s", self._ballast_bytes, self._directory)
+            self.free_bytes, self.total_bytes = self._files.free_bytes(self._directory)
+
+    def release(self) -> bool:
+        """Give the ballast up. False when there was none."""
+        if not self._files.exists(self._path):
+            return False
+        try:
+            self._files.unlink(self._path)
+        except StoreError as error:
+            log.error("the reserve could not be given up: %s", error)
+            return False
+        log.warning(
+            "the disk of the repository is full: the reserve of %d bytes has been given up", self._ballast_bytes
+        )
+        return True

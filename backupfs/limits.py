@@ -1,0 +1,88 @@
+"""Every bound in one place, each with its reason."""
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+TIB: Final = 1024 * GIB
+
+# Chunks: 256 KiB on average hash, compress and seal at full speed and still find what an insertion left alone.
+CHUNK_MIN_BYTES: Final = 64 * KIB
+CHUNK_AVG_BYTES: Final = 256 * KIB
+CHUNK_MAX_BYTES: Final = 1 * MIB
+
+# A pack is one object: large enough that a store of a terabyte has tens of thousands, small enough to be rewritten at recovery.
+PACK_TARGET_BYTES: Final = 32 * MIB
+OPEN_PACKS: Final = 2
+"""Chunks go to one of these at random, so that the order of lengths in a pack says less."""
+
+JOURNAL_FRAME_BYTES: Final = 4 * KIB
+JOURNAL_SEGMENT_TARGET_BYTES: Final = 64 * MIB
+JOURNAL_FRAME_MAX_BYTES: Final = 256 * MIB
+"""No honest frame is larger; a length beyond it is damage, not a reason to take memory."""
+
+BATCH_RECORDS: Final = 8192
+"""A batch is frozen at this many records: encoding it holds the loop for some 20 ms."""
+LAYER_RECORDS_MAX: Final = 65536
+"""Changing requests wait while the layer that takes their changes holds this many records."""
+COMMIT_DELAY_S: Final = 5.0
+"""Everything received is committed after at most this long."""
+
+REGION_BYTES: Final = 16 * MIB
+REGION_EXTENTS_MAX: Final = 224
+"""Keeps a region's record at about 4 KiB."""
+INLINE_EXTENTS_MAX: Final = 4
+"""More extents than this move from the inode's record to regions."""
+
+DIRTY_BYTES_MAX: Final = 96 * MIB
+"""Bytes written and not yet stored; writers wait beyond it."""
+FLUSH_RUN_BYTES: Final = 8 * MIB
+"""A run this long is chunked and stored while more arrives."""
+FLUSH_SMALL_BYTES: Final = 1 * MIB
+"""So many bytes of small files go to a worker thread together."""
+FLUSH_FILES: Final = 512
+"""So many small files at most go together: applying their extents holds the loop."""
+FLUSH_JOBS: Final = 3
+INLINE_WORK_BYTES: Final = 32 * KIB
+"""Less than this is cut and hashed on the loop: handing it to a thread costs more."""
+READ_AHEAD_BYTES: Final = 4 * MIB
+READ_AHEAD_TASKS: Final = 8
+DIRTY_AGE_S: Final = 2.0
+"""Bytes of files that stopped growing are stored after this long."""
+
+CHUNK_CACHE_BYTES: Final = 64 * MIB
+INODE_CACHE_ENTRIES: Final = 20_000
+CPU_THREADS: Final = 2
+DISK_THREADS: Final = 8
+
+NAME_MAX_BYTES: Final = 255
+XATTR_VALUE_MAX_BYTES: Final = 64 * KIB
+XATTRS_MAX_BYTES: Final = 256 * KIB
+"""All of one file's, names included: they stand in one record."""
+LINKS_MAX: Final = 65_000
+FILE_SIZE_MAX_BYTES: Final = 2**63 - 1
+INODE_LINKS_INLINE: Final = 8
+
+REAP_RECORDS_PER_STEP: Final = 256
+PURGE_RECORDS_PER_STEP: Final = 512
+SNAPSHOT_PARK_S: Final = 0.050
+"""Longest time that changing requests are held up for a snapshot's cut."""
+
+INDEX_MAP_BYTES: Final = 1 * TIB
+"""Address space reserved for the index; the file grows as needed."""
+INDEX_VALUE_KEYS_MAX: Final = 1 << 32
+
+KDF_TIME_MIN: Final = 3
+KDF_LANES: Final = 4
+KDF_MEMORY_MIN_KIB: Final = 64 * KIB
+KDF_TIME_MAX: Final = 1000
+KDF_LANES_MAX: Final = 64
+KDF_MEMORY_MAX_KIB: Final = 4 * MIB
+"""A slot that asks for more is refused before memory is taken."""
+KEY_SLOTS_MAX: Final = 64
+
+LOG_BYTES_MAX: Final = 4 * MIB
+STATUS_ERRORS_MAX: Final = 32
+RESERVE_BYTES: Final = 64 * MIB
+"""Ballast kept on the repository's file system, given up so that deleting works on a full disk."""

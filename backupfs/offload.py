@@ -1,0 +1,51 @@
+"""Work that must not run on the event loop: long computations and everything that may wait for a disk.
+
+There is one limiter for each kind of work, so that slow disks do not take the processors' places and the index has exactly one writer.
+"""
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar, TypeVarTuple
+
+import trio
+
+from backupfs import limits
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+class Offload(Protocol):
+    """Runs a function elsewhere and waits for its result. A cancelled caller still waits: the work is never left running unseen."""
+
+    async def cpu(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Compute: chunking, hashing, compressing, sealing, and the writes that go with them."""
+        ...
+
+    async def disk(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Wait for the store: reads, syncs, renames, listings."""
+        ...
+
+    async def index(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Write to the index; one at a time."""
+        ...
+
+
+class ThreadOffload:
+    """trio's worker threads under three limiters."""
+
+    def __init__(self, cpu_threads: int = limits.CPU_THREADS, disk_threads: int = limits.DISK_THREADS) -> None:
+        self._cpu = trio.CapacityLimiter(cpu_threads)
+        self._disk = trio.CapacityLimiter(disk_threads)
+        self._index = trio.CapacityLimiter(1)
+
+    async def cpu(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
+        """See `Offload`."""
+        return await trio.to_thread.run_sync(work, *args, limiter=self._cpu)
+
+    async def disk(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
+        """See `Offload`."""
+        return await trio.to_thread.run_sync(work, *args, limiter=self._disk)
+
+    async def index(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
+        """See `Offload`."""
+        return await trio.to_thread.run_sync(work, *args, limiter=self._index)

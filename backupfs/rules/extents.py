@@ -1,0 +1,105 @@
+"""What a file's bytes are made of: sorted extents that never overlap. All functions return new lists and leave their arguments alone.
+
+An extent is (file offset, length, blob number, offset in the blob's plaintext). What no extent covers is a hole and reads as zeros.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+
+from backupfs.format.catalog import Extent
+
+
+def clip(extents: Sequence[Extent], start: int, end: int) -> list[Extent]:
+    """The parts that lie in [start, end)."""
+    kept = []
+    for at, length, blob, inner in extents[_first_touching(extents, start) :]:
+        if at >= end:
+            break
+        low, high = max(at, start), min(at + length, end)
+        if low < high:
+            kept.append((low, high - low, blob, inner + low - at))
+    return kept
+
+
+def replace(extents: Sequence[Extent], start: int, end: int, new: Sequence[Extent]) -> list[Extent]:
+    """`extents` with [start, end) made of `new`, which must lie within it. Neighbours that continue each other become one."""
+    before = clip(extents, 0, start)
+    after = clip(extents, end, max(end, _end(extents)))
+    return join([*before, *new, *after])
+
+
+def join(extents: Sequence[Extent]) -> list[Extent]:
+    """Extents that continue each other in file and blob, as one."""
+    joined: list[Extent] = []
+    for extent in extents:
+        if joined:
+            at, length, blob, inner = joined[-1]
+            if blob == extent[2] and at + length == extent[0] and inner + length == extent[3]:
+                joined[-1] = (at, length + extent[1], blob, inner)
+                continue
+        joined.append(extent)
+    return joined
+
+
+def pieces(extents: Sequence[Extent], start: int, end: int) -> Iterator[tuple[int, int, Extent | None]]:
+    """[start, end) from left to right as (low, high, the clipped extent or None for a hole)."""
+    at = start
+    for extent in clip(extents, start, end):
+        if extent[0] > at:
+            yield at, extent[0], None
+        yield extent[0], extent[0] + extent[1], extent
+        at = extent[0] + extent[1]
+    if at < end:
+        yield at, end, None
+
+
+def split_at_regions(extents: Sequence[Extent], region_bytes: int) -> dict[int, list[Extent]]:
+    """The extents by the region that they lie in; one that crosses an edge is cut there."""
+    regions: dict[int, list[Extent]] = {}
+    for at, length, blob, inner in extents:
+        while length > 0:
+            region = at // region_bytes
+            part = min(length, (region + 1) * region_bytes - at)
+            regions.setdefault(region, []).append((at, part, blob, inner))
+            at, length, inner = at + part, length - part, inner + part
+    return regions
+
+
+def covered_bytes(extents: Sequence[Extent]) -> int:
+    """How many bytes of the file the extents make; the rest is holes."""
+    return sum(extent[1] for extent in extents)
+
+
+def rechunk_window(extents: Sequence[Extent], window_bytes: int) -> tuple[int, int]:
+    """The aligned window of the file that holds the most extents: what to write anew when a record grows too long."""
+    counts: dict[int, int] = {}
+    for at, length, _, _ in extents:
+        for window in range(at // window_bytes, (at + length - 1) // window_bytes + 1):
+            counts[window] = counts.get(window, 0) + 1
+    worst = max(counts, key=lambda window: (counts[window], -window))
+    return worst * window_bytes, (worst + 1) * window_bytes
+
+
+def tail_start(extents: Sequence[Extent], end: int, min_bytes: int, max_bytes: int) -> int:
+    """Where the unfinished chunk that ends at `end` begins, as far as the extents tell; `end` itself when there is none.
+
+    The last extent may have been cut short by the end of the file or a forced flush, and so may all shorter than a chunk before it. At most
+    `max_bytes` are given: a longer stretch holds a real boundary.
+    """
+    start = end
+    for at, length, _, inner in reversed(clip(extents, 0, end)):
+        if at + length != start or inner != 0 or end - at >= max_bytes:
+            break
+        if start != end and length >= min_bytes:
+            break
+        start = at
+    return start
+
+
+def _first_touching(extents: Sequence[Extent], start: int) -> int:
+    index = bisect_right(extents, start, key=lambda extent: extent[0])
+    return max(index - 1, 0)
+
+
+def _end(extents: Sequence[Extent]) -> int:
+    return extents[-1][0] + extents[-1][1] if extents else 0

@@ -1,0 +1,32 @@
+"""Names of snapshots: the UTC time of the cut, sortable, without colons so that SMB and Windows can show them."""
+
+from collections.abc import Container
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_S: Final = int((datetime(1, 1, 1, tzinfo=UTC) - _EPOCH).total_seconds())
+_LAST_S: Final = int((datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC) - _EPOCH).total_seconds())
+_SECOND_NS: Final = 1_000_000_000
+
+
+def utc_second(time_ns: int) -> str:
+    """`2026-10-04T120000Z`: the second that `time_ns` (since 1970, UTC) lies in. Times outside the years 1 to 9999 take
+    the nearest one.
+    """
+    second = min(max(time_ns // _SECOND_NS, _FIRST_S), _LAST_S)
+    moment = _EPOCH + timedelta(seconds=second)
+    return f"{moment.year:04d}-{moment.month:02d}-{moment.day:02d}T{moment.hour:02d}{moment.minute:02d}{moment.second:02d}Z"
+
+
+def snapshot_name(time_ns: int, taken: Container[str]) -> str:
+    """A name for a snapshot cut at `time_ns` that is not in `taken`: names ever given, deleted snapshots' included.
+
+    The second snapshot of one second is `…Z-002`, the third `…Z-003`: they sort in the order in which they were taken.
+    """
+    base = utc_second(time_ns)
+    name, number = base, 1
+    while name in taken:
+        number += 1
+        name = f"{base}-{number:03d}"
+    return name

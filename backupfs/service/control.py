@@ -1,0 +1,257 @@
+"""The control socket: how commands talk to the process that serves a mount. Only its own user and root are heard.
+
+The socket is reached through a descriptor of its directory: a path of a socket has at most 107 bytes, a path of a file
+may have more.
+"""
+
+import errno
+import logging
+import os
+import select
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgspec
+import trio
+
+from backupfs.errors import BackupfsError
+from backupfs.service.messages import (
+    REPLY_BYTES_MAX,
+    REQUEST_BYTES_MAX,
+    Failure,
+    Item,
+    NotRunningError,
+    Progress,
+    Reply,
+    Request,
+    Result,
+    error,
+    failure,
+    raw,
+)
+
+CONNECTIONS_MAX: Final = 16
+"""At once; more wait in the socket's backlog."""
+PEER_TIMEOUT_S: Final = 30.0
+"""A peer that neither sends its request nor takes its replies for so long is cut off."""
+SHORTAGE_PAUSE_S: Final = 1.0
+_SHORTAGES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_REQUESTS: Final[msgspec.json.Decoder[Request]] = msgspec.json.Decoder(Request)
+_REPLIES: Final[msgspec.json.Decoder[Reply]] = msgspec.json.Decoder(Reply)
+_CREDENTIALS: Final = struct.Struct("3i")
+_log = logging.getLogger(__name__)
+
+
+class Replies(Protocol):
+    """What a request's handler may send before its result."""
+
+    async def item(self, value: object) -> None:
+        """One of several results."""
+        ...
+
+    async def progress(self, done: int, total: int) -> None:
+        """How far it is."""
+        ...
+
+
+Handler = Callable[[Request, Replies], Awaitable[object]]
+"""Does what is asked; its value is the result, its BackupfsError or FileSystemError the failure."""
+
+
+@contextmanager
+def _address(path: Path) -> Iterator[str]:
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
+
+
+def _peer(connection: socket.socket) -> tuple[int, int]:
+    """Process and user at the other end, as the kernel noted them when it connected or began to listen."""
+    pid, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return pid, uid
+
+
+# --- the daemon's end ---------------------------------------------------------------------------------------------
+
+
+class _Connection:
+    """Sends replies on one connection."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+
+    async def send(self, reply: Reply) -> None:
+        with trio.fail_after(PEER_TIMEOUT_S):
+            await self._stream.send_all(msgspec.json.encode(reply) + b"\n")
+
+    async def item(self, value: object) -> None:
+        await self.send(Item(raw(value)))
+
+    async def progress(self, done: int, total: int) -> None:
+        await self.send(Progress(done, total))
+
+    async def request(self) -> Request:
+        line = bytearray()
+        with trio.fail_after(PEER_TIMEOUT_S):
+            while not line.endswith(b"\n"):
+                part = await self._stream.receive_some(REQUEST_BYTES_MAX)
+                line += part
+                if not part or len(line) > REQUEST_BYTES_MAX:
+                    raise BackupfsError("the request is cut short or too long")
+        try:
+            return _REQUESTS.decode(line)
+        except msgspec.DecodeError as reason:
+            raise BackupfsError(
+                f"the request is not understood ({reason}): the mount runs another version of backupfs"
+            ) from reason
+
+
+@contextmanager
+def _bound(path: Path) -> Iterator[socket.socket]:
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, _address(path) as address:
+        listener.bind(address)
+        path.chmod(0o600)
+        listener.listen(CONNECTIONS_MAX)
+        yield listener
+
+
+@asynccontextmanager
+async def listening(path: Path, handle: Handler) -> AsyncIterator[None]:
+    """Answer requests on the socket `path`, which is made anew, while the context lasts.
+
+    When the context ends well, requests that are being answered are answered to their end (a peer's time-out bounds
+    that).
+    """
+    with _bound(path) as listener:
+        acceptor = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
+        async with trio.open_nursery() as connections:
+            accepting = await connections.start(_accept, acceptor, connections, handle)
+            yield
+            accepting.cancel()
+
+
+async def _accept(
+    acceptor: trio.SocketListener,
+    connections: trio.Nursery,
+    handle: Handler,
+    task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    places = trio.Semaphore(CONNECTIONS_MAX)
+    with trio.CancelScope() as scope:
+        task_status.started(scope)
+        while True:
+            await places.acquire()
+            try:
+                stream = await acceptor.accept()
+            except OSError as reason:
+                if reason.errno not in _SHORTAGES:
+                    raise
+                _log.warning("no connection can be accepted at the control socket: %s", reason.strerror)
+                places.release()
+                await trio.sleep(SHORTAGE_PAUSE_S)
+            else:
+                connections.start_soon(_answer_and_leave, stream, handle, places)
+
+
+async def _answer_and_leave(stream: trio.SocketStream, handle: Handler, places: trio.Semaphore) -> None:
+    try:
+        async with stream:
+            await _answer(stream, handle)
+    except (trio.BrokenResourceError, trio.TooSlowError) as reason:
+        _log.info("a command went away: %s", type(reason).__name__)
+    finally:
+        places.release()
+
+
+async def _answer(stream: trio.SocketStream, handle: Handler) -> None:
+    pid, uid = _credentials(stream)
+    if uid not in (0, os.geteuid()):
+        _log.warning("process %d of user %d was refused at the control socket", pid, uid)
+        return
+    connection = _Connection(stream)
+    reply: Reply
+    try:
+        request = await connection.request()
+        reply = Result(raw(await handle(request, connection)))
+    except (trio.BrokenResourceError, trio.TooSlowError):
+        raise
+    except Exception as reason:  # noqa: BLE001 a request that fails must not end the mount
+        reply = failure(reason)
+        if not isinstance(reason, BackupfsError):
+            _log.exception("a request over the control socket failed")
+    await connection.send(reply)
+
+
+def _credentials(stream: trio.SocketStream) -> tuple[int, int]:
+    pid, uid, _ = _CREDENTIALS.unpack(
+        stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    )
+    return pid, uid
+
+
+# --- the command's end --------------------------------------------------------------------------------------------
+
+
+class Client:
+    """A command's connection to a daemon: one request. Blocks."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self.pid, self.uid = _peer(connection)
+
+    def ask(
+        self,
+        request: Request,
+        on_item: Callable[[Any], None] | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Any:
+        """The result, decoded from JSON. Raises what the daemon answered instead, as the class that it was there."""
+        self._connection.sendall(msgspec.json.encode(request) + b"\n")
+        with self._connection.makefile("rb") as lines:
+            while line := lines.readline(REPLY_BYTES_MAX):
+                reply = _REPLIES.decode(line)
+                if isinstance(reply, Result):
+                    return msgspec.json.decode(reply.value)
+                if isinstance(reply, Failure):
+                    raise error(reply)
+                if isinstance(reply, Item):
+                    if on_item:
+                        on_item(msgspec.json.decode(reply.value))
+                elif on_progress:
+                    on_progress(reply.done, reply.total)
+        raise BackupfsError("the mount's process went away before it had answered; its log says why")
+
+    def wait_until_gone(self, process: int) -> None:
+        """Wait until the process that `hold_process` stands for has ended: then its locks are free."""
+        select.select([process], [], [])
+
+    @contextmanager
+    def hold_process(self) -> Iterator[int]:
+        """A descriptor that keeps meaning this daemon, whatever happens to its process id."""
+        process = os.pidfd_open(self.pid)
+        try:
+            yield process
+        finally:
+            os.close(process)
+
+
+@contextmanager
+def connected(path: Path) -> Iterator[Client]:
+    """A connection to the daemon whose socket is `path`. NotRunningError when there is none, or it is another user's."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        try:
+            with _address(path) as address:
+                connection.connect(address)
+        except (FileNotFoundError, ConnectionRefusedError) as reason:
+            raise NotRunningError(f"no process answers at {path}") from reason
+        client = Client(connection)
+        if client.uid not in (0, os.geteuid()):
+            raise NotRunningError(f"the process that answers at {path} is another user's")
+        yield client

@@ -1,0 +1,215 @@
+"""What goes over the control socket, the readiness pipe and into the mount record: JSON, one value a line.
+
+A connection carries one request and its replies: items and progress as they come, then one result or one failure.
+Fields are only ever added, with defaults, so that a command and a daemon of different versions understand each other.
+"""
+
+from typing import Final
+
+import msgspec
+
+from backupfs.engine.attributes import EngineStatus
+from backupfs.errors import (
+    BackupfsError,
+    DamageError,
+    FileSystemError,
+    LockedError,
+    MissingObjectError,
+    ReadOnlyError,
+    RepositoryMissingError,
+    RollbackError,
+    StoreError,
+    StoreFullError,
+    UnsupportedError,
+    UsageError,
+    WrongPasswordError,
+)
+from backupfs.service.groups import cause
+
+REQUEST_BYTES_MAX: Final = 256 * 1024
+"""A request is a verb with a message and some names; more is an attempt to take memory."""
+REPLY_BYTES_MAX: Final = 64 * 1024 * 1024
+"""A reply names at most the paths that one damaged object touches."""
+
+
+class BusyError(BackupfsError):
+    """The mount is in use."""
+
+    kind = "busy"
+
+
+class NotRunningError(BackupfsError):
+    """Nothing serves what was named."""
+
+    kind = "not-mounted"
+
+
+_KINDS: Final[dict[str, type[BackupfsError]]] = {
+    error.kind: error
+    for error in (
+        BackupfsError,
+        UsageError,
+        RepositoryMissingError,
+        LockedError,
+        WrongPasswordError,
+        DamageError,
+        MissingObjectError,
+        RollbackError,
+        UnsupportedError,
+        StoreError,
+        StoreFullError,
+        ReadOnlyError,
+        BusyError,
+        NotRunningError,
+    )
+}
+
+
+class StatusRequest(msgspec.Struct, tag_field="request", tag="status"):
+    """What the daemon is doing."""
+
+
+class StatsRequest(msgspec.Struct, tag_field="request", tag="stats"):
+    """Space and counts."""
+
+
+class SnapshotCreateRequest(msgspec.Struct, tag_field="request", tag="snapshot-create"):
+    """Take a snapshot now."""
+
+    message: str = ""
+    tags: list[str] = []
+
+
+class SnapshotListRequest(msgspec.Struct, tag_field="request", tag="snapshot-list"):
+    """One item for each kept snapshot, oldest first."""
+
+
+class SnapshotDeleteRequest(msgspec.Struct, tag_field="request", tag="snapshot-delete"):
+    """Mark a snapshot deleted."""
+
+    name: str
+
+
+class UnmountRequest(msgspec.Struct, tag_field="request", tag="umount"):
+    """Unmount, commit and end. Answered when everything is durable; the process is gone right after."""
+
+
+class CheckRequest(msgspec.Struct, tag_field="request", tag="check"):
+    """Check the repository: progress as it goes, one item for each finding."""
+
+    read_data: bool = False
+
+
+Request = (
+    StatusRequest
+    | StatsRequest
+    | SnapshotCreateRequest
+    | SnapshotListRequest
+    | SnapshotDeleteRequest
+    | UnmountRequest
+    | CheckRequest
+)
+
+
+class Item(msgspec.Struct, tag_field="reply", tag="item"):
+    """One of several results."""
+
+    value: msgspec.Raw
+
+
+class Progress(msgspec.Struct, tag_field="reply", tag="progress"):
+    """So many of so many bytes are done."""
+
+    done: int
+    total: int
+
+
+class Result(msgspec.Struct, tag_field="reply", tag="result"):
+    """The last reply of a request that was done."""
+
+    value: msgspec.Raw
+
+
+class Failure(msgspec.Struct, tag_field="reply", tag="failure"):
+    """The last reply of a request that was not done. `error` makes an exception of it again."""
+
+    kind: str
+    message: str
+    fields: dict[str, str | int | float | bool | list[str] | None] = {}
+
+
+Reply = Item | Progress | Result | Failure
+
+
+class Ready(msgspec.Struct, tag_field="reply", tag="ready"):
+    """The mount answers."""
+
+    pid: int
+
+
+class MountRecord(msgspec.Struct):
+    """Who serves which directory: the file `mount.json` beside the control socket."""
+
+    repository: str
+    repository_id: str
+    directory: str
+    pid: int
+    since_ns: int
+    read_only: bool
+
+
+class Trouble(msgspec.Struct):
+    """A log record of level WARNING or above, kept for `status`."""
+
+    time_ns: int
+    level: str
+    source: str
+    message: str
+
+
+class ScheduleStatus(msgspec.Struct):
+    """Automatic snapshots. `next_ns` is when the next one is due if something changes until then."""
+
+    every_s: int
+    next_ns: int
+
+
+class ServiceStatus(msgspec.Struct):
+    """What `status` shows. `engine` is the engine's own account."""
+
+    mounted: bool
+    phase: str
+    repository: str
+    repository_id: str
+    directory: str
+    pid: int
+    since_ns: int
+    read_only: bool
+    log: str
+    schedule: ScheduleStatus | None
+    engine: EngineStatus | None
+    errors: list[Trouble]
+
+
+def failure(error: BaseException) -> Failure:
+    """What another process is told of an error."""
+    error = cause(error)
+    if isinstance(error, BackupfsError):
+        fields = {
+            name: value if isinstance(value, (str, int, float, bool, list, type(None))) else str(value)
+            for name, value in error.fields.items()
+        }
+        return Failure(error.kind, str(error), fields)
+    if isinstance(error, FileSystemError):
+        return Failure(BackupfsError.kind, f"the file system answered {error}", {"errno": error.errno})
+    return Failure(BackupfsError.kind, f"internal error: {type(error).__name__}: {error}")
+
+
+def error(told: Failure) -> BackupfsError:
+    """The exception that a failure stands for."""
+    return _KINDS.get(told.kind, BackupfsError)(told.message, **told.fields)
+
+
+def raw(value: object) -> msgspec.Raw:
+    """`value` as JSON inside a reply."""
+    return msgspec.Raw(msgspec.json.encode(value))

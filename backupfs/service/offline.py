@@ -1,0 +1,113 @@
+"""What is done with a repository that is not mounted, in the command's own process. Everything here blocks."""
+
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from backupfs.engine.checking import Finding
+from backupfs.engine.repository import (
+    RebuildReport,
+    Unlocked,
+    calibrated_kdf,
+    change_password,
+    check_repository,
+    create_repository,
+    rebuild_index,
+    unlock,
+)
+from backupfs.engine.seams import Seams
+from backupfs.errors import StoreError
+from backupfs.service.groups import cause
+from backupfs.service.locate import Place
+
+
+@dataclass(frozen=True, slots=True)
+class NewRepository:
+    """What `init` is asked for."""
+
+    root: Path
+    label: str
+    compression: bool
+    kdf_seconds: float
+
+
+def create(new: NewRepository, password: bytes, seams: Seams) -> str:
+    """Make a repository, and the directories that lead to it. Its id in hexadecimal."""
+    try:
+        new.root.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{new.root.parent}: {error.strerror}") from error
+    made = create_repository(
+        new.root,
+        password,
+        files=seams.files,
+        clock=seams.clock,
+        randomness=seams.randomness,
+        kdf=calibrated_kdf(new.kdf_seconds),
+        compression=new.compression,
+        label=new.label,
+    )
+    return made.hex()
+
+
+def rebuild(place: Place, password: bytes, seams: Seams) -> RebuildReport:
+    """Make the index anew from the repository and the key alone. LockedError while it is mounted."""
+    with _alone(place, password, seams) as unlocked:
+        return _run(lambda: rebuild_index(place.repository, unlocked, place.state.path, seams=seams))
+
+
+def check(
+    place: Place,
+    password: bytes,
+    seams: Seams,
+    read_data: bool,
+    on_finding: Callable[[Finding], None],
+    on_progress: Callable[[int, int], None],
+) -> int:
+    """Check the repository from the store; the number of findings. LockedError while it is mounted: then the daemon
+    does it.
+    """
+
+    async def all_findings() -> int:
+        count = 0
+        async with aclosing(findings(place.repository, unlocked, seams, read_data, on_progress)) as found:
+            async for finding in found:
+                on_finding(finding)
+                count += 1
+        return count
+
+    with _alone(place, password, seams) as unlocked:
+        return _run(all_findings)
+
+
+def change(place: Place, old: bytes, new: Callable[[], bytes], kdf_seconds: float, seams: Seams) -> None:
+    """Replace the password that `old` is by what `new` gives, which is asked only when `old` is right. May be done
+    while it is mounted.
+    """
+    unlocked = unlock(place.repository, old, files=seams.files)
+    change_password(
+        unlocked,
+        place.repository,
+        new(),
+        files=seams.files,
+        clock=seams.clock,
+        randomness=seams.randomness,
+        kdf=calibrated_kdf(kdf_seconds),
+    )
+
+
+@contextmanager
+def _alone(place: Place, password: bytes, seams: Seams) -> Iterator[Unlocked]:
+    place.state.make()
+    with place.state.locked(seams.files):
+        yield unlock(place.repository, password, files=seams.files)
+
+
+def _run(work: Callable[[], Awaitable[T]]) -> T:
+    try:
+        return trio.run(work)
+    except BaseExceptionGroup as group:
+        raise cause(group) from None

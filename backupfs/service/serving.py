@@ -1,0 +1,405 @@
+"""The task tree of a process that serves one mount.
+
+    signals
+    control socket          these two from the first moment to the last, so that a stop is heard and answered
+    engine
+      └─ mount: requests · schedule · what was asked over the socket
+
+Everything ends the same way: the directory is unmounted (after a signal, by `umount` over the control socket, or from
+outside by fusermount3), the loop that serves requests returns, what was asked over the socket and needs the engine is
+cancelled, the engine commits and closes, whoever asked for the end is answered, the process is gone.
+"""
+
+import logging
+import os
+import signal
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol, assert_never
+
+import trio
+
+from backupfs.clock import Clock
+from backupfs.engine.attributes import EngineStatus, SnapshotInfo, Stats
+from backupfs.errors import BackupfsError, FileSystemError, ReadOnlyError
+from backupfs.rules.schedule import SECOND_NS
+from backupfs.service.control import Replies, listening
+from backupfs.service.log import RecentTrouble
+from backupfs.service.messages import (
+    BusyError,
+    CheckRequest,
+    MountRecord,
+    NotRunningError,
+    Request,
+    ScheduleStatus,
+    ServiceStatus,
+    SnapshotCreateRequest,
+    SnapshotDeleteRequest,
+    SnapshotListRequest,
+    StatsRequest,
+    StatusRequest,
+    UnmountRequest,
+)
+from backupfs.service.scheduler import Scheduler
+from backupfs.service.snapshots import Cuttable, SnapshotTaker
+from backupfs.service.state import StateDirectory
+
+PROGRESS_S: Final = 0.5
+_log = logging.getLogger(__name__)
+
+
+class Engine(Cuttable, Protocol):
+    """The part of the engine that is needed here."""
+
+    def snapshots(self) -> Sequence[SnapshotInfo]:
+        """The kept ones, oldest first."""
+        ...
+
+    async def delete_snapshot(self, name: str) -> None:
+        """Durable on return."""
+        ...
+
+    def changes_since_snapshot(self) -> int:
+        """0: a snapshot would be the same as the last one."""
+        ...
+
+    def stats(self) -> Stats:
+        """Space and counts."""
+        ...
+
+    def status(self) -> EngineStatus:
+        """What the engine is doing."""
+        ...
+
+
+class Mount(Protocol):
+    """The kernel's side of one engine."""
+
+    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Mount, report when the mount answers, serve requests, return when it is unmounted or detached."""
+        ...
+
+    async def unmount(self) -> None:
+        """Unmount, or BusyError that says who holds it."""
+        ...
+
+    async def detach(self) -> None:
+        """Take the mount away from whoever uses it."""
+        ...
+
+    def write_back(self, path: bytes) -> None:
+        """Bring in the kernel's dirty pages of this path below the root. Blocks; OSError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class MountJob:
+    """What is to be mounted where, checked. `owner` is the user and group that a new root directory belongs to."""
+
+    repository: Path
+    repository_id: str
+    directory: Path
+    read_only: bool
+    allow_other: bool
+    every_ns: int | None
+    owner: tuple[int, int]
+
+
+Check = Callable[[bool, Callable[[int, int], None]], AsyncGenerator[object, None]]
+"""Checks the repository that is being served: (read_data, progress) -> findings."""
+
+
+@dataclass(slots=True)
+class _Running:
+    """A mount that answers. Requests that use the engine are in `requests` until they are done or cancelled."""
+
+    engine: Engine
+    mount: Mount
+    taker: SnapshotTaker
+    scheduler: Scheduler | None
+    requests: dict[trio.CancelScope, trio.Event] = field(default_factory=dict)
+
+
+class Serving:
+    """One mount from its engine's opening to its end. Owned by one task tree; `run` is called once.
+
+    `_running` is set while the mount answers; whoever uses it across an await does so inside `_use`.
+    """
+
+    def __init__(
+        self,
+        job: MountJob,
+        state: StateDirectory,
+        open_engine: Callable[[], AbstractAsyncContextManager[Engine]],
+        make_mount: Callable[[Engine], Mount],
+        check: Check,
+        clock: Clock,
+        recent: RecentTrouble,
+    ) -> None:
+        self._job = job
+        self._state = state
+        self._open_engine = open_engine
+        self._make_mount = make_mount
+        self._check = check
+        self._clock = clock
+        self._recent = recent
+        self._since_ns = clock.now_ns()
+        self._phase = "starting"
+        self._running: _Running | None = None
+        self._stop_asked = trio.Event()
+        self._ending = trio.Lock()
+        self._closed = trio.Event()
+        self._failure: BaseException | None = None
+
+    async def run(self, on_ready: Callable[[], None]) -> None:
+        """Open, mount, call `on_ready`, serve, and return after a clean end. Raises what went wrong, in exception
+        groups.
+        """
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._watch_signals, nursery.cancel_scope)
+            async with listening(self._state.socket, self._handle):
+                try:
+                    async with self._open_engine() as engine:
+                        await self._serve(engine, on_ready)
+                except Exception as failure:  # noqa: BLE001 raised below, when those who wait for the end have been told
+                    self._failure = failure
+                finally:
+                    self._phase = "closed"
+                    self._state.forget()
+                    self._closed.set()
+            nursery.cancel_scope.cancel()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _serve(self, engine: Engine, on_ready: Callable[[], None]) -> None:
+        self._phase = "mounting"
+        mount = self._make_mount(engine)
+        taker = SnapshotTaker(engine, mount.write_back)
+        scheduler = self._scheduler(engine, taker)
+        running = _Running(engine, mount, taker, scheduler)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._serve_requests, mount, nursery.cancel_scope)
+            self._running = running
+            self._phase = "serving"
+            self._state.note(self._record())
+            _log.info("the repository %s is mounted", self._job.repository_id)
+            on_ready()
+            nursery.start_soon(self._stop_when_asked, running)
+            if scheduler is not None:
+                nursery.start_soon(scheduler.run)
+        self._running = None
+        self._phase = "closing"
+        for scope in running.requests:
+            scope.cancel()
+        for done in list(running.requests.values()):
+            await done.wait()
+        if not self._job.read_only:
+            await engine.commit()
+        _log.info("unmounted; everything received is durable")
+
+    async def _serve_requests(
+        self, mount: Mount, whole: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        await mount.serve(task_status)
+        whole.cancel()
+
+    def _scheduler(self, engine: Engine, taker: SnapshotTaker) -> Scheduler | None:
+        if self._job.every_ns is None or self._job.read_only:
+            return None
+        snapshots = engine.snapshots()
+        return Scheduler(
+            self._job.every_ns,
+            snapshots[-1].time_ns if snapshots else self._clock.now_ns(),
+            self._clock,
+            lambda: engine.changes_since_snapshot() > 0,
+            lambda: taker.take("schedule"),
+        )
+
+    def _record(self) -> MountRecord:
+        return MountRecord(
+            repository=str(self._job.repository),
+            repository_id=self._job.repository_id,
+            directory=str(self._job.directory),
+            pid=os.getpid(),
+            since_ns=self._since_ns,
+            read_only=self._job.read_only,
+        )
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    async def _watch_signals(
+        self, everything: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
+            async for number in signals:
+                _log.info("%s: stopping", signal.Signals(number).name)
+                self._stop_asked.set()
+                if self._phase == "starting":
+                    everything.cancel()
+
+    async def _stop_when_asked(self, running: _Running) -> None:
+        await self._stop_asked.wait()
+        async with self._ending:
+            try:
+                await self._settle(running)
+            except BackupfsError as error:
+                _log.error("not everything could be made durable before the end: %s", error)
+            try:
+                await running.mount.unmount()
+            except BusyError as error:
+                _log.warning("%s; it is taken away from them", error)
+                await running.mount.detach()
+
+    async def _settle(self, running: _Running) -> None:
+        if not self._job.read_only:
+            await running.taker.settle()
+
+    async def _unmount(self, running: _Running) -> None:
+        async with self._ending:
+            try:
+                await self._settle(running)
+            except ReadOnlyError as error:  # for good: staying mounted would not save anything
+                _log.error("not everything could be made durable before the end: %s", error)
+            await running.mount.unmount()
+
+    # --- requests over the control socket ----------------------------------------------------------------------------
+
+    @contextmanager
+    def _use(self) -> Iterator[_Running]:
+        """The running mount; when it ends meanwhile, the user is cancelled and NotRunningError comes out."""
+        running = self._running
+        if running is None:
+            raise NotRunningError(f"the mount on {self._job.directory} is {self._phase}")
+        done = trio.Event()
+        with trio.CancelScope() as scope:
+            running.requests[scope] = done
+            try:
+                yield running
+            finally:
+                del running.requests[scope]
+                done.set()
+        if scope.cancelled_caught:
+            raise NotRunningError(f"the mount on {self._job.directory} was ended meanwhile")
+
+    async def _handle(self, request: Request, replies: Replies) -> object:
+        match request:
+            case StatusRequest():
+                return self._status()
+            case UnmountRequest():
+                return await self._handle_unmount()
+            case SnapshotListRequest():
+                return await self._handle_list(replies)
+            case _:
+                with self._use() as running:
+                    return await self._handle_in(running, request, replies)
+
+    async def _handle_in(
+        self,
+        running: _Running,
+        request: StatsRequest | SnapshotCreateRequest | SnapshotDeleteRequest | CheckRequest,
+        replies: Replies,
+    ) -> object:
+        match request:
+            case StatsRequest():
+                return running.engine.stats()
+            case CheckRequest():
+                return await check_and_tell(self._check, request.read_data, replies)
+            case SnapshotCreateRequest():
+                self._refuse_read_only()
+                return await running.taker.take("manual", request.message, request.tags)
+            case SnapshotDeleteRequest():
+                self._refuse_read_only()
+                return await _delete(running.engine, request.name)
+            case _:
+                assert_never(request)
+
+    def _refuse_read_only(self) -> None:
+        if self._job.read_only:
+            raise BackupfsError(f"{self._job.directory} is mounted read-only")
+
+    async def _handle_unmount(self) -> object:
+        running = self._running
+        if running is None:
+            raise NotRunningError(f"the mount on {self._job.directory} is {self._phase}")
+        await self._unmount(running)
+        await self._closed.wait()
+        if self._failure is not None:
+            raise BackupfsError(
+                f"{self._job.directory} is unmounted, but its end failed: {self._failure}; see {self._state.log}"
+            )
+        return {"directory": str(self._job.directory), "repository": str(self._job.repository), "pid": os.getpid()}
+
+    async def _handle_list(self, replies: Replies) -> object:
+        with self._use() as running:
+            snapshots = running.engine.snapshots()
+        for snapshot in snapshots:
+            await replies.item(snapshot)
+        return {"count": len(snapshots)}
+
+    def _status(self) -> ServiceStatus:
+        running = self._running
+        scheduler = running.scheduler if running else None
+        return ServiceStatus(
+            mounted=running is not None,
+            phase=self._phase,
+            repository=str(self._job.repository),
+            repository_id=self._job.repository_id,
+            directory=str(self._job.directory),
+            pid=os.getpid(),
+            since_ns=self._since_ns,
+            read_only=self._job.read_only,
+            log=str(self._state.log),
+            schedule=ScheduleStatus(scheduler.every_ns // SECOND_NS, scheduler.next_ns) if scheduler else None,
+            engine=running.engine.status() if running else None,
+            errors=self._recent.kept(),
+        )
+
+
+async def _delete(engine: Engine, name: str) -> object:
+    try:
+        await engine.delete_snapshot(name)
+    except FileSystemError as error:
+        raise BackupfsError(f"there is no snapshot {name!r} to delete", name=name) from error
+    return {"name": name}
+
+
+async def check_and_tell(check: Check, read_data: bool, replies: Replies) -> object:
+    """Run a check: its findings become items, its progress is told every `PROGRESS_S` seconds. The result counts the
+    findings.
+    """
+    at = [0, 0]
+    told = [0, 0]
+    count = 0
+
+    def note(done: int, total: int) -> None:
+        at[:] = done, total
+
+    sender, receiver = trio.open_memory_channel[object](0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_find, check, read_data, note, sender)
+        finding: object = None
+        while True:
+            with trio.move_on_after(PROGRESS_S) as waiting:
+                try:
+                    finding = await receiver.receive()
+                except trio.EndOfChannel:
+                    break
+            if waiting.cancelled_caught:
+                if at != told:
+                    told[:] = at
+                    await replies.progress(*at)
+            else:
+                count += 1
+                await replies.item(finding)
+    return {"findings": count}
+
+
+async def _find(
+    check: Check, read_data: bool, note: Callable[[int, int], None], sender: trio.MemorySendChannel[object]
+) -> None:
+    async with sender, aclosing(check(read_data, note)) as findings:
+        async for finding in findings:
+            await sender.send(finding)
