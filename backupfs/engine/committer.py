@@ -48,6 +48,7 @@ class Committer:
         self._progress = trio.Event()
         self._stopping = False
         self._saved_counters = b""
+        self._dead: deque[Pack] = deque()
 
     def has_changes(self) -> bool:
         """Whether anything waits to be frozen."""
@@ -117,6 +118,10 @@ class Committer:
         self._work.set()
         self._index_work.set()
 
+    def remove_held_packs(self) -> None:
+        """Nobody needs the packs any more that nothing lives in."""
+        self._index_work.set()
+
     async def run(self) -> None:
         """Task: take batches to durability."""
         while True:
@@ -148,10 +153,10 @@ class Committer:
                     self._to_apply.popleft()
                     self._volume.catalog.drop_layer(frozen.layer)
                     self._applied_ticket = frozen.ticket
+                    self._dead.extend(frozen.dead)
                 self._tell()
-                for frozen, _, _ in batches:
-                    for pack in frozen.dead:
-                        await self._remove_pack(pack)
+            while self._dead and not self._volume.held_packs:
+                await self._remove_pack(self._dead.popleft())
             if self._stopping and self._applied_ticket == self._frozen_ticket:
                 return
 

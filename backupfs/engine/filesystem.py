@@ -10,8 +10,8 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -30,6 +30,7 @@ from backupfs.engine.attributes import (
     Stats,
 )
 from backupfs.engine.blobstore import BlobStore
+from backupfs.engine.checking import Checker, Finding, Progress, check, scratch_directory
 from backupfs.engine.committer import Committer
 from backupfs.engine.filedata import FileData, FlushMode
 from backupfs.engine.inodes import InodeState, InodeTable
@@ -623,6 +624,24 @@ class FileSystem:
         """How much has changed since the last snapshot; 0: nothing."""
         unrecorded = self._inodes.changed_count + len(self._data.unstored())
         return self._volume.catalog.changed_in_epoch + unrecorded
+
+    async def check(self, read_data: bool, progress: Progress) -> AsyncGenerator[Finding]:
+        """Check the repository from what the store holds, up to now, while it goes on being used. The findings as they are made."""
+        volume = self._volume
+        await self.commit()
+        position = volume.journal.position
+        volume.held_packs += 1
+        try:
+            scratch = scratch_directory(volume.state)
+            checker = await volume.seams.offload.disk(
+                lambda: Checker(volume.root, volume.keys, volume.seams, scratch, read_data, progress, position)
+            )
+            async with aclosing(check(checker)) as findings:
+                async for finding in findings:
+                    yield finding
+        finally:
+            volume.held_packs -= 1
+            self._committer.remove_held_packs()
 
     def stats(self) -> Stats:
         """How much there is."""

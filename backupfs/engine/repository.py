@@ -3,8 +3,8 @@
 import os
 import stat
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from backupfs.codec import keys as key_codec
 from backupfs.codec.compression import Compressor
 from backupfs.codec.keys import Keys
 from backupfs.engine import recovery
+from backupfs.engine.checking import Checker, Finding, Progress, check, scratch_directory
 from backupfs.engine.filesystem import FileSystem
 from backupfs.engine.head import Head
 from backupfs.engine.seams import Seams
@@ -208,6 +209,22 @@ async def rebuild_index(root: Path, unlocked: Unlocked, state: Path, *, seams: S
     lock = await seams.offload.disk(seams.files.lock, root / LOCK)
     try:
         return await seams.offload.disk(_rebuild, root, unlocked, state, seams)
+    finally:
+        seams.files.close(lock)
+
+
+async def check_repository(
+    root: Path, unlocked: Unlocked, state: Path, *, seams: Seams, read_data: bool, progress: Progress
+) -> AsyncGenerator[Finding]:
+    """Check a repository that is not mounted; the findings as they are made. `FileSystem.check` does it for one that is."""
+    lock = await seams.offload.disk(seams.files.lock, root / LOCK)
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        scratch = scratch_directory(state)
+        checker = await seams.offload.disk(lambda: Checker(root, unlocked.keys, seams, scratch, read_data, progress))
+        async with aclosing(check(checker)) as findings:
+            async for finding in findings:
+                yield finding
     finally:
         seams.files.close(lock)
 

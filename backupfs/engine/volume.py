@@ -45,6 +45,8 @@ class Volume:
     head: Head
     read_only: bool
     cache: ChunkCache = field(default_factory=lambda: ChunkCache(limits.CHUNK_CACHE_BYTES))
+    held_packs: int = 0
+    """While above zero, packs that nothing lives in stay: somebody reads the store as it was."""
     failure: BackupfsError | None = None
     errors: deque[str] = field(default_factory=lambda: deque(maxlen=limits.STATUS_ERRORS_MAX))
 

@@ -1,0 +1,366 @@
+"""Checking a repository from what the store holds, caches bypassed: the journal is replayed into a scratch index, and everything is held
+against that.
+
+Each kind of object is looked at on its own, so one finding does not hide another. Damaged blobs are named by the paths that contain them,
+in the present and in snapshots.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from backupfs.blobs.packs import pack_name
+from backupfs.catalog.catalog import Catalog
+from backupfs.catalog.index import Index
+from backupfs.codec.compression import Compressor
+from backupfs.codec.keys import Keys, Sealer
+from backupfs.engine.seams import Seams
+from backupfs.engine.view import View
+from backupfs.errors import DamageError, MissingObjectError
+from backupfs.format import catalog as records
+from backupfs.format import config as config_format
+from backupfs.format import keyslot, objects
+from backupfs.format import pack as pack_format
+from backupfs.format.catalog import TOMBSTONE, Blob, Extent, PackState, Table, number_key, split_version
+from backupfs.format.journal import decode_batch
+from backupfs.format.layout import SEAL_OVERHEAD_BYTES, Sealed
+from backupfs.format.objects import HEADER_BYTES, PACK_MAGIC
+from backupfs.format.pack import END_BYTES, FOOTER_BYTES, PackEntry
+from backupfs.journal.segments import JournalReader, Position, Segment
+from backupfs.stores.local import LocalStore
+
+Progress = Callable[[int, int], None]
+"""Told of (bytes looked at, bytes in all)."""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Something that is not as it should be: where, what, and which files it touches."""
+
+    kind: str
+    object: str
+    detail: str
+    paths: list[str]
+
+
+@dataclass(slots=True)
+class Checker:
+    """One check. Its steps block and run in a thread, one after another; `upto` is where the journal of a running mount ends."""
+
+    root: Path
+    keys: Keys
+    seams: Seams
+    scratch: Path
+    read_data: bool
+    progress: Progress
+    upto: Position | None = None
+    _store: LocalStore = field(init=False)
+    _index: Index = field(init=False)
+    _catalog: Catalog = field(init=False)
+    _compressor: Compressor = field(init=False)
+    _blobs_of: dict[int, list[Blob]] = field(default_factory=dict)
+    _bad_blobs: dict[bytes, str] = field(default_factory=dict)
+    _done_bytes: int = 0
+    _total_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        self._store = LocalStore(self.root, self.seams.files)
+        config = self.keys.config
+        self._compressor = Compressor(config.compression, config.compression_level)
+        self._index = Index(self.scratch, self.keys, self.seams.randomness)
+
+    def close(self) -> None:
+        """Let go of the scratch index."""
+        self._index.close()
+        shutil.rmtree(self.scratch)
+
+    def check_config(self) -> list[Finding]:
+        """The configuration and the key slots, each and its copy."""
+        found: list[Finding] = []
+        names = ["config", "config.copy"]
+        slots = sorted({name.removesuffix(".copy") for name in self._store.list("keys")})
+        for name in [*names, *(copy for slot in slots for copy in (slot, slot + ".copy"))]:
+            try:
+                data = self._store.get(name)
+                if name in names:
+                    config, _ = config_format.decode(data)
+                    if config != self.keys.config:
+                        raise DamageError("it differs from the one that the password opened")
+                elif keyslot.decode(data).slot_id.hex() != name.removesuffix(".copy").removeprefix("keys/"):
+                    raise DamageError("it is another slot's")
+            except DamageError as error:
+                found.append(Finding(error.kind, name, f"{error}; its other copy serves", []))
+        return found
+
+    def check_journal(self) -> list[Finding]:
+        """Every segment; what can be replayed goes into the scratch index."""
+        reader = JournalReader(self.root / "open", self.seams.files, self._store, self.keys, self._compressor)
+        found: list[Finding] = []
+        batch = 0
+        whole = True
+        for segment, closed_at, error in self._segments(reader):
+            if error is None:
+                try:
+                    reader.read_frames(segment, closed_at)
+                except DamageError as damage:
+                    error = damage
+            if error is not None:
+                found.append(Finding(error.kind, f"journal/{segment.sequence:016x}", str(error), []))
+                whole = False
+                continue
+            if not whole:
+                continue
+            changes = []
+            for item in reader.batches(segment, 0):
+                if item.position.batch != batch + 1:
+                    found.append(Finding("damage", f"journal/{segment.sequence:016x}", f"batch {batch + 1} is missing", []))
+                    whole = False
+                    break
+                batch += 1
+                place = (segment.sequence, item.position.segment_bytes, batch)
+                changes.append((place, list(decode_batch(item.payload))))
+            self._index.apply(changes)
+        if batch == 0 and not found:
+            found.append(Finding("damage", "journal", "there is no journal", []))
+        self._index.renew()
+        value = self._index.get(Table.META, records.META_COUNTERS)
+        epoch = 1 if value is None else records.decode_counters(value).epoch
+        self._catalog = Catalog(self._index, epoch, 0)
+        return found
+
+    def pack_names(self) -> list[tuple[int, records.Pack]]:
+        """Number and record of every pack that the catalog names, to be given to `check_pack` one by one."""
+        packs = [(records.number_of(key), records.decode_pack(value)) for key, value in self._catalog.rows(Table.PACKS)]
+        self._total_bytes = sum(pack.live_bytes for _, pack in packs)
+        for key, sealed in self._index.scan(Table.BLOBS, b""):
+            blob = records.decode_blob(self._index.open_record(Table.BLOBS, key, sealed))
+            self._blobs_of.setdefault(blob.pack, []).append(blob)
+        return packs
+
+    def check_pack(self, number: int, pack: records.Pack) -> list[Finding]:
+        """One pack: its ends and what they say, and with `read_data` every blob."""
+        name = pack_name(pack.object_id)
+        blobs = self._blobs_of.get(number, [])
+        found: list[Finding] = []
+        live = sum(blob.stored_bytes for blob in blobs)
+        if live != pack.live_bytes:
+            found.append(Finding("count", name, f"{pack.live_bytes} live bytes on record, {live} counted", []))
+        entries: dict[bytes, PackEntry] | None = None
+        try:
+            sealer, closed = self._pack_head(pack)
+            if closed:
+                entries = self._pack_end(pack, name)
+        except DamageError as error:
+            found.append(Finding(error.kind, name, str(error), []))
+            for blob in blobs:
+                self._bad_blobs[blob.id] = name
+            return found
+        for blob in blobs:
+            entry = None if entries is None else entries.get(blob.id)
+            recorded = PackEntry(blob.id, blob.offset, blob.stored_bytes, blob.plain_bytes)
+            if entries is not None and entry != recorded:
+                found.append(Finding("damage", name, f"its trailer does not list blob {blob.id.hex()} as the catalog does", []))
+        if self.read_data:
+            found.extend(self._read_blobs(pack, name, sealer, blobs))
+        self._done_bytes += live
+        self.progress(self._done_bytes, self._total_bytes)
+        return found
+
+    def check_catalog(self) -> list[Finding]:
+        """References counted anew from every version of every record, and names that lead nowhere."""
+        found: list[Finding] = []
+        counted: dict[int, int] = {}
+        for table in (Table.INODES, Table.REGIONS):
+            for _, _, value in self._versions(table):
+                for _, _, blob, _ in _extents(table, value):
+                    counted[blob] = counted.get(blob, 0) + 1
+        for key, sealed in self._index.scan(Table.BLOBS, b""):
+            number = records.number_of(key)
+            blob_record = records.decode_blob(self._index.open_record(Table.BLOBS, key, sealed))
+            references = counted.pop(number, 0)
+            if references != blob_record.references:
+                detail = f"{blob_record.references} references on record, {references} counted"
+                found.append(Finding("count", f"blob {number}", detail, []))
+        found.extend(Finding("damage", f"blob {number}", "it is referred to and has no record", []) for number in counted)
+        for object_key, epoch, value in self._versions(Table.DENTRIES):
+            entry = records.decode_dentry(value)
+            if self._catalog.value(Table.INODES, number_key(entry.ino), epoch) is None:
+                where = f"directory {records.number_of(object_key)}"
+                found.append(Finding("damage", where, f"{_shown(entry.name)} leads to no inode", []))
+        return found
+
+    def name_paths(self) -> list[Finding]:
+        """For each pack with damaged blobs, the paths of the files that contain them."""
+        if not self._bad_blobs:
+            return []
+        bad = {number: pack for blob_id, pack in self._bad_blobs.items() if (number := self._catalog.known_blob(blob_id)) is not None}
+        owners: dict[int, tuple[int, ...]] = {}
+        touched: dict[str, set[int]] = {}
+        for object_key, _, value in self._versions(Table.INODES):
+            inode = records.decode_inode(value)
+            ino = records.number_of(object_key)
+            if inode.data:
+                owners[inode.data] = (*owners.get(inode.data, ()), ino)
+            for extent in inode.extents:
+                if extent[2] in bad:
+                    touched.setdefault(bad[extent[2]], set()).add(ino)
+        for object_key, _, value in self._versions(Table.REGIONS):
+            data, _ = records.region_of(object_key)
+            for extent in records.decode_region(value):
+                if extent[2] in bad:
+                    touched.setdefault(bad[extent[2]], set()).update(owners.get(data, ()))
+        return [
+            Finding("damaged-files", pack, f"{len(inos)} files contain damaged blobs", sorted({p for ino in inos for p in self._paths(ino, bad)}))
+            for pack, inos in sorted(touched.items())
+        ]
+
+    def _segments(self, reader: JournalReader) -> Iterator[tuple[Segment, int | None, DamageError | None]]:
+        """Each segment with where it was closed (None: the last), or with what is wrong with it."""
+        loaded: Segment | None = None
+        hold: DamageError | None = None
+        for sequence, in_store in reader.sequences():
+            if self.upto is not None and sequence > self.upto.segment:
+                break
+            try:
+                segment = reader.load(sequence, in_store)
+            except DamageError as error:
+                if loaded is not None:
+                    yield loaded, None, hold
+                loaded, hold = Segment(sequence, in_store, b""), error
+                continue
+            if segment.opening is None:
+                continue
+            opening = segment.opening
+            if loaded is not None:
+                error_before = hold
+                if error_before is None and opening.previous_sequence != loaded.sequence:
+                    error_before = DamageError(f"journal segment {opening.previous_sequence} is missing")
+                elif error_before is None and opening.previous_bytes <= len(loaded.data):
+                    if reader.hash(loaded, opening.previous_bytes) != opening.previous_hash:
+                        error_before = self._place_of_damage(reader, loaded, opening.previous_bytes)
+                yield loaded, opening.previous_bytes, error_before
+            elif opening.previous_sequence:
+                yield Segment(opening.previous_sequence, True, b""), None, DamageError("the segment is missing")
+            loaded, hold = segment, None
+        if loaded is not None:
+            upto = self.upto
+            closed_at = upto.segment_bytes if upto is not None and upto.segment == loaded.sequence else None
+            yield loaded, closed_at, hold
+
+    def _place_of_damage(self, reader: JournalReader, segment: Segment, closed_at: int) -> DamageError:
+        try:
+            reader.read_frames(segment, closed_at)
+        except DamageError as error:
+            return error
+        return DamageError(f"journal segment {segment.sequence} is not the one that its successor names")
+
+    def _pack_head(self, pack: records.Pack) -> tuple[Sealer, bool]:
+        """The sealer of a pack's blobs, and whether the pack is closed."""
+        what = f"pack {pack.object_id.hex()}"
+        try:
+            head, closed = self._store.get(pack_name(pack.object_id), 0, HEADER_BYTES), True
+        except MissingObjectError:
+            if pack.state == PackState.SEALED:
+                raise
+            head, closed = self._read_open(pack.object_id, 0, HEADER_BYTES), False
+        header = objects.decode(head, PACK_MAGIC, what)
+        return self.keys.object_sealer(header, pack.object_id), closed
+
+    def _pack_end(self, pack: records.Pack, name: str) -> dict[bytes, PackEntry]:
+        size = self._store.size(name)
+        if size < HEADER_BYTES + END_BYTES:
+            raise DamageError(f"it is {size} bytes long: cut off")
+        end = self._store.get(name, size - END_BYTES, END_BYTES)
+        header = objects.decode(end[FOOTER_BYTES:], PACK_MAGIC, f"end of pack {pack.object_id.hex()}")
+        sealer = self.keys.object_sealer(header, pack.object_id)
+        footer = pack_format.decode_footer(sealer.open(Sealed.PACK_FOOTER, size - END_BYTES, end[:FOOTER_BYTES]), size)
+        sealed = self._store.get(name, footer.trailer_offset, footer.trailer_bytes)
+        plain = sealer.open(Sealed.PACK_TRAILER, footer.trailer_offset, sealed)
+        return {entry.blob_id: entry for entry in pack_format.decode_trailer(plain, footer)}
+
+    def _read_blobs(self, pack: records.Pack, name: str, sealer: Sealer, blobs: list[Blob]) -> Iterator[Finding]:
+        for blob in blobs:
+            try:
+                try:
+                    sealed = self._store.get(name, blob.offset, blob.stored_bytes)
+                except MissingObjectError:
+                    sealed = self._read_open(pack.object_id, blob.offset, blob.stored_bytes)
+                if len(sealed) != blob.stored_bytes or blob.stored_bytes > blob.plain_bytes + SEAL_OVERHEAD_BYTES:
+                    raise DamageError(f"blob {blob.id.hex()} is cut off")
+                stored = sealer.open(Sealed.BLOB, blob.offset, sealed, blob.plain_bytes)
+                if self.keys.blob_id(self._compressor.expand(stored, blob.plain_bytes)) != blob.id:
+                    raise DamageError(f"blob {blob.id.hex()} holds other content")
+            except DamageError as error:
+                self._bad_blobs[blob.id] = name
+                yield Finding(error.kind, name, str(error), [])
+
+    def _read_open(self, object_id: bytes, offset: int, size_bytes: int) -> bytes:
+        files = self.seams.files
+        handle = files.open(self.root / "open" / object_id.hex())
+        try:
+            return files.read_at(handle, offset, size_bytes)
+        finally:
+            files.close(handle)
+
+    def _versions(self, table: Table) -> Iterator[tuple[bytes, int, bytes]]:
+        """(object key, epoch, value) of every version in a table but tombstones."""
+        for key, sealed in self._index.scan(table, b""):
+            value = self._index.open_record(table, key, sealed)
+            if value != TOMBSTONE:
+                object_key, epoch = split_version(key)
+                yield object_key, epoch, value
+
+    def _paths(self, ino: int, bad: dict[int, str]) -> Iterator[str]:
+        """Where an inode is to be found whose content at that time has a bad blob."""
+        views = [("", records.EPOCH_MAX)]
+        for _, value in self._catalog.rows(Table.SNAPSHOTS):
+            snapshot = records.decode_snapshot(value)
+            views.append((f".snapshots/{snapshot.name}/", snapshot.epoch))
+        for prefix, epoch in views:
+            view = View(self._catalog, self.keys, epoch)
+            inode = view.inode(ino)
+            path = None if inode is None else view.path_of(ino)
+            if inode is None or path is None:
+                continue
+            extents = list(inode.extents)
+            if inode.data:
+                for _, value in self._catalog.scan(Table.REGIONS, number_key(inode.data), number_key(inode.data), epoch):
+                    extents.extend(records.decode_region(value))
+            if any(extent[2] in bad for extent in extents):
+                yield prefix + _shown(path)
+
+
+async def check(checker: Checker) -> AsyncGenerator[Finding]:
+    """All findings, as they are made. The checker is closed at the end."""
+    disk = checker.seams.offload.disk
+    try:
+        for finding in await disk(checker.check_config):
+            yield finding
+        for finding in await disk(checker.check_journal):
+            yield finding
+        for number, pack in await disk(checker.pack_names):
+            for finding in await disk(checker.check_pack, number, pack):
+                yield finding
+        for finding in await disk(checker.check_catalog):
+            yield finding
+        for finding in await disk(checker.name_paths):
+            yield finding
+    finally:
+        checker.close()
+
+
+def scratch_directory(state: Path) -> Path:
+    """A place for a scratch index, on the host's own disk."""
+    return Path(tempfile.mkdtemp(prefix="check-", dir=state))
+
+
+def _extents(table: Table, value: bytes) -> list[Extent]:
+    return records.decode_region(value) if table is Table.REGIONS else records.decode_inode(value).extents
+
+
+def _shown(path: bytes) -> str:
+    return os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
