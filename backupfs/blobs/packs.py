@@ -67,6 +67,8 @@ class OpenPack:
     entries: list[PackEntry] = field(default_factory=list)
     unsynced: list[_Frame] = field(default_factory=list)
     writers: int = 0
+    unclaimed: int = 0
+    """Blobs appended whose places nobody has taken note of yet."""
     name_synced: bool = False
     header_synced: bool = False
     full: bool = False
@@ -108,9 +110,9 @@ class PackWriter:
 
     def append(self, blobs: Sequence[NewBlob]) -> list[Location]:
         """Compress, seal and write; the bytes are in the file, not durable. Raises StoreError with nothing of it counted as written."""
-        packed = [(blob, self._compressor.compress(bytes(blob.plain))) for blob in blobs]
+        packed = [(blob, self._compressor.compress(blob.plain)) for blob in blobs]
         scatter = sum(len(stored) for _, stored in packed) >= limits.FLUSH_SMALL_BYTES
-        groups: dict[int, list[tuple[NewBlob, bytes]]] = {}
+        groups: dict[int, list[tuple[NewBlob, bytes | memoryview]]] = {}
         for item in packed:
             choice = self._randomness.draw(1)[0] % limits.OPEN_PACKS if scatter else self._favourite
             groups.setdefault(choice, []).append(item)
@@ -139,9 +141,12 @@ class PackWriter:
             "what was written could not be made durable, in three different packs; the disk may be failing"
         )
 
-    def moved(self, number: int, location: Location) -> Location:
-        """Where a blob stands now, in case its pack was given up since."""
+    def claim(self, number: int, location: Location) -> Location:
+        """Take note of an appended blob's place: where it stands now, in case its pack was given up since."""
         with self._lock:
+            for pack in self._open:
+                if pack.number == location.pack:
+                    pack.unclaimed -= 1
             return self._moved.get(number, location)
 
     def facts(self, number: int) -> tuple[bytes, int] | None:
@@ -186,7 +191,7 @@ class PackWriter:
         self._files.close(pack.handle)
         self._files.unlink(pack.path)
 
-    def _append_group(self, choice: int, items: list[tuple[NewBlob, bytes]], locations: dict[int, Location]) -> None:
+    def _append_group(self, choice: int, items: list[tuple[NewBlob, bytes | memoryview]], locations: dict[int, Location]) -> None:
         first_blob = min(blob.number for blob, _ in items)
         pack = self._writable(choice, first_blob)
         try:
@@ -209,6 +214,7 @@ class PackWriter:
                     pack.failed = pack.full = True
                 raise
             with self._lock:
+                pack.unclaimed += len(frames)
                 pack.entries.extend(frame.entry for frame in frames)
                 pack.unsynced.extend(frames)
                 for frame in frames:
@@ -272,7 +278,7 @@ class PackWriter:
         """Seal a failed pack's unsynced blobs anew into another. What was synced stays where it is: the pack is finished at recovery."""
         with self._lock:
             frames, pack.unsynced = pack.unsynced, []
-        again: list[tuple[NewBlob, bytes]] = []
+        again: list[tuple[NewBlob, bytes | memoryview]] = []
         for frame in frames:
             stored = pack.sealer.open(Sealed.BLOB, frame.entry.offset, frame.sealed, frame.entry.plain_bytes)
             again.append((NewBlob(frame.number, frame.entry.blob_id, bytes(frame.entry.plain_bytes)), stored))

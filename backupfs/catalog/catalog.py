@@ -268,6 +268,12 @@ class Catalog:
         """A pack that blobs have been appended to."""
         self.active.new_packs[number] = object_id, first_blob
 
+    def names_pack(self, number: int) -> bool:
+        """Whether anything stands in this pack that is, or may yet be, referred to."""
+        if any(blob.pack == number for layer in self._layers() for blob in layer.new_blobs.values()):
+            return True
+        return self.get(Table.PACKS, number_key(number)) is not None
+
     def pack_sealed(self, number: int) -> Pack | None:
         """A pack has been closed. Gives its record when no blob lives in it: its row is gone then, and the object may follow."""
         key = number_key(number)

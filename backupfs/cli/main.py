@@ -10,11 +10,11 @@ from typing import Any, Final, TypeVar
 import click
 
 from backupfs import __version__
-from backupfs.cli.output import Output, readable_size, rfc3339
+from backupfs.cli.output import Output, public, rfc3339
 from backupfs.cli.secrets import password
 from backupfs.clock import SystemClock
 from backupfs.engine.seams import Seams
-from backupfs.errors import BackupfsError, DamageError, UsageError
+from backupfs.errors import BackupfsError, DamageError
 from backupfs.format.layout import FORMAT_VERSION
 from backupfs.offload import ThreadOffload
 from backupfs.randomness import SystemRandomness
@@ -36,9 +36,7 @@ INTERRUPTED: Final = 130
 F = TypeVar("F", bound=Callable[..., Any])
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-_password_fd = click.option(
-    "--password-fd", type=click.IntRange(min=0), metavar="N", help="Read the password from descriptor N."
-)
+_password_fd = click.option("--password-fd", type=click.IntRange(min=0), metavar="N", help="Read the password from descriptor N.")
 _kdf_seconds = click.option(
     "--kdf-seconds",
     type=click.FloatRange(min=0, max=60),
@@ -117,14 +115,11 @@ def _place(given: str | None) -> Place:
 @_kdf_seconds
 @_password_fd
 @_json
-def init(
-    repo: str | None, label: str, compression: bool, kdf_seconds: float, password_fd: int | None, as_json: bool
-) -> None:
+def init(repo: str | None, label: str, compression: bool, kdf_seconds: float, password_fd: int | None, as_json: bool) -> None:
     """Create an encrypted repository in the directory REPO."""
     output = Output(as_json)
     root = _repository(repo)
     new = offline.NewRepository(root, label, compression, kdf_seconds)
-    offline.refuse_taken(root)
     secret = password(os.environ, password_fd, what="new password", twice=True)
     made = offline.create(new, secret, _seams())
     output.json({"repository": str(root), "repository_id": made, "label": label})
@@ -164,10 +159,8 @@ def check(where: str | None, read_data: bool, password_fd: int | None, as_json: 
         except NotRunningError:
             offline.check(place, password(os.environ, password_fd), _seams(), read_data, findings.append, show)
     output.json({"repository": str(place.repository), "read_data": read_data, "findings": findings})
-    for finding in output.public(findings):
-        output.say(
-            f"{finding['kind']}: {finding['object']}: {finding['detail']}", *(f"  {path}" for path in finding["paths"])
-        )
+    for finding in public(findings):
+        output.say(f"{finding['kind']}: {finding['object']}: {finding['detail']}", *(f"  {path}" for path in finding["paths"]))
     output.say(f"{place.repository}: {len(findings)} findings" if findings else f"{place.repository}: nothing found")
     return DamageError.exit_code if findings else 0
 
@@ -179,15 +172,11 @@ def key() -> None:
 
 @key.command("passwd")
 @click.argument("repo", required=False)
-@click.option(
-    "--new-password-fd", type=click.IntRange(min=0), metavar="N", help="Read the new password from descriptor N."
-)
+@click.option("--new-password-fd", type=click.IntRange(min=0), metavar="N", help="Read the new password from descriptor N.")
 @_kdf_seconds
 @_password_fd
 @_json
-def key_passwd(
-    repo: str | None, new_password_fd: int | None, kdf_seconds: float, password_fd: int | None, as_json: bool
-) -> None:
+def key_passwd(repo: str | None, new_password_fd: int | None, kdf_seconds: float, password_fd: int | None, as_json: bool) -> None:
     """Change the password. The new one comes from --new-password-fd, BACKUPFS_NEW_PASSWORD and its like, or the
     terminal.
     """
@@ -352,10 +341,7 @@ def snapshot_list(where: str | None, as_json: bool) -> None:
     output.json({"snapshots": found})
     output.table(
         ("NAME", "TIME", "WHY", "CHANGES", "TAGS", "MESSAGE"),
-        [
-            (s["name"], rfc3339(s["time_ns"]), s["why"], str(s["changes"]), ",".join(s["tags"]), s["message"])
-            for s in found
-        ],
+        [(s["name"], rfc3339(s["time_ns"]), s["why"], str(s["changes"]), ",".join(s["tags"]), s["message"]) for s in found],
     )
 
 

@@ -61,9 +61,7 @@ def readable_size(size_bytes: int) -> str:
 
 def printable(text: str) -> str:
     """One line in which nothing speaks to the terminal: what cannot be printed is written as Python would write it."""
-    return "".join(
-        sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode() for sign in text
-    )
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode() for sign in text)
 
 
 class Output:

@@ -71,9 +71,7 @@ def _from_file(path: Path, variable: str) -> bytes:
         with path.open("rb") as stream:
             facts = os.fstat(stream.fileno())
             if facts.st_uid not in (0, os.geteuid()) or stat.S_IMODE(facts.st_mode) & 0o077:
-                raise UsageError(
-                    f"{variable}: {path} must belong to you and be closed to others; `chmod 600` does that"
-                )
+                raise UsageError(f"{variable}: {path} must belong to you and be closed to others; `chmod 600` does that")
             return _line(stream.read(PASSWORD_BYTES_MAX + 1))
     except OSError as error:
         raise BackupfsError(f"{variable}: {path}: {error.strerror}") from error

@@ -7,6 +7,8 @@ import zstandard
 from backupfs.errors import DamageError
 from backupfs.format.config import COMPRESSION_NONE
 
+Buffer = bytes | memoryview
+
 _SAVED_SHARE = 32
 """Compressed bytes are kept when they save at least a 32nd: less is not worth the time to expand them."""
 
@@ -19,7 +21,7 @@ class Compressor:
         self._level = level
         self._threads = threading.local()
 
-    def compress(self, plain: bytes) -> bytes:
+    def compress(self, plain: Buffer) -> Buffer:
         """A zstd frame shorter than `plain`, or `plain` itself."""
         if self._off or len(plain) < 64:
             return plain

@@ -52,7 +52,7 @@ class Sealer:
         self._repository_id = repository_id
         self._object_id = object_id
 
-    def seal(self, what: Sealed, position: int, plain: bytes, detail: int = 0, context: bytes = b"") -> bytes:
+    def seal(self, what: Sealed, position: int, plain: bytes | memoryview, detail: int = 0, context: bytes = b"") -> bytes:
         """`plain` sealed at `position`: 16 bytes longer. `context` is bound to it beside the place."""
         data = layout.binding(self._repository_id, what, self._object_id, position, detail) + context
         return self._aead.encrypt(layout.nonce(position), plain, data)

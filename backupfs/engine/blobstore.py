@@ -45,7 +45,7 @@ class BlobStore:
     def identify(self, pieces: Sequence[bytes | memoryview]) -> list[Chunk]:
         """Chunks with their ids. Computes; called from a thread when there is much."""
         blob_id = self._volume.keys.blob_id
-        return [Chunk(p, None if p == memoryview(_ZEROS)[: len(p)] else blob_id(p)) for p in pieces]
+        return [Chunk(p, None if _is_zero(p) else blob_id(p)) for p in pieces]
 
     async def store(self, chunks: Sequence[Chunk]) -> list[int | None]:
         """A pinned blob for each chunk, None for a hole. The caller unpins them once extents refer to them.
@@ -169,10 +169,16 @@ class BlobStore:
         volume = self._volume
         catalog = volume.catalog
         for blob, asked in zip(new, locations, strict=True):
-            place = volume.packs.moved(blob.number, asked)
+            place = volume.packs.claim(blob.number, asked)
             facts = volume.packs.facts(place.pack)
             if facts is not None:
                 catalog.add_pack(place.pack, *facts)
             catalog.add_blob(
                 blob.number, Blob(blob.blob_id, place.pack, place.offset, place.stored_bytes, len(blob.plain), 0)
             )
+
+
+def _is_zero(piece: bytes | memoryview) -> bool:
+    if piece[0] or piece[-1] or piece[len(piece) // 2]:
+        return False
+    return bytes(piece) == _ZEROS[: len(piece)]

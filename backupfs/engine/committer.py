@@ -208,6 +208,9 @@ class Committer:
         """Give a full pack its end; one that nothing refers to goes instead."""
         volume = self._volume
         try:
+            if not pack.unclaimed and not volume.catalog.names_pack(pack.number):
+                await volume.seams.offload.disk(volume.packs.discard, pack)
+                return
             await volume.seams.offload.disk(volume.packs.close, pack)
         except StoreError as error:
             volume.errors.append(

@@ -100,6 +100,7 @@ class FileSystem:
         self._next_fh = 1
         self._parked: trio.Event | None = None
         self._taking = trio.Lock()
+        self._look_at_space = trio.Event()
         self._chores = trio.Event()
         self._chores_done = trio.Event()
         self._to_reap: dict[int, InodeState] = {}
@@ -125,6 +126,7 @@ class FileSystem:
                 nursery.start_soon(self._committer.run)
                 nursery.start_soon(self._committer.run_index)
                 nursery.start_soon(self._commit_regularly)
+                nursery.start_soon(self._watch_space)
                 nursery.start_soon(self._do_chores)
                 for ino in list(self._names.orphans):
                     state = self._inodes.get(ino)
@@ -164,13 +166,24 @@ class FileSystem:
         while True:
             await trio.sleep(limits.COMMIT_DELAY_S)
             try:
-                await volume.seams.offload.disk(volume.space.refresh)
+                await volume.seams.offload.disk(volume.space.refresh, self._data.dirty_bytes)
                 if self._committer.has_changes() or self._data.unstored():
                     await self._data.flush_all()
                     await self._committer.commit()
             except BackupfsError as error:
                 # Whoever fsyncs is told by `fail` or the file's own error; here it is only put on record.
                 log.error("the regular commit: %s", error)
+
+    async def _watch_space(self) -> None:
+        """Task: look at the disk again whenever much has been accepted."""
+        volume = self._volume
+        while True:
+            await self._look_at_space.wait()
+            try:
+                await volume.seams.offload.disk(volume.space.refresh, self._data.dirty_bytes)
+            except BackupfsError as error:
+                log.error("free space cannot be read: %s", error)
+            self._look_at_space = trio.Event()
 
     async def _do_chores(self) -> None:
         """Task: end what has no name, end old data, purge deleted snapshots. Small steps, each atomic."""
@@ -465,7 +478,8 @@ class FileSystem:
             raise FileSystemError(errno.ENOSPC)
         while self._parked is not None:
             await self._parked.wait()
-        self._volume.space.accept(len(data))
+        if self._volume.space.accept(len(data)):
+            self._look_at_space.set()
         self._data.write(state, offset, data)
         self._drop_privileges(state, handle.by_root)
         if handle.direct:
@@ -706,7 +720,7 @@ class FileSystem:
             raise FileSystemError(errno.EROFS)
 
     def _is_short(self) -> bool:
-        return self._volume.space.is_short(self._data.dirty_bytes)
+        return self._volume.space.is_short()
 
     async def _store_parked(self) -> bool:
         """Hold changes up for a moment and store the rest. True when nothing is left: changes are then still held up."""

@@ -31,7 +31,7 @@ from backupfs.journal.segments import (
     segment_name,
 )
 from backupfs.stores.files import Files
-from backupfs.stores.port import Store
+from backupfs.stores.local import LocalStore
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ def _expect(batch: Batch, before: Position) -> None:
         raise DamageError(f"the journal goes from batch {before.batch} to batch {batch.position.batch}")
 
 
-def retire_segments(result: Replayed, open_directory: Path, aside: Path, store: Store, files: Files) -> None:
+def retire_segments(result: Replayed, open_directory: Path, aside: Path, store: LocalStore, files: Files) -> None:
     """Move segments that a dead process left in the open directory to where they belong. Blocks."""
     for sequence in result.unclosed:
         store.put_file(segment_name(sequence), open_segment_path(open_directory, sequence))
@@ -182,14 +182,19 @@ def retire_segments(result: Replayed, open_directory: Path, aside: Path, store: 
 
 
 def finish_packs(
-    index: Index, reader: BlobReader, open_directory: Path, aside: Path, store: Store, keys: Keys, seams: Seams
+    index: Index, reader: BlobReader, open_directory: Path, aside: Path, store: LocalStore, keys: Keys, seams: Seams, unclean: bool
 ) -> list[Change]:
-    """Close the packs that a dead process left open. Gives the changed rows of packs, for the first batch. Blocks."""
+    """Close the packs that a dead process left open; after an unclean end set aside those that no record names.
+
+    Gives the changed rows of packs, for the first batch. Blocks.
+    """
     files = seams.files
     changes: list[Change] = []
     known: set[str] = set()
+    closed: set[str] = set()
     for key, sealed in list(index.scan(Table.PACKS, b"")):
         pack = records.decode_pack(index.open_record(Table.PACKS, key, sealed))
+        closed.add(pack_name(pack.object_id))
         if pack.state != PackState.OPEN:
             continue
         number = records.number_of(key)
@@ -217,6 +222,9 @@ def finish_packs(
             _set_aside(open_directory / name, aside, files)
         elif name.endswith(_FINISHING):
             files.unlink(open_directory / name)
+    for name in list(store.list("packs")) if unclean else ():
+        if name not in closed:
+            _set_aside(store.root / name, aside, files)
     return changes
 
 
@@ -224,7 +232,7 @@ _FINISHING = ".finishing"
 
 
 def _finish_pack(
-    path: Path, entries: list[PackEntry], object_id: bytes, open_directory: Path, store: Store, keys: Keys, seams: Seams
+    path: Path, entries: list[PackEntry], object_id: bytes, open_directory: Path, store: LocalStore, keys: Keys, seams: Seams
 ) -> None:
     files = seams.files
     handle = files.open(path)
@@ -254,7 +262,7 @@ def _entries(index: Index, pack: int, first_blob: int) -> list[PackEntry]:
     return sorted(entries, key=lambda entry: entry.offset)
 
 
-def _is_closed(store: Store, object_id: bytes) -> bool:
+def _is_closed(store: LocalStore, object_id: bytes) -> bool:
     try:
         store.size(pack_name(object_id))
     except MissingObjectError:

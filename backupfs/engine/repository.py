@@ -273,7 +273,8 @@ def _open_volume(
             changes: list[Change] = []
             if value is None:
                 changes.extend(_first_records(counters, owner, seams.clock.now_ns()))
-            changes.extend(recovery.finish_packs(index, reader, open_directory, aside, store, keys, seams))
+            unclean = bool(replayed.unclosed or replayed.torn)
+            changes.extend(recovery.finish_packs(index, reader, open_directory, aside, store, keys, seams, unclean))
             journal.open(above=max(replayed.torn, default=0))
             recovery.retire_segments(replayed, open_directory, aside, store, files)
             if changes:
@@ -287,7 +288,7 @@ def _open_volume(
         )
         space = Space(open_directory, files)
         if not read_only:
-            space.refresh()
+            space.refresh(0)
         return Volume(
             root=root,
             state=state,

@@ -25,28 +25,26 @@ class Space:
         self.free_bytes, self.total_bytes = files.free_bytes(open_directory)
         self._ballast_bytes = min(limits.RESERVE_BYTES, self.total_bytes // 16)
         self._accepted_bytes = 0
+        self._waiting_bytes = 0
 
     @property
     def margin_bytes(self) -> int:
         """Below this much free space nothing new is accepted."""
         return self._ballast_bytes // 2
 
-    def accept(self, size_bytes: int) -> None:
-        """Count bytes that were accepted since space was last looked at."""
+    def accept(self, size_bytes: int) -> bool:
+        """Count bytes that were accepted since space was last looked at. True when it should be looked at again."""
         self._accepted_bytes += size_bytes
+        return self._accepted_bytes > self._ballast_bytes // 4
 
-    @property
-    def accepted_bytes(self) -> int:
-        """Bytes accepted since the last look."""
-        return self._accepted_bytes
+    def is_short(self) -> bool:
+        """Whether new data must be refused, so that all that was accepted still finds room."""
+        return self.free_bytes - self._waiting_bytes - self._accepted_bytes < self.margin_bytes
 
-    def is_short(self, waiting_bytes: int) -> bool:
-        """Whether new data must be refused, with `waiting_bytes` taken in and not yet stored."""
-        return self.free_bytes - waiting_bytes - self._accepted_bytes < self.margin_bytes
-
-    def refresh(self) -> None:
-        """Look again; take the ballast when it is missing and there is room for it twice."""
+    def refresh(self, waiting_bytes: int) -> None:
+        """Look again, with `waiting_bytes` taken in and not yet stored; take the ballast when it is missing and there is room for it."""
         self._accepted_bytes = 0
+        self._waiting_bytes = waiting_bytes
         self.free_bytes, self.total_bytes = self._files.free_bytes(self._directory)
         if not self._files.exists(self._path) and self.free_bytes > 3 * self._ballast_bytes:
             try:

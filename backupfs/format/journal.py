@@ -81,7 +81,7 @@ def decode_head(plain: bytes) -> FrameHead:
     return FrameHead(FrameKind(kind), body_bytes, number)
 
 
-def encode_body(offset: int, stored: bytes, plain_bytes: int, pad_segment: bool) -> bytes:
+def encode_body(offset: int, stored: bytes | memoryview, plain_bytes: int, pad_segment: bool) -> bytes:
     """A body's plaintext for a frame at `offset`: lengths, `stored` (compressed iff shorter than `plain_bytes`), zeros.
 
     The zeros make the frame end at a multiple of 4 KiB, or with `pad_segment` the whole segment have a padded size.
@@ -89,7 +89,7 @@ def encode_body(offset: int, stored: bytes, plain_bytes: int, pad_segment: bool)
     end = offset + HEAD_BYTES + _BODY.size + len(stored) + SEAL_OVERHEAD_BYTES
     padded = padme(end) if pad_segment else end
     padded += -padded % limits.JOURNAL_FRAME_BYTES
-    return _BODY.pack(len(stored), plain_bytes) + stored + bytes(padded - end)
+    return b"".join((_BODY.pack(len(stored), plain_bytes), stored, bytes(padded - end)))
 
 
 def decode_body(plain: bytes) -> tuple[bytes, int]:

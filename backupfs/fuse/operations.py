@@ -21,7 +21,7 @@ from backupfs.errors import BackupfsError, FileSystemError
 FOREVER_S: Final = 1e9
 """Nobody but this mount changes the tree, so what the kernel was told stays true."""
 _PERMISSIONS: Final = 0o7777
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 Class = TypeVar("Class", bound=type)
@@ -49,18 +49,14 @@ class FileSystem(Protocol):
     async def getattr(self, ino: int) -> Attributes: ...
     async def setattr(self, ino: int, changes: AttributeChanges, fh: int | None, who: Caller) -> Attributes: ...
     async def readlink(self, ino: int) -> bytes: ...
-    async def create(
-        self, parent: int, name: bytes, mode: int, flags: int, who: Caller
-    ) -> tuple[Opened, Attributes]: ...
+    async def create(self, parent: int, name: bytes, mode: int, flags: int, who: Caller) -> tuple[Opened, Attributes]: ...
     async def mkdir(self, parent: int, name: bytes, mode: int, who: Caller) -> Attributes: ...
     async def mknod(self, parent: int, name: bytes, mode: int, rdev: int, who: Caller) -> Attributes: ...
     async def symlink(self, parent: int, name: bytes, target: bytes, who: Caller) -> Attributes: ...
     async def link(self, ino: int, parent: int, name: bytes, who: Caller) -> Attributes: ...
     async def unlink(self, parent: int, name: bytes, who: Caller) -> None: ...
     async def rmdir(self, parent: int, name: bytes, who: Caller) -> None: ...
-    async def rename(
-        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, who: Caller
-    ) -> None: ...
+    async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, who: Caller) -> None: ...
     async def open(self, ino: int, flags: int, who: Caller) -> Opened: ...
     async def read(self, fh: int, offset: int, size: int) -> bytes | memoryview: ...
     async def write(self, fh: int, offset: int, data: bytes) -> int: ...
@@ -90,10 +86,10 @@ def answering(handler: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
         except FUSEError:
             raise
         except BackupfsError as trouble:
-            _log.error("%s: %s", handler.__name__, trouble)
+            log.error("%s: %s", handler.__name__, trouble)
             raise FUSEError(trouble.errno) from None
         except Exception:
-            _log.exception("%s failed", handler.__name__)
+            log.exception("%s failed", handler.__name__)
             raise FUSEError(errno.EIO) from None
 
     return guarded
@@ -107,7 +103,7 @@ def silent(handler: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]
         try:
             await handler(*args, **kwargs)
         except Exception:
-            _log.exception("%s failed", handler.__name__)
+            log.exception("%s failed", handler.__name__)
 
     return guarded
 
@@ -211,9 +207,7 @@ class Operations(pyfuse3.Operations):
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         return entry(await self._fs.getattr(inode))
 
-    async def setattr(
-        self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
-    ) -> EntryAttributes:
+    async def setattr(self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext) -> EntryAttributes:
         changes = AttributeChanges()
         if fields.update_mode:
             changes.mode = attr.st_mode & _PERMISSIONS
@@ -260,9 +254,7 @@ class Operations(pyfuse3.Operations):
 
     # --- files ----------------------------------------------------------------------------------------------------
 
-    async def create(
-        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
-    ) -> tuple[FileInfo, EntryAttributes]:
+    async def create(self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext) -> tuple[FileInfo, EntryAttributes]:
         opened, attributes = await self._fs.create(parent_inode, name, mode, flags, ctx)
         return FileInfo(opened.fh, opened.direct_io, opened.keep_cache), entry(attributes)
 

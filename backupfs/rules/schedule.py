@@ -56,9 +56,7 @@ def parse_interval(text: str) -> int | None:
     match = _INTERVAL.fullmatch(text)
     seconds = sum(int(count) * _UNITS_S[unit] for unit, count in match.groupdict(default="0").items()) if match else 0
     if not 0 < seconds <= _LONGEST_S:
-        raise UsageError(
-            f"{text!r} is no interval: write it as 15m, 1h30m, 1d (units w, d, h, m, s; ten years at most), or off"
-        )
+        raise UsageError(f"{text!r} is no interval: write it as 15m, 1h30m, 1d (units w, d, h, m, s; ten years at most), or off")
     return seconds * SECOND_NS
 
 

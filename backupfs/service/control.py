@@ -107,9 +107,7 @@ class _Connection:
         try:
             return _REQUESTS.decode(line)
         except msgspec.DecodeError as reason:
-            raise BackupfsError(
-                f"the request is not understood ({reason}): the mount runs another version of backupfs"
-            ) from reason
+            raise BackupfsError(f"the request is not understood ({reason}): the mount runs another version of backupfs") from reason
 
 
 @contextmanager
@@ -190,9 +188,7 @@ async def _answer(stream: trio.SocketStream, handle: Handler) -> None:
 
 
 def _credentials(stream: trio.SocketStream) -> tuple[int, int]:
-    pid, uid, _ = _CREDENTIALS.unpack(
-        stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    )
+    pid, uid, _ = _CREDENTIALS.unpack(stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     return pid, uid
 
 

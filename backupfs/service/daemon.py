@@ -47,9 +47,7 @@ def start(work: Callable[[Report], int]) -> Ready:
         raise
     if not answer:
         _, status = os.waitpid(pid, 0)
-        raise BackupfsError(
-            f"the mount's process ended before it was ready (exit code {os.waitstatus_to_exitcode(status)})"
-        )
+        raise BackupfsError(f"the mount's process ended before it was ready (exit code {os.waitstatus_to_exitcode(status)})")
     told = msgspec.json.decode(answer, type=Ready | Failure)
     if isinstance(told, Failure):
         os.waitpid(pid, 0)

@@ -48,9 +48,7 @@ def at_either(target: Path, home: Path, files: Files) -> Place:
     try:
         return at_repository(target, home, files)
     except RepositoryMissingError as error:
-        raise RepositoryMissingError(
-            f"{target} is no repository, and no mount of this user", path=str(target)
-        ) from error
+        raise RepositoryMissingError(f"{target} is no repository, and no mount of this user", path=str(target)) from error
 
 
 @contextmanager
@@ -62,6 +60,4 @@ def daemon_of(place: Place) -> Iterator[Client]:
     except NotRunningError as error:
         if error.__cause__ is None:
             raise  # the daemon itself said so
-        raise NotRunningError(
-            f"the repository {place.repository} is not mounted; `backupfs mount {place.repository} DIR` does that"
-        ) from error
+        raise NotRunningError(f"the repository {place.repository} is not mounted; `backupfs mount {place.repository} DIR` does that") from error

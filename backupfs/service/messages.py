@@ -24,18 +24,13 @@ from backupfs.errors import (
     UsageError,
     WrongPasswordError,
 )
+from backupfs.fuse.unmounting import MountBusyError
 from backupfs.service.groups import cause
 
 REQUEST_BYTES_MAX: Final = 256 * 1024
 """A request is a verb with a message and some names; more is an attempt to take memory."""
 REPLY_BYTES_MAX: Final = 64 * 1024 * 1024
 """A reply names at most the paths that one damaged object touches."""
-
-
-class BusyError(BackupfsError):
-    """The mount is in use."""
-
-    kind = "busy"
 
 
 class NotRunningError(BackupfsError):
@@ -59,7 +54,7 @@ _KINDS: Final[dict[str, type[BackupfsError]]] = {
         StoreError,
         StoreFullError,
         ReadOnlyError,
-        BusyError,
+        MountBusyError,
         NotRunningError,
     )
 }
@@ -100,15 +95,7 @@ class CheckRequest(msgspec.Struct, tag_field="request", tag="check"):
     read_data: bool = False
 
 
-Request = (
-    StatusRequest
-    | StatsRequest
-    | SnapshotCreateRequest
-    | SnapshotListRequest
-    | SnapshotDeleteRequest
-    | UnmountRequest
-    | CheckRequest
-)
+Request = StatusRequest | StatsRequest | SnapshotCreateRequest | SnapshotListRequest | SnapshotDeleteRequest | UnmountRequest | CheckRequest
 
 
 class Item(msgspec.Struct, tag_field="reply", tag="item"):
@@ -195,10 +182,7 @@ def failure(error: BaseException) -> Failure:
     """What another process is told of an error."""
     error = cause(error)
     if isinstance(error, BackupfsError):
-        fields = {
-            name: value if isinstance(value, (str, int, float, bool, list, type(None))) else str(value)
-            for name, value in error.fields.items()
-        }
+        fields = {name: value if isinstance(value, (str, int, float, bool, list, type(None))) else str(value) for name, value in error.fields.items()}
         return Failure(error.kind, str(error), fields)
     if isinstance(error, FileSystemError):
         return Failure(BackupfsError.kind, f"the file system answered {error}", {"errno": error.errno})

@@ -2,10 +2,9 @@
 
 import logging
 import os
-import stat
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import trio
@@ -13,18 +12,18 @@ import trio
 from backupfs.engine.filesystem import FileSystem
 from backupfs.engine.repository import Unlocked, open_filesystem, unlock
 from backupfs.engine.seams import Seams
-from backupfs.errors import BackupfsError, UsageError
-from backupfs.fuse import mount as kernel
+from backupfs.errors import BackupfsError
+from backupfs.fuse.mount import Mount, MountOptions
+from backupfs.fuse.mount_point import check_directory, check_machine
+from backupfs.fuse.unmounting import clear_stale
 from backupfs.service import daemon
 from backupfs.service.control import connected
 from backupfs.service.groups import cause
-from backupfs.service.kernel_mount import KernelMount
 from backupfs.service.locate import Place, at_directory
 from backupfs.service.log import RecentTrouble, logging_to
 from backupfs.service.messages import NotRunningError, Ready, UnmountRequest, failure
-from backupfs.service.offline import findings
 from backupfs.service.places import refuse_overlap
-from backupfs.service.serving import Check, Engine, Mount, MountJob, Serving
+from backupfs.service.serving import MountJob, Serving
 from backupfs.service.state import StateDirectory
 from backupfs.stores.files import Files
 
@@ -48,14 +47,9 @@ def plan(
     """
     place.state.make()
     with place.state.locked(files):
-        kernel.clear_stale(directory)
-    try:
-        if not stat.S_ISDIR(os.stat(directory).st_mode):
-            raise UsageError(f"{directory} is not a directory")
-    except OSError as error:
-        raise UsageError(f"{directory}: {error.strerror}") from error
-    if kernel.is_mounted(directory):
-        raise UsageError(f"{directory} is a mount of backupfs already; `backupfs umount {directory}` ends it")
+        clear_stale(directory)
+    check_machine(os.geteuid(), allow_other)
+    check_directory(directory, os.geteuid())
     refuse_overlap(directory, {"repository": place.repository, "local state": place.state.path})
     return MountJob(
         repository=place.repository,
@@ -108,7 +102,7 @@ def _serve(
             unlocked = unlock(job.repository, password, files=seams.files)
             serving = _wired(job, state, unlocked, seams, recent)
             trio.run(serving.run, lambda: on_ready(os.getpid()))
-        except BaseException as error:
+        except BaseException as error:  # logged, and passed on
             _log.error("ended: %s", cause(error), exc_info=not isinstance(cause(error), BackupfsError))
             raise cause(error) from None
     return 0
@@ -116,10 +110,41 @@ def _serve(
 
 def _wired(job: MountJob, state: StateDirectory, unlocked: Unlocked, seams: Seams, recent: RecentTrouble) -> Serving:
     """Everything that serves one mount, put together."""
+    options = MountOptions(read_only=job.read_only, allow_other=job.allow_other)
 
-    @asynccontextmanager
-    async def open_engine() -> AsyncIterator[FileSystem]:
-        async with open_filesystem(
-            job.repository, unlocked, state.path, seams=seams, read_only=job.read_only, owner=job.owner
-        ) as filesystem:
-            yield filesystem
+    def open_engine() -> AbstractAsyncContextManager[FileSystem]:
+        return open_filesystem(job.repository, unlocked, state.path, seams=seams, read_only=job.read_only, owner=job.owner)
+
+    def make_mount(filesystem: FileSystem) -> Mount:
+        return Mount(filesystem, job.directory, options)
+
+    return Serving(job, state, open_engine, make_mount, seams.clock, recent)
+
+
+@dataclass(frozen=True, slots=True)
+class Unmounted:
+    """What was unmounted. `was_dead`: its process had died before, only the mount was left."""
+
+    directory: str
+    repository: str | None
+    was_dead: bool
+
+
+def unmount(directory: Path, home: Path) -> Unmounted:
+    """End the mount on this directory: everything is durable, the process gone and its locks free when this returns.
+
+    Raises MountBusyError when someone uses it (everything written so far is durable all the same), NotRunningError when
+    there is none.
+    """
+    place = at_directory(directory, home)
+    if place is not None:
+        try:
+            with connected(place.state.socket) as client, client.hold_process() as process:
+                client.ask(UnmountRequest())
+                client.wait_until_gone(process)
+            return Unmounted(str(directory), str(place.repository), was_dead=False)
+        except NotRunningError:
+            _log.info("no process answers for %s", directory)
+    if clear_stale(directory):
+        return Unmounted(str(directory), str(place.repository) if place else None, was_dead=True)
+    raise NotRunningError(f"no backupfs of yours is mounted on {directory}")

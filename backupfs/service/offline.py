@@ -1,9 +1,10 @@
 """What is done with a repository that is not mounted, in the command's own process. Everything here blocks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
@@ -19,9 +20,11 @@ from backupfs.engine.repository import (
     unlock,
 )
 from backupfs.engine.seams import Seams
-from backupfs.errors import StoreError
 from backupfs.service.groups import cause
 from backupfs.service.locate import Place
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +38,7 @@ class NewRepository:
 
 
 def create(new: NewRepository, password: bytes, seams: Seams) -> str:
-    """Make a repository, and the directories that lead to it. Its id in hexadecimal."""
-    try:
-        new.root.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"{new.root.parent}: {error.strerror}") from error
+    """Make a repository in a directory that is missing or empty. Its id in hexadecimal."""
     made = create_repository(
         new.root,
         password,
@@ -73,7 +72,9 @@ def check(
 
     async def all_findings() -> int:
         count = 0
-        async with aclosing(findings(place.repository, unlocked, seams, read_data, on_progress)) as found:
+        async with aclosing(
+            check_repository(place.repository, unlocked, place.state.path, seams=seams, read_data=read_data, progress=on_progress)
+        ) as found:
             async for finding in found:
                 on_finding(finding)
                 count += 1

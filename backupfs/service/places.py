@@ -46,9 +46,7 @@ def refuse_overlap(directory: Path, others: Mapping[str, Path]) -> None:
         if _inside(directory, other):
             raise UsageError(f"the mount point {directory} lies inside the {what} {other}: choose another directory")
         if _inside(other, directory):
-            raise UsageError(
-                f"the {what} {other} would lie inside the mount: choose another directory than {directory}"
-            )
+            raise UsageError(f"the {what} {other} would lie inside the mount: choose another directory than {directory}")
 
 
 def _inside(inner: Path, outer: Path) -> bool:

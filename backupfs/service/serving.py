@@ -24,11 +24,11 @@ import trio
 from backupfs.clock import Clock
 from backupfs.engine.attributes import EngineStatus, SnapshotInfo, Stats
 from backupfs.errors import BackupfsError, FileSystemError, ReadOnlyError
+from backupfs.fuse.unmounting import MountBusyError
 from backupfs.rules.schedule import SECOND_NS
 from backupfs.service.control import Replies, listening
 from backupfs.service.log import RecentTrouble
 from backupfs.service.messages import (
-    BusyError,
     CheckRequest,
     MountRecord,
     NotRunningError,
@@ -65,6 +65,10 @@ class Engine(Cuttable, Protocol):
         """0: a snapshot would be the same as the last one."""
         ...
 
+    def check(self, read_data: bool, progress: Callable[[int, int], None]) -> AsyncGenerator[object]:
+        """The findings as they are made; `progress` is told of bytes looked at and bytes in all."""
+        ...
+
     def stats(self) -> Stats:
         """Space and counts."""
         ...
@@ -82,15 +86,15 @@ class Mount(Protocol):
         ...
 
     async def unmount(self) -> None:
-        """Unmount, or BusyError that says who holds it."""
+        """Unmount, or MountBusyError that says who holds it."""
         ...
 
     async def detach(self) -> None:
         """Take the mount away from whoever uses it."""
         ...
 
-    def write_back(self, path: bytes) -> None:
-        """Bring in the kernel's dirty pages of this path below the root. Blocks; OSError."""
+    def write_back(self, path: bytes | None, ino: int) -> None:
+        """Bring in the kernel's dirty pages of this inode, which the path below the root led to. Blocks; OSError."""
         ...
 
 
@@ -105,10 +109,6 @@ class MountJob:
     allow_other: bool
     every_ns: int | None
     owner: tuple[int, int]
-
-
-Check = Callable[[bool, Callable[[int, int], None]], AsyncGenerator[object, None]]
-"""Checks the repository that is being served: (read_data, progress) -> findings."""
 
 
 @dataclass(slots=True)
@@ -134,7 +134,6 @@ class Serving:
         state: StateDirectory,
         open_engine: Callable[[], AbstractAsyncContextManager[Engine]],
         make_mount: Callable[[Engine], Mount],
-        check: Check,
         clock: Clock,
         recent: RecentTrouble,
     ) -> None:
@@ -142,7 +141,6 @@ class Serving:
         self._state = state
         self._open_engine = open_engine
         self._make_mount = make_mount
-        self._check = check
         self._clock = clock
         self._recent = recent
         self._since_ns = clock.now_ns()
@@ -195,13 +193,10 @@ class Serving:
             scope.cancel()
         for done in list(running.requests.values()):
             await done.wait()
-        if not self._job.read_only:
-            await engine.commit()
+        await engine.commit()
         _log.info("unmounted; everything received is durable")
 
-    async def _serve_requests(
-        self, mount: Mount, whole: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def _serve_requests(self, mount: Mount, whole: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         await mount.serve(task_status)
         whole.cancel()
 
@@ -229,9 +224,7 @@ class Serving:
 
     # --- the end --------------------------------------------------------------------------------------------------
 
-    async def _watch_signals(
-        self, everything: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def _watch_signals(self, everything: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             task_status.started()
             async for number in signals:
@@ -244,23 +237,19 @@ class Serving:
         await self._stop_asked.wait()
         async with self._ending:
             try:
-                await self._settle(running)
+                await running.taker.settle()
             except BackupfsError as error:
                 _log.error("not everything could be made durable before the end: %s", error)
             try:
                 await running.mount.unmount()
-            except BusyError as error:
+            except MountBusyError as error:
                 _log.warning("%s; it is taken away from them", error)
                 await running.mount.detach()
-
-    async def _settle(self, running: _Running) -> None:
-        if not self._job.read_only:
-            await running.taker.settle()
 
     async def _unmount(self, running: _Running) -> None:
         async with self._ending:
             try:
-                await self._settle(running)
+                await running.taker.settle()
             except ReadOnlyError as error:  # for good: staying mounted would not save anything
                 _log.error("not everything could be made durable before the end: %s", error)
             await running.mount.unmount()
@@ -306,7 +295,7 @@ class Serving:
             case StatsRequest():
                 return running.engine.stats()
             case CheckRequest():
-                return await check_and_tell(self._check, request.read_data, replies)
+                return await _check(running.engine, request.read_data, replies)
             case SnapshotCreateRequest():
                 self._refuse_read_only()
                 return await running.taker.take("manual", request.message, request.tags)
@@ -327,9 +316,7 @@ class Serving:
         await self._unmount(running)
         await self._closed.wait()
         if self._failure is not None:
-            raise BackupfsError(
-                f"{self._job.directory} is unmounted, but its end failed: {self._failure}; see {self._state.log}"
-            )
+            raise BackupfsError(f"{self._job.directory} is unmounted, but its end failed: {self._failure}; see {self._state.log}")
         return {"directory": str(self._job.directory), "repository": str(self._job.repository), "pid": os.getpid()}
 
     async def _handle_list(self, replies: Replies) -> object:
@@ -366,7 +353,7 @@ async def _delete(engine: Engine, name: str) -> object:
     return {"name": name}
 
 
-async def check_and_tell(check: Check, read_data: bool, replies: Replies) -> object:
+async def _check(engine: Engine, read_data: bool, replies: Replies) -> object:
     """Run a check: its findings become items, its progress is told every `PROGRESS_S` seconds. The result counts the
     findings.
     """
@@ -379,7 +366,7 @@ async def check_and_tell(check: Check, read_data: bool, replies: Replies) -> obj
 
     sender, receiver = trio.open_memory_channel[object](0)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_find, check, read_data, note, sender)
+        nursery.start_soon(_find, engine, read_data, note, sender)
         finding: object = None
         while True:
             with trio.move_on_after(PROGRESS_S) as waiting:
@@ -397,9 +384,7 @@ async def check_and_tell(check: Check, read_data: bool, replies: Replies) -> obj
     return {"findings": count}
 
 
-async def _find(
-    check: Check, read_data: bool, note: Callable[[int, int], None], sender: trio.MemorySendChannel[object]
-) -> None:
-    async with sender, aclosing(check(read_data, note)) as findings:
+async def _find(engine: Engine, read_data: bool, note: Callable[[int, int], None], sender: trio.MemorySendChannel[object]) -> None:
+    async with sender, aclosing(engine.check(read_data, note)) as findings:
         async for finding in findings:
             await sender.send(finding)

@@ -37,9 +37,9 @@ class Cuttable(Protocol):
 
 
 class SnapshotTaker:
-    """Takes snapshots one at a time. `write_back` blocks until the kernel's dirty pages of one path have arrived."""
+    """Takes snapshots one at a time. `write_back` blocks until the kernel's dirty pages of one inode have arrived."""
 
-    def __init__(self, engine: Cuttable, write_back: Callable[[bytes], None]) -> None:
+    def __init__(self, engine: Cuttable, write_back: Callable[[bytes | None, int], None]) -> None:
         self._engine = engine
         self._write_back = write_back
         self._one_at_a_time = trio.Lock()
@@ -58,21 +58,16 @@ class SnapshotTaker:
             await self._engine.commit()
 
     async def _bring_in(self) -> None:
-        paths = self._paths()
+        paths = dict(self._engine.writable_paths())
         for _ in range(ROUNDS):
             missed = await self._bring_in_all(paths)
-            now = self._paths()
+            now = dict(self._engine.writable_paths())
             paths = {ino: now[ino] for ino in missed if ino in now}
             if not paths:
                 return
-        _log.warning(
-            "%d files open for writing were renamed faster than they could be written back before the cut", len(paths)
-        )
+        _log.warning("%d files open for writing were renamed faster than they could be written back before the cut", len(paths))
 
-    def _paths(self) -> dict[int, bytes]:
-        return {ino: path for ino, path in self._engine.writable_paths() if path is not None}
-
-    async def _bring_in_all(self, paths: dict[int, bytes]) -> list[int]:
+    async def _bring_in_all(self, paths: dict[int, bytes | None]) -> list[int]:
         """Write back these files. Those that were not found under their path are returned: removed, or renamed
         meanwhile.
         """
@@ -83,11 +78,11 @@ class SnapshotTaker:
                 nursery.start_soon(self._bring_in_some, left, missed)
         return missed
 
-    async def _bring_in_some(self, left: Iterator[tuple[int, bytes]], missed: list[int]) -> None:
+    async def _bring_in_some(self, left: Iterator[tuple[int, bytes | None]], missed: list[int]) -> None:
         for ino, path in left:
             try:
                 # abandoned rather than waited for: a process that goes down no longer serves what the thread waits for
-                await trio.to_thread.run_sync(self._write_back, path, abandon_on_cancel=True, limiter=self._threads)
+                await trio.to_thread.run_sync(self._write_back, path, ino, abandon_on_cancel=True, limiter=self._threads)
             except (FileNotFoundError, NotADirectoryError):
                 missed.append(ino)
             except OSError as error:

@@ -54,9 +54,7 @@ class StateDirectory:
         except LockedError as error:
             record = self.record()
             if record is None:
-                raise LockedError(
-                    f"another backupfs process works on this repository (its state is {self.path})"
-                ) from error
+                raise LockedError(f"another backupfs process works on this repository (its state is {self.path})") from error
             raise LockedError(
                 f"the repository {record.repository} is mounted on {record.directory} by process {record.pid};"
                 f" `backupfs umount {record.directory}` ends that",

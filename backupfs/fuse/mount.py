@@ -1,0 +1,172 @@
+"""One mount: made, served until it is unmounted, taken away.
+
+pyfuse3 keeps its session in module globals, so a process has one mount at a time. Order: checks, mount, INIT, the loop, the first answer; from
+then on the end comes from outside (umount, fusermount3 -u) or by `unmount`. A process that goes down without unmounting leaves a dead mount on
+purpose: whoever uses it must see errors, not an empty directory.
+"""
+
+import logging
+import os
+import socket
+import subprocess
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import pyfuse3
+import trio
+
+from backupfs.errors import UnsupportedError
+from backupfs.fuse import mount_table
+from backupfs.fuse.handshake import HandshakeError, InitFlag, negotiate
+from backupfs.fuse.mount_point import check_directory, check_machine
+from backupfs.fuse.operations import FileSystem, Operations
+from backupfs.fuse.unmounting import FUSERMOUNT, answers, clear_stale, unmount
+from backupfs.fuse.write_back import sync_through_mount
+
+MAX_TASKS: Final = 10_000
+"""Requests in work at once. pyfuse3 reads no more beyond it, and a parked request may wait for one that was not read: so it is far above what
+can be parked, and only there so that a fault does not take all memory."""
+READ_AHEAD_BYTES: Final = 2 << 20
+"""Two of the largest READs: while one is on its way to the reader the next is being decoded. Only root can set it."""
+_WANTED: Final = InitFlag.DONT_MASK | InitFlag.HANDLE_KILLPRIV_V2
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """How to mount. `handshake` off mounts the plain way, without INIT flags of our own."""
+
+    read_only: bool = False
+    allow_other: bool = False
+    handshake: bool = True
+
+    def names(self) -> list[str]:
+        """As mount(8) takes them. Never `auto_unmount`: see the top of this module."""
+        chosen = ["fsname=backupfs", "subtype=backupfs", "default_permissions", "nosuid", "nodev"]
+        if self.read_only:
+            chosen.append("ro")
+        if self.allow_other:
+            chosen.append("allow_other")
+        return chosen
+
+
+class Mount:
+    """A file system on a directory. `serve` is called once; the rest may be called while it runs."""
+
+    def __init__(self, fs: FileSystem, directory: Path, options: MountOptions) -> None:
+        self._fs = fs
+        self._directory = Path(os.path.abspath(directory))
+        self._options = options
+        self.flags = InitFlag(0)
+        """INIT flags that are on, of those that libfuse cannot ask for. Known when the mount answers."""
+
+    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Mount, report when the mount answers, serve requests, return when it is unmounted.
+
+        UsageError and UnsupportedError say why it cannot be mounted. A dead mount of ours on the directory is cleared first. Cancelled (or
+        failing) before it answers, nothing stays mounted; later, a dead mount stays.
+        """
+        await self._prepare()
+        await self._mount()
+        answered = False
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(partial(pyfuse3.main, max_tasks=MAX_TASKS))
+                await trio.to_thread.run_sync(self._greet, abandon_on_cancel=True)
+                answered = True
+                task_status.started()
+        finally:
+            pyfuse3.close(unmount=False)
+            if not answered:
+                unmount(self._directory, lazy=True)
+
+    async def unmount(self) -> None:
+        """Unmount, or MountBusyError that says who uses it. `serve` returns when the last requests are answered."""
+        await trio.to_thread.run_sync(unmount, self._directory)
+
+    async def detach(self) -> None:
+        """Take the mount away from whoever uses it."""
+        await trio.to_thread.run_sync(partial(unmount, self._directory, lazy=True))
+        pyfuse3.terminate()
+
+    def write_back(self, path: bytes | None, ino: int) -> None:
+        """`sync_through_mount` for this mount: blocks, for a thread beside the loop."""
+        sync_through_mount(self._directory, path, ino)
+
+    async def _prepare(self) -> None:
+        uid = os.geteuid()
+        check_machine(uid, self._options.allow_other)
+        if await trio.to_thread.run_sync(clear_stale, self._directory, abandon_on_cancel=True):
+            log.warning("%s had a mount of a process that is gone; it was cleared", self._directory)
+        await trio.to_thread.run_sync(check_directory, self._directory, uid, abandon_on_cancel=True)
+
+    async def _mount(self) -> None:
+        operations = Operations(self._fs)
+        self.flags = InitFlag(0)
+        if not self._options.handshake or not await self._mount_with_handshake(operations):
+            self._mount_plainly(operations)
+        self._fs.umask_applied = InitFlag.DONT_MASK not in self.flags
+        log.info("mounted on %s, with %s", self._directory, self.flags)
+
+    async def _mount_with_handshake(self, operations: Operations) -> bool:
+        """Whether that worked. If not, nothing is mounted."""
+        try:
+            descriptor = await trio.to_thread.run_sync(_fusermount, self._directory, self._options.names())
+        except FileNotFoundError:
+            log.warning("fusermount3 is missing, so the mount is slow with small writes; install the package fuse3")
+            return False
+        try:
+            self.flags = await negotiate(descriptor, operations, _WANTED)
+        except BaseException as reason:
+            unmount(self._directory, lazy=True)
+            if not isinstance(reason, HandshakeError):
+                raise
+            log.warning("the mount is slow with small writes, and default ACLs meet a umask: %s", reason)
+            return False
+        return True
+
+    def _mount_plainly(self, operations: Operations) -> None:
+        try:
+            pyfuse3.init(operations, os.fspath(self._directory), set(self._options.names()))
+        except RuntimeError as reason:
+            raise UnsupportedError(f"{self._directory} cannot be mounted: {reason}") from reason
+
+    def _greet(self) -> None:
+        """The first request, answered by the loop; then what can only be set on a mount that stands."""
+        if not answers(self._directory):
+            raise UnsupportedError(f"the kernel refuses the mount on {self._directory}")
+        if os.geteuid() == 0:
+            _raise_read_ahead(self._directory)
+
+
+def _fusermount(directory: Path, options: list[str]) -> int:
+    """Mount through fusermount3 and return the FUSE descriptor that it passes back."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            done = subprocess.run(
+                [FUSERMOUNT, "-o", ",".join(options), "--", directory],
+                env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno())},
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=False,
+            )
+        _, descriptors, _, _ = socket.recv_fds(ours, 1, 1, socket.MSG_CMSG_CLOEXEC)
+    if done.returncode or not descriptors:
+        raise UnsupportedError(f"{directory} cannot be mounted: {done.stderr.decode(errors='replace').strip()}")
+    return descriptors[0]
+
+
+def _raise_read_ahead(directory: Path) -> None:
+    """The kernel reads ahead 128 KiB otherwise: an eighth of what one READ may ask for."""
+    entry = mount_table.find(directory, mount_table.read())
+    if entry is None:
+        return
+    setting = Path("/sys/class/bdi") / "{}:{}".format(*entry.device) / "read_ahead_kb"
+    try:
+        setting.write_text(str(READ_AHEAD_BYTES // 1024))
+    except OSError as error:  # no sysfs, or a read-only one, as in a container
+        log.info("sequential reads will be slower: %s: %s", setting, error.strerror)
