@@ -51,7 +51,7 @@ _where = click.argument("where", required=False, metavar="[DIR|REPO]")
 class _Group(click.Group):
     """Verbs in the order in which they are written."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, _: click.Context) -> list[str]:
         return list(self.commands)
 
 

@@ -5,6 +5,7 @@ and becomes RFC 3339 in UTC, without the ending.
 """
 
 import json
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,9 +13,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import msgspec
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.table import Table
 from rich.text import Text
 
 from backupfs.errors import BackupfsError
@@ -95,15 +96,14 @@ class Output:
             self._out.print(Text(f"{_words(name):<{width}}  {printable(_shown(name, value))}"))
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Rows under a heading."""
+        """Rows under a heading, in columns as wide as they need to be: nothing is cut off."""
         if self.as_json:
             return
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in columns:
-            table.add_column(column, no_wrap=not self._out.is_terminal, overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(printable(cell)) for cell in row))
-        self._out.print(table, width=None if self._out.is_terminal else 10_000)
+        lines = [list(columns), *([printable(cell) for cell in row] for row in rows)]
+        widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+        for number, line in enumerate(lines):
+            text = "  ".join(cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True))
+            self._out.print(Text(text.rstrip(), style="" if number else "bold"))
 
     def error(self, error: BackupfsError) -> None:
         """Why it was not done: in words on standard error, and as an object when JSON is asked for."""
@@ -112,7 +112,9 @@ class Output:
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Any]:
-        """A bar with rate and time left on standard error, when that is a terminal. Gives `show(done, total)`."""
+        """A bar with rate and time left on standard error, when that is a terminal; one line on SIGUSR1. Gives
+        `show(done, total)`.
+        """
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -122,11 +124,21 @@ class Output:
         )
         with Progress(*columns, console=self._err, transient=True, disable=not self._err.is_terminal) as bar:
             task = bar.add_task(what, total=None)
+            at = [0, 0]
 
             def show(done: int, total: int) -> None:
+                at[:] = done, total
                 bar.update(task, completed=done, total=total)
 
-            yield show
+            before = signal.signal(signal.SIGUSR1, lambda *_: self._progress_line(what, at))
+            try:
+                yield show
+            finally:
+                signal.signal(signal.SIGUSR1, before)
+
+    def _progress_line(self, what: str, at: Sequence[int]) -> None:
+        done, total = at
+        self._err.print(Text(f"{what}: {readable_size(done)} of {readable_size(total)}"))
 
 
 def _words(name: str) -> str:

@@ -8,6 +8,7 @@ Inode numbers as the kernel sees them: 1 the root, 2 `.snapshots`, 3 `.snapshots
 
 import errno
 import logging
+import math
 import os
 import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -175,10 +176,14 @@ class FileSystem:
                 log.error("the regular commit: %s", error)
 
     async def _watch_space(self) -> None:
-        """Task: look at the disk again whenever much has been accepted."""
+        """Task: look at the disk again whenever much has been accepted, and often while room is short."""
         volume = self._volume
         while True:
-            await self._look_at_space.wait()
+            with trio.move_on_after(limits.SPACE_SHORT_LOOK_S if self._is_short() else math.inf):
+                await self._look_at_space.wait()
+            if self._is_short():
+                # What was removed gives its room back with the next batch.
+                self._committer.nudge()
             try:
                 await volume.seams.offload.disk(volume.space.refresh, self._data.dirty_bytes)
             except BackupfsError as error:
@@ -724,12 +729,11 @@ class FileSystem:
 
     async def _store_parked(self) -> bool:
         """Hold changes up for a moment and store the rest. True when nothing is left: changes are then still held up."""
-        self._parked = trio.Event()
-        stored = False
+        parked = self._parked = trio.Event()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._unpark_later, self._parked)
+            nursery.start_soon(self._unpark_later, parked)
             await self._data.flush_all()
-            stored = self._parked is not None and not self._data.unstored()
+            stored = self._parked is parked and not self._data.unstored()
             nursery.cancel_scope.cancel()
         if not stored:
             self._unpark()

@@ -55,7 +55,7 @@ def offered(request: bytes) -> int:
 
 
 def with_flags(answer: bytes, wanted: int) -> bytes:
-    """libfuse's answer to INIT with more flags in it."""
+    """The answer of libfuse to INIT, with more flags in it."""
     if len(answer) < _OUT_HEADER.size + _INIT_OUT.size:
         raise HandshakeError(f"libfuse answers INIT with {len(answer)} bytes")
     length, error, _ = _OUT_HEADER.unpack_from(answer)

@@ -24,11 +24,11 @@ class MountBusyError(BackupfsError):
 
 
 def unmount(directory: Path, *, lazy: bool = False) -> None:
-    """Unmount what is mounted on this directory, or MountBusyError. What the kernel holds is written back first, so the process behind the
-    mount must be serving. With `lazy` it leaves the tree at once and ends when its last user lets go.
+    """Unmount the backupfs on this directory, if there is one, or MountBusyError. What the kernel holds is written back first, so the process
+    behind the mount must be serving. With `lazy` it leaves the tree at once and ends when its last user lets go.
     """
     entry = mount_table.find(directory, mount_table.read())
-    if entry is None:
+    if entry is None or not entry.ours:
         return
     code = _umount2(entry.point, lazy) if os.geteuid() == 0 else errno.EPERM
     if code == errno.EPERM:  # an ordinary user, or root in a container without the right to unmount

@@ -3,8 +3,8 @@
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
@@ -102,13 +102,13 @@ def _serve(
             unlocked = unlock(job.repository, password, files=seams.files)
             serving = _wired(job, state, unlocked, seams, recent)
             trio.run(serving.run, lambda: on_ready(os.getpid()))
-        except BaseException as error:  # logged, and passed on
+        except BaseException as error:  # noqa: BLE001 it is passed on
             _log.error("ended: %s", cause(error), exc_info=not isinstance(cause(error), BackupfsError))
             raise cause(error) from None
     return 0
 
 
-def _wired(job: MountJob, state: StateDirectory, unlocked: Unlocked, seams: Seams, recent: RecentTrouble) -> Serving:
+def _wired(job: MountJob, state: StateDirectory, unlocked: Unlocked, seams: Seams, recent: RecentTrouble) -> Serving[FileSystem]:
     """Everything that serves one mount, put together."""
     options = MountOptions(read_only=job.read_only, allow_other=job.allow_other)
 

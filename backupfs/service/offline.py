@@ -23,7 +23,6 @@ from backupfs.engine.seams import Seams
 from backupfs.service.groups import cause
 from backupfs.service.locate import Place
 
-
 T = TypeVar("T")
 
 

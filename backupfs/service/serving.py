@@ -17,13 +17,13 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol, assert_never
+from typing import Final, Generic, Protocol, TypeVar, assert_never
 
 import trio
 
 from backupfs.clock import Clock
 from backupfs.engine.attributes import EngineStatus, SnapshotInfo, Stats
-from backupfs.errors import BackupfsError, FileSystemError, ReadOnlyError
+from backupfs.errors import BackupfsError, ReadOnlyError
 from backupfs.fuse.unmounting import MountBusyError
 from backupfs.rules.schedule import SECOND_NS
 from backupfs.service.control import Replies, listening
@@ -78,6 +78,9 @@ class Engine(Cuttable, Protocol):
         ...
 
 
+E = TypeVar("E", bound=Engine)
+
+
 class Mount(Protocol):
     """The kernel's side of one engine."""
 
@@ -122,7 +125,7 @@ class _Running:
     requests: dict[trio.CancelScope, trio.Event] = field(default_factory=dict)
 
 
-class Serving:
+class Serving(Generic[E]):
     """One mount from its engine's opening to its end. Owned by one task tree; `run` is called once.
 
     `_running` is set while the mount answers; whoever uses it across an await does so inside `_use`.
@@ -132,8 +135,8 @@ class Serving:
         self,
         job: MountJob,
         state: StateDirectory,
-        open_engine: Callable[[], AbstractAsyncContextManager[Engine]],
-        make_mount: Callable[[Engine], Mount],
+        open_engine: Callable[[], AbstractAsyncContextManager[E]],
+        make_mount: Callable[[E], Mount],
         clock: Clock,
         recent: RecentTrouble,
     ) -> None:
@@ -171,7 +174,7 @@ class Serving:
         if self._failure is not None:
             raise self._failure
 
-    async def _serve(self, engine: Engine, on_ready: Callable[[], None]) -> None:
+    async def _serve(self, engine: E, on_ready: Callable[[], None]) -> None:
         self._phase = "mounting"
         mount = self._make_mount(engine)
         taker = SnapshotTaker(engine, mount.write_back)
@@ -243,7 +246,7 @@ class Serving:
             try:
                 await running.mount.unmount()
             except MountBusyError as error:
-                _log.warning("%s; it is taken away from them", error)
+                _log.warning("the mount is in use by %s; it is taken away from them", _who(error))
                 await running.mount.detach()
 
     async def _unmount(self, running: _Running) -> None:
@@ -301,7 +304,8 @@ class Serving:
                 return await running.taker.take("manual", request.message, request.tags)
             case SnapshotDeleteRequest():
                 self._refuse_read_only()
-                return await _delete(running.engine, request.name)
+                await running.engine.delete_snapshot(request.name)
+                return {"name": request.name}
             case _:
                 assert_never(request)
 
@@ -345,12 +349,11 @@ class Serving:
         )
 
 
-async def _delete(engine: Engine, name: str) -> object:
-    try:
-        await engine.delete_snapshot(name)
-    except FileSystemError as error:
-        raise BackupfsError(f"there is no snapshot {name!r} to delete", name=name) from error
-    return {"name": name}
+def _who(error: MountBusyError) -> str:
+    """The processes that hold the mount, without the names of what they hold: those must not get into the log."""
+    named = error.fields.get("holders")
+    found = sorted({str(holder).partition(":")[0] for holder in named}) if isinstance(named, list) else []
+    return ", ".join(found) or "a process that may not be looked at"
 
 
 async def _check(engine: Engine, read_data: bool, replies: Replies) -> object:
