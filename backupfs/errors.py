@@ -58,12 +58,6 @@ class DamageError(BackupfsError):
     exit_code = 3
 
 
-class MissingObjectError(DamageError):
-    """An object that something refers to is not in the store."""
-
-    kind = "missing-object"
-
-
 class RollbackError(DamageError):
     """The store shows an older or another history than this host has seen."""
 
@@ -81,6 +75,12 @@ class StoreError(BackupfsError):
     """The store failed to do what it was asked; it may work later."""
 
     kind = "store"
+
+
+class MissingObjectError(DamageError, StoreError):
+    """An object that something refers to is not in the store."""
+
+    kind = "missing-object"
 
 
 class StoreFullError(StoreError):

@@ -30,8 +30,8 @@ COMMIT_DELAY_S: Final = 5.0
 """Everything received is committed after at most this long."""
 
 REGION_BYTES: Final = 16 * MIB
-REGION_EXTENTS_MAX: Final = 224
-"""Keeps a region's record at about 4 KiB."""
+REGION_EXTENTS_MAX: Final = 320
+"""More than a region can have of the shortest chunks (256); its record then has some 6 KiB."""
 INLINE_EXTENTS_MAX: Final = 4
 """More extents than this move from the inode's record to regions."""
 

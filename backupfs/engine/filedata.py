@@ -488,26 +488,28 @@ class FileData:
     async def _rechunk(self, state: InodeState) -> None:
         """Write the most fragmented stretches of this file's overfull regions anew, until their records are short again."""
         for ino, region in [entry for entry in self._crowded if entry[0] == state.ino]:
+            before = limits.REGION_BYTES
             while not state.dead and state.record.data:
                 extents = self._region(state.record.data, region, records.EPOCH_MAX)
-                if len(extents) <= limits.REGION_EXTENTS_MAX // 2:
+                if len(extents) <= limits.REGION_EXTENTS_MAX // 2 or len(extents) >= before:
                     break
-                low, high = rules.rechunk_window(extents, _WINDOW_BYTES)
-                high = min(high, extents[-1][0] + extents[-1][1])
-                data = memoryview(await self.read_stored(state.record, records.EPOCH_MAX, low, high))
-                lengths = self._volume.chunker().cut(data, is_end=True)
-                starts = [sum(lengths[:i]) for i in range(len(lengths))]
-                pieces = [data[at : at + length] for at, length in zip(starts, lengths, strict=True)]
-                numbers = await self._blobs.store(await self._volume.seams.offload.cpu(self._blobs.identify, pieces))
-                if not state.dead:
-                    new = [
-                        (low + at, length, number, 0)
-                        for at, length, number in zip(starts, lengths, numbers, strict=True)
-                        if number is not None
-                    ]
-                    self._set_extents(state, low, high, new)
-                self._blobs.unpin(numbers)
+                before = len(extents)
+                await self._rewrite_window(state, extents)
             self._crowded.discard((ino, region))
+
+    async def _rewrite_window(self, state: InodeState, extents: list[Extent]) -> None:
+        """Store the stretch of a region that has the most extents in chunks of its own."""
+        low, high = rules.rechunk_window(extents, _WINDOW_BYTES)
+        high = min(high, extents[-1][0] + extents[-1][1])
+        data = memoryview(await self.read_stored(state.record, records.EPOCH_MAX, low, high))
+        lengths = self._volume.chunker().cut(data, is_end=True)
+        starts = [sum(lengths[:i]) for i in range(len(lengths))]
+        pieces = [data[at : at + length] for at, length in zip(starts, lengths, strict=True)]
+        numbers = await self._blobs.store(await self._volume.seams.offload.cpu(self._blobs.identify, pieces))
+        if not state.dead:
+            placed = zip(starts, lengths, numbers, strict=True)
+            self._set_extents(state, low, high, [(low + at, size, blob, 0) for at, size, blob in placed if blob is not None])
+        self._blobs.unpin(numbers)
 
     async def _cut_regions(self, state: InodeState, size: int) -> None:
         """End what stands behind `size` in a file's regions: the one it lies in at once, the others in steps."""

@@ -1,6 +1,6 @@
 """The newest history that this host has seen, kept outside the repository: an older or another one is not taken for it.
 
-A sealed file in the state directory, replaced as a whole. It need not be durable: one that is a little behind still tells.
+A sealed file in the state directory, replaced as a whole: one that does not open is damage, never "nothing seen".
 """
 
 import struct
@@ -59,9 +59,11 @@ class Head:
         handle = self._files.create(aside)
         try:
             self._files.write_at(handle, 0, [salt + self._keys.local_sealer(b"head", salt).seal(Sealed.HEAD, 0, plain)])
+            self._files.sync(handle)
         finally:
             self._files.close(handle)
         self._files.rename(aside, self._path)
+        self._files.sync_directory(self._path.parent)
 
     def forget(self) -> None:
         """Take the repository as it is from now on."""

@@ -4,7 +4,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from backupfs.errors import DamageError
+from backupfs.errors import DamageError, UnsupportedError
 from backupfs.format.layout import FORMAT_VERSION, checked, with_checksum
 
 MAGIC: Final = b"BFSCONF\0"
@@ -51,12 +51,12 @@ def decode(data: bytes) -> tuple[Config, bytes]:
     if size != SIZE_BYTES or body[_LAYOUT.size :].strip(b"\0"):
         raise DamageError("config: bytes that must be zero are not")
     if features:
-        raise DamageError(f"config: needs features {features:#x} that this backupfs does not know")
+        raise UnsupportedError(f"config: needs features {features:#x} that this backupfs does not know; a newer one reads it")
     if cipher not in (CIPHER_AES_256_GCM, CIPHER_CHACHA20_POLY1305) or compression not in (
         COMPRESSION_NONE,
         COMPRESSION_ZSTD,
     ):
-        raise DamageError(f"config: unknown cipher {cipher} or compression {compression}")
+        raise UnsupportedError(f"config: unknown cipher {cipher} or compression {compression}")
     if not 64 <= low <= average <= high <= 16 << 20 or low > 1 << 20 or not 256 <= average <= 4 << 20 or high < 1024:
         raise DamageError(f"config: chunk sizes {low}, {average}, {high} are out of range")
     return Config(repository_id, created_ns, low, average, high, cipher, compression, level, features), mac

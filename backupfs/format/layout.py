@@ -9,7 +9,7 @@ import struct
 import zlib
 from typing import Final
 
-from backupfs.errors import DamageError
+from backupfs.errors import DamageError, UnsupportedError
 
 FORMAT_VERSION: Final = 1
 CHECKSUM: Final = struct.Struct(">I")
@@ -55,7 +55,7 @@ def with_checksum(body: bytes, size_bytes: int) -> bytes:
 def checked(data: bytes, size_bytes: int, magic: bytes, what: str) -> bytes:
     """The bytes of a fixed layout without its checksum, once length, checksum, magic and version hold.
 
-    Raises DamageError otherwise. `magic` is followed by a 16-bit version in every layout.
+    Raises DamageError otherwise, UnsupportedError for another version. `magic` is followed by a 16-bit version in every layout.
     """
     if len(data) != size_bytes:
         raise DamageError(f"{what}: {len(data)} bytes instead of {size_bytes}", what=what)
@@ -66,7 +66,7 @@ def checked(data: bytes, size_bytes: int, magic: bytes, what: str) -> bytes:
         raise DamageError(f"{what}: this is something else (magic {body[: len(magic)]!r})", what=what)
     (version,) = struct.unpack_from(">H", body, len(magic))
     if version != FORMAT_VERSION:
-        raise DamageError(f"{what}: format version {version} is not known to this backupfs", what=what, version=version)
+        raise UnsupportedError(f"{what}: format version {version} is not known to this backupfs; a newer one reads it", version=version)
     return body
 
 

@@ -108,7 +108,7 @@ class Mount:
         if not self._options.handshake or not await self._mount_with_handshake(operations):
             self._mount_plainly(operations)
         self._fs.umask_applied = InitFlag.DONT_MASK not in self.flags
-        log.info("mounted on %s, with %s", self._directory, self.flags)
+        log.info("mounted on %s, with %s", self._directory, ", ".join(str(flag.name) for flag in self.flags) or "libfuse's flags only")
 
     async def _mount_with_handshake(self, operations: Operations) -> bool:
         """Whether that worked. If not, nothing is mounted."""
