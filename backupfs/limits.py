@@ -17,6 +17,9 @@ PACK_TARGET_BYTES: Final = 32 * MIB
 OPEN_PACKS: Final = 2
 """Chunks go to one of these at random, so that the order of lengths in a pack says less."""
 
+PACK_UNSYNCED_BYTES: Final = 16 * MIB
+"""Sealed bytes of a pack that stay in memory, for the case that syncing it fails; beyond this it is synced at once."""
+
 JOURNAL_FRAME_BYTES: Final = 4 * KIB
 JOURNAL_SEGMENT_TARGET_BYTES: Final = 64 * MIB
 JOURNAL_FRAME_MAX_BYTES: Final = 256 * MIB
@@ -35,7 +38,7 @@ REGION_EXTENTS_MAX: Final = 320
 INLINE_EXTENTS_MAX: Final = 4
 """More extents than this move from the inode's record to regions."""
 
-DIRTY_BYTES_MAX: Final = 96 * MIB
+DIRTY_BYTES_MAX: Final = 64 * MIB
 """Bytes written and not yet stored; writers wait beyond it."""
 FLUSH_RUN_BYTES: Final = 8 * MIB
 """A run this long is chunked and stored while more arrives."""

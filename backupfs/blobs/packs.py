@@ -52,7 +52,7 @@ class _Frame:
     sealed: bytes
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class OpenPack:
     """A pack being appended to, or full and waiting to be closed."""
 
@@ -66,6 +66,9 @@ class OpenPack:
     first_blob: int = 0
     entries: list[PackEntry] = field(default_factory=list)
     unsynced: list[_Frame] = field(default_factory=list)
+    unsynced_bytes: int = 0
+    sync_lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held by whoever syncs the pack: what another took out of `unsynced` is durable, or back in it, once this can be had."""
     writers: int = 0
     unclaimed: int = 0
     """Blobs appended whose places nobody has taken note of yet."""
@@ -106,6 +109,7 @@ class PackWriter:
         self._open: list[OpenPack] = []
         self._favourite = 0
         self._moved: dict[int, Location] = {}
+        self._untold: dict[int, Location] = {}
         self._counters = counters
 
     def append(self, blobs: Sequence[NewBlob]) -> list[Location]:
@@ -126,17 +130,17 @@ class PackWriter:
 
         Raises StoreError when even that failed: nothing appended since the last sync may then be believed.
         """
-        moved: dict[int, Location] = {}
         for attempt in range(3):
             failed = [pack for pack in self._packs_to_sync() if not self._sync_pack(pack)]
             if not failed:
                 with self._lock:
                     self._favourite = self._randomness.draw(1)[0] % limits.OPEN_PACKS
+                    moved, self._untold = self._untold, {}
                 return moved
             if attempt == 2:
                 break
             for pack in failed:
-                moved.update(self._move(pack))
+                self._move(pack)
         raise StoreError(
             "what was written could not be made durable, in three different packs; the disk may be failing"
         )
@@ -157,7 +161,12 @@ class PackWriter:
     def full_packs(self) -> list[OpenPack]:
         """Packs that can be closed: full, nobody writing, everything synced."""
         with self._lock:
-            return [p for p in self._open if p.full and not p.failed and not p.writers and not p.unsynced]
+            return [p for p in self._open if p.full and not (p.failed or p.writers or p.unsynced or p.unclaimed)]
+
+    def is_open(self, pack: OpenPack) -> bool:
+        """Whether the pack is still this object's business."""
+        with self._lock:
+            return any(pack is other for other in self._open)
 
     def close(self, pack: OpenPack) -> None:
         """Give a pack its end and hand it to the store."""
@@ -171,12 +180,15 @@ class PackWriter:
         self._files.close(pack.handle)
 
     def finish(self) -> list[OpenPack]:
-        """At the end of a mount: mark all packs full. Those with blobs are to be closed, empty ones are removed here."""
+        """At the end of a mount: mark all packs full, and give those that are to be closed. Failed ones are left to recovery."""
         with self._lock:
             packs = list(self._open)
             for pack in packs:
                 pack.full = True
-        return packs
+        for pack in packs:
+            if pack.failed:
+                self.give_up(pack)
+        return [pack for pack in packs if not pack.failed]
 
     def give_up(self, pack: OpenPack) -> None:
         """Leave a pack as it lies; recovery finishes it."""
@@ -217,8 +229,13 @@ class PackWriter:
                 pack.unclaimed += len(frames)
                 pack.entries.extend(frame.entry for frame in frames)
                 pack.unsynced.extend(frames)
+                pack.unsynced_bytes += sum(frame.entry.stored_bytes for frame in frames)
+                too_much = pack.unsynced_bytes > limits.PACK_UNSYNCED_BYTES
                 for frame in frames:
                     locations[frame.number] = Location(pack.number, frame.entry.offset, frame.entry.stored_bytes)
+            if too_much:
+                # Bounds what stays in memory; a failure is dealt with where durability is asked for.
+                self._sync_pack(pack)
         finally:
             with self._lock:
                 pack.writers -= 1
@@ -255,26 +272,31 @@ class PackWriter:
 
     def _packs_to_sync(self) -> list[OpenPack]:
         with self._lock:
-            return [p for p in self._open if p.unsynced]
+            return [p for p in self._open if p.unsynced or not p.failed]
 
     def _sync_pack(self, pack: OpenPack) -> bool:
-        with self._lock:
-            if pack.failed:
-                return False
-            frames, pack.unsynced = pack.unsynced, []
-        try:
-            self._files.sync(pack.handle)
-            if not pack.name_synced:
-                self._files.sync_directory(self._directory)
-                pack.name_synced = True
-        except StoreError:
+        """Sync a pack; false when it has been given up and blobs of it are to be moved."""
+        with pack.sync_lock:
             with self._lock:
-                pack.failed = pack.full = True
-                pack.unsynced = frames + pack.unsynced
-            return False
-        return True
+                if pack.failed:
+                    return not pack.unsynced
+                frames, pack.unsynced = pack.unsynced, []
+                pack.unsynced_bytes = 0
+            if not frames:
+                return True
+            try:
+                self._files.sync(pack.handle)
+                if not pack.name_synced:
+                    self._files.sync_directory(self._directory)
+                    pack.name_synced = True
+            except StoreError:
+                with self._lock:
+                    pack.failed = pack.full = True
+                    pack.unsynced = frames + pack.unsynced
+                return False
+            return True
 
-    def _move(self, pack: OpenPack) -> dict[int, Location]:
+    def _move(self, pack: OpenPack) -> None:
         """Seal a failed pack's unsynced blobs anew into another. What was synced stays where it is: the pack is finished at recovery."""
         with self._lock:
             frames, pack.unsynced = pack.unsynced, []
@@ -292,7 +314,7 @@ class PackWriter:
                 raise
         with self._lock:
             self._moved.update(moved)
-        return moved
+            self._untold.update(moved)
 
 
 def finish_abandoned(

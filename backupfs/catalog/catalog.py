@@ -331,7 +331,8 @@ class Catalog:
         value = layer.plain[Table.PACKS].get(number_key(number))
         if value is not None:
             old = records.decode_pack(value)
-            pack = Pack(old.object_id, old.live_bytes + step, old.state, old.first_blob)
+            first_blob = old.first_blob if facts is None else min(old.first_blob, facts[1])
+            pack = Pack(old.object_id, old.live_bytes + step, old.state, first_blob)
         elif facts is not None:
             pack = Pack(facts[0], step, PackState.OPEN, facts[1])
         else:
@@ -496,7 +497,8 @@ class Catalog:
                 pack = Pack(
                     object_id, 0, PackState.SEALED if number in self._sealed_early else PackState.OPEN, first_blob
                 )
-            pack = Pack(pack.object_id, pack.live_bytes + step, pack.state, pack.first_blob)
+            _, first_blob = self.active.new_packs.get(number, (b"", pack.first_blob))
+            pack = Pack(pack.object_id, pack.live_bytes + step, pack.state, min(pack.first_blob, first_blob))
             if pack.live_bytes < 0:
                 raise DamageError(f"pack {number} would have {pack.live_bytes} live bytes", pack=number)
             if pack.live_bytes == 0 and pack.state == PackState.SEALED:

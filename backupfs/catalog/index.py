@@ -87,7 +87,7 @@ class Index:
     def scan(self, table: Table, start: bytes) -> Iterator[tuple[bytes, bytes]]:
         """(key, sealed record) of a table from `start` on. Only until the next `renew`; `open_record` gives the record."""
         prefix = _PREFIX[table]
-        cursor = self._cursor
+        cursor = self._read.cursor()
         found = cursor.set_range(prefix + start)
         while found:
             key = cursor.key()

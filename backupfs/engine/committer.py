@@ -49,6 +49,7 @@ class Committer:
         self._stopping = False
         self._saved_counters = b""
         self._dead: deque[Pack] = deque()
+        self._closing = trio.Lock()
 
     def has_changes(self) -> bool:
         """Whether anything waits to be frozen."""
@@ -207,24 +208,25 @@ class Committer:
     async def close_pack(self, pack: OpenPack) -> None:
         """Give a full pack its end; one that nothing refers to goes instead."""
         volume = self._volume
-        try:
-            if not pack.unclaimed and not volume.catalog.names_pack(pack.number):
-                await volume.seams.offload.disk(volume.packs.discard, pack)
+        async with self._closing:
+            if not volume.packs.is_open(pack):
                 return
-            await volume.seams.offload.disk(volume.packs.close, pack)
-        except StoreError as error:
-            volume.errors.append(
-                f"pack {pack.object_id.hex()} could not be closed; it is finished at the next mount: {error}"
-            )
-            log.error("pack %s could not be closed; it is finished at the next mount: %s", pack.object_id.hex(), error)
-            volume.packs.give_up(pack)
-            return
-        volume.reader.forget(pack.object_id)
-        dead = volume.catalog.pack_sealed(pack.number)
-        if dead is not None:
-            ticket = self.freeze()
-            self._pending[-1].dead.append(dead)
-            assert self._pending[-1].ticket == ticket
+            try:
+                if not pack.unclaimed and not volume.catalog.names_pack(pack.number):
+                    await volume.seams.offload.disk(volume.packs.discard, pack)
+                    return
+                await volume.seams.offload.disk(volume.packs.close, pack)
+            except StoreError as error:
+                told = f"pack {pack.object_id.hex()} could not be closed; it is finished at the next mount: {error}"
+                volume.errors.append(told)
+                log.error("%s", told)
+                volume.packs.give_up(pack)
+                return
+            volume.reader.forget(pack.object_id)
+            dead = volume.catalog.pack_sealed(pack.number)
+            if dead is not None:
+                self.freeze()
+                self._pending[-1].dead.append(dead)
 
     async def _apply(self, batches: list[tuple[Position, list[Change]]]) -> bool:
         volume = self._volume

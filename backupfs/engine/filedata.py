@@ -18,7 +18,7 @@ from backupfs import limits
 from backupfs.engine.blobstore import BlobStore, Chunk
 from backupfs.engine.inodes import InodeState, InodeTable
 from backupfs.engine.volume import Volume
-from backupfs.errors import BackupfsError
+from backupfs.errors import BackupfsError, DamageError
 from backupfs.format import catalog as records
 from backupfs.format.catalog import TOMBSTONE, Extent, Inode, Orphan, Table, number_key, region_key
 from backupfs.rules import extents as rules
@@ -184,10 +184,15 @@ class FileData:
             waiting = [state for state in busy if not state.clean]
 
     async def flush_all(self) -> None:
-        """Store everything received so far."""
-        states = list(self._dirty.values())
-        for group in _groups(states):
-            await self.flush(group, FlushMode.ALL)
+        """Store everything received so far. One file's trouble does not keep the others from being stored; the first is raised at the end."""
+        trouble: BackupfsError | None = None
+        for group in _groups(list(self._dirty.values())):
+            try:
+                await self.flush(group, FlushMode.ALL)
+            except BackupfsError as error:
+                trouble = trouble or error
+        if trouble is not None:
+            raise trouble
 
     def unstored(self) -> list[InodeState]:
         """Files with bytes not stored."""
@@ -314,11 +319,7 @@ class FileData:
             for state in states:
                 jobs.extend(self._plan(state, mode))
             with trio.CancelScope(shield=True):
-                prefixes = [
-                    b"" if job.start == job.fresh
-                    else bytes(await self.read_stored(job.state.record, records.EPOCH_MAX, job.start, job.fresh))
-                    for job in jobs
-                ]  # fmt: skip
+                prefixes = [await self._prefix(job) for job in jobs]
                 cuts: list[_Cut] = await self._compute(jobs, prefixes)
                 numbers = await self._blobs.store([chunk for cut in cuts for chunk in cut.chunks])
                 at = 0
@@ -373,6 +374,20 @@ class FileData:
             jobs.append(_Job(state, taken, start, taken.start, mode if is_last else FlushMode.COLD, appends))
         return jobs
 
+    async def _prefix(self, job: _Job) -> bytes | bytearray:
+        """The bytes between the last boundary and what is fresh, with what other jobs of the file are about to store there."""
+        if job.start == job.fresh:
+            return b""
+        try:
+            prefix = bytearray(await self.read_stored(job.state.record, records.EPOCH_MAX, job.start, job.fresh))
+        except DamageError as error:
+            # Damage costs the bytes that are damaged, not those that come after them: what is new begins a chunk of its own.
+            log.error("inode %d: the end of what is stored is damaged: %s", job.state.ino, error)
+            job.start = job.fresh
+            return b""
+        job.state.in_flight.overlay(job.start, job.fresh, prefix)
+        return prefix
+
     def _boundary_before(self, state: InodeState, end: int) -> int:
         """The last chunk boundary at or before the end of what is stored."""
         if state.unfinished is not None and state.unfinished[0] == end:
@@ -381,14 +396,14 @@ class FileData:
         tail = self.extents(state.record, records.EPOCH_MAX, max(end - config.chunk_max_bytes, 0), end)
         return rules.tail_start(tail, end, config.chunk_min_bytes, config.chunk_max_bytes)
 
-    async def _compute(self, jobs: list[_Job], prefixes: list[bytes]) -> list[_Cut]:
+    async def _compute(self, jobs: list[_Job], prefixes: list[bytes | bytearray]) -> list[_Cut]:
         if sum(job.run.length for job in jobs) + sum(map(len, prefixes)) < limits.INLINE_WORK_BYTES:
             return [self._cut(job, prefix) for job, prefix in zip(jobs, prefixes, strict=True)]
         return await self._volume.seams.offload.cpu(
             lambda: [self._cut(job, prefix) for job, prefix in zip(jobs, prefixes, strict=True)]
         )
 
-    def _cut(self, job: _Job, prefix: bytes) -> _Cut:
+    def _cut(self, job: _Job, prefix: bytes | bytearray) -> _Cut:
         """Find chunks and their ids. Touches nothing but the job; runs in a thread."""
         data = memoryview(b"".join([prefix, *job.run.pieces]))
         end = job.start + len(data)
@@ -521,7 +536,7 @@ class FileData:
         if kept != old:
             state.record.allocated -= rules.covered_bytes(old) - rules.covered_bytes(kept)
             catalog.write(Table.REGIONS, region_key(data, region), records.encode(kept) if kept else TOMBSTONE)
-        orphan = Orphan(catalog.epoch, region + 1)
+        orphan = Orphan(catalog.epoch, region + 1, state.ino)
         catalog.put(Table.ORPHANS, records.orphan_key(records.ORPHAN_DATA, data), records.encode(orphan))
         with trio.CancelScope(shield=True):
             while not self.end_regions(data, orphan, limits.REAP_RECORDS_PER_STEP, state.record):

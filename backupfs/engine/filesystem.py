@@ -104,6 +104,7 @@ class FileSystem:
         self._look_at_space = trio.Event()
         self._chores = trio.Event()
         self._chores_done = trio.Event()
+        self._chores_stopped = False
         self._to_reap: dict[int, InodeState] = {}
         self.own_pid = own_pid
 
@@ -129,6 +130,7 @@ class FileSystem:
                 nursery.start_soon(self._commit_regularly)
                 nursery.start_soon(self._watch_space)
                 nursery.start_soon(self._do_chores)
+                self._finish_truncations()
                 for ino in list(self._names.orphans):
                     state = self._inodes.get(ino)
                     if state is not None:
@@ -141,12 +143,26 @@ class FileSystem:
                     await self._close()
                 nursery.cancel_scope.cancel()
 
+    def _finish_truncations(self) -> None:
+        """End the regions that a truncation had left to end when the process died: the file goes on, so before anyone writes to it."""
+        for data, orphan in [entry for entry in self._data.ended if entry[1].owner]:
+            state = self._inodes.get(orphan.owner)
+            record = None if state is None or state.record.data != data else state.record
+            while not self._data.end_regions(data, orphan, limits.REAP_RECORDS_PER_STEP, record):
+                continue
+            if state is not None:
+                self._inodes.touch(state)
+            self._data.ended.remove((data, orphan))
+
     async def _close(self) -> None:
         volume = self._volume
         if volume.read_only:
             return
         try:
             await self._data.flush_all()
+        except BackupfsError as error:
+            log.error("not everything could be stored before the end: %s", error)
+        try:
             await self._committer.commit()
             for pack in volume.packs.finish():
                 await self._committer.close_pack(pack)
@@ -168,12 +184,15 @@ class FileSystem:
             await trio.sleep(limits.COMMIT_DELAY_S)
             try:
                 await volume.seams.offload.disk(volume.space.refresh, self._data.dirty_bytes)
-                if self._committer.has_changes() or self._data.unstored():
-                    await self._data.flush_all()
-                    await self._committer.commit()
+                await self._data.flush_all()
             except BackupfsError as error:
-                # Whoever fsyncs is told by `fail` or the file's own error; here it is only put on record.
+                # Whoever fsyncs is told by the file's own error; here it is only put on record.
                 log.error("the regular commit: %s", error)
+            if self._committer.has_changes() and volume.failure is None:
+                try:
+                    await self._committer.commit()
+                except BackupfsError as error:
+                    log.error("the regular commit: %s", error)
 
     async def _watch_space(self) -> None:
         """Task: look at the disk again whenever much has been accepted, and often while room is short."""
@@ -205,6 +224,8 @@ class FileSystem:
             except BackupfsError as error:
                 log.error("background work stops until the next mount: %s", error)
                 self._volume.errors.append(f"background work stopped: {error}")
+                self._chores_stopped = True
+                self._chores_done.set()
                 return
             if not self._has_chores():
                 self._chores_done.set()
@@ -236,7 +257,7 @@ class FileSystem:
 
     async def idle(self) -> None:
         """Background work is done when this returns."""
-        while self._has_chores() and self._volume.failure is None:
+        while self._has_chores() and self._volume.failure is None and not self._chores_stopped:
             self._chores_done = trio.Event()
             self._chores.set()
             await self._chores_done.wait()
@@ -367,6 +388,8 @@ class FileSystem:
             if changes.size > record.size and self._is_short():
                 raise FileSystemError(errno.ENOSPC)
             await self._data.truncate(state, changes.size)
+            if self._data.ended:
+                self._chores.set()
             await self._admit_change(ino)
             self._drop_privileges(state, who.uid == 0)
             if changes.mtime_ns is None:
@@ -730,13 +753,20 @@ class FileSystem:
     async def _store_parked(self) -> bool:
         """Hold changes up for a moment and store the rest. True when nothing is left: changes are then still held up."""
         parked = self._parked = trio.Event()
+        trouble: BackupfsError | None = None
+        stored = False
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._unpark_later, parked)
-            await self._data.flush_all()
-            stored = self._parked is parked and not self._data.unstored()
+            try:
+                await self._data.flush_all()
+                stored = self._parked is parked and not self._data.unstored()
+            except BackupfsError as error:
+                trouble = error
             nursery.cancel_scope.cancel()
         if not stored:
             self._unpark()
+        if trouble is not None:
+            raise trouble
         return stored
 
     async def _unpark_later(self, parked: trio.Event) -> None:

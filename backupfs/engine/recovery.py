@@ -78,18 +78,20 @@ def _set_index_aside(directory: Path) -> None:
     directory.rename(aside)
 
 
-def chain(reader: JournalReader, first: int) -> Iterator[tuple[Segment, int | None, list[int]]]:
-    """The segments from `first` on as they follow each other, their frames read, with where each is closed (None: the last).
+def chain(reader: JournalReader, start: Position, seen: SeenHistory | None) -> Iterator[tuple[Segment, int | None, list[int]]]:
+    """The segments from `start` on as they follow each other, their frames behind `start` read, with where each is closed (None: the last).
 
     The third value lists segments passed over because they were begun and never became whole. Raises DamageError, naming the segment, when
-    one is missing, damaged or names another predecessor. Blocks; yields the last segment last.
+    one is missing, damaged behind `start` or names another predecessor; damage before `start` is only told, for the index has what stood
+    there. Blocks; yields the last segment last.
     """
+    first = start.segment
     torn: list[int] = []
     before: Segment | None = None
     for sequence, in_store in reader.sequences():
         if sequence < first:
             continue
-        segment = reader.load(sequence, in_store)
+        segment = _load(reader, sequence, in_store, start, seen)
         if segment.opening is None:
             torn.append(sequence)
             continue
@@ -107,7 +109,10 @@ def chain(reader: JournalReader, first: int) -> Iterator[tuple[Segment, int | No
                 )
             reader.read_frames(before, opening.previous_bytes)
             if reader.hash(before, opening.previous_bytes) != opening.previous_hash:
-                raise DamageError(f"journal segment {before.sequence} is not the one that its successor names")
+                told = f"journal segment {before.sequence} is not the one that its successor names"
+                if before.sequence != first:
+                    raise DamageError(told)
+                log.error("%s: it is damaged before what the index holds; `backupfs check` says where", told)
             yield before, opening.previous_bytes, torn
         before = segment
     if before is not None:
@@ -117,18 +122,38 @@ def chain(reader: JournalReader, first: int) -> Iterator[tuple[Segment, int | No
         raise DamageError(f"journal segment {first} is missing", segment=first)
 
 
+def _load(reader: JournalReader, sequence: int, in_store: bool, start: Position, seen: SeenHistory | None) -> Segment:
+    try:
+        segment = reader.load(sequence, in_store)
+    except DamageError as error:
+        if sequence != start.segment:
+            raise
+        data = reader.read(sequence, in_store)
+        if len(data) < start.segment_bytes:
+            raise
+        log.error("%s: the index has what stood there; `backupfs check` says more", error)
+        segment = Segment(sequence, in_store, data, opening=SegmentOpen(0, 0, b""))
+        if seen is not None and seen.position == Position(sequence, len(data), start.batch):
+            # It was closed in order behind the last batch that the index has: nothing more can stand in it.
+            segment.valid_bytes = len(data)
+    if sequence == start.segment:
+        segment.valid_bytes = max(segment.valid_bytes, start.segment_bytes)
+    return segment
+
+
 def replay(reader: JournalReader, index: Index, seen: SeenHistory | None, progress: Callable[[int], None]) -> Replayed:
     """Bring the index up to the journal's end. Raises DamageError or RollbackError; never takes a shorter journal for the whole. Blocks."""
     start = Position(*index.position)
     result = Replayed(start, SegmentOpen(0, 0, b""))
     waiting: list[tuple[tuple[int, int, int], list[Change]]] = []
     waiting_bytes = 0
-    seen_found = seen is None or seen.position.segment < start.segment
-    for segment, closed_at, torn in chain(reader, start.segment):
+    # An index that is as new as what was seen is itself the proof of it.
+    seen_found = seen is None or seen.position.batch <= start.batch
+    for segment, _, torn in chain(reader, start, seen):
         result.torn = torn
         if not segment.in_store:
             result.unclosed.append(segment.sequence)
-        if seen is not None and segment.sequence == seen.position.segment:
+        if seen is not None and not seen_found and segment.sequence == seen.position.segment:
             if segment.valid_bytes < seen.position.segment_bytes or (
                 reader.hash(segment, seen.position.segment_bytes) != seen.hash
             ):

@@ -52,7 +52,7 @@ class View:
         at = ino
         while at != ROOT_INO:
             record = find(at)
-            for parent, prf in record.links if record is not None else ():
+            for parent, prf in self._links(at, record):
                 value = self._catalog.value(Table.DENTRIES, dentry_key(parent, prf), self.epoch)
                 if value is not None:
                     parts.append(records.decode_dentry(value).name)
@@ -61,3 +61,11 @@ class View:
             else:
                 return None
         return b"/".join(reversed(parts))
+
+    def _links(self, ino: int, record: Inode | None) -> Iterator[tuple[int, bytes]]:
+        if record is None:
+            return
+        yield from record.links
+        group = number_key(ino)
+        for key, _ in self._catalog.scan(Table.LINKS, group, group, self.epoch):
+            yield records.link_of(key)

@@ -130,10 +130,14 @@ class Snapshot(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Orphan(msgspec.Struct, array_like=True, frozen=True):
-    """Something that has ended as of `epoch` and whose records are still to be ended: of an inode all, of data the regions from `first` on."""
+    """Something that has ended as of `epoch` and whose records are still to be ended: of an inode all, of data the regions from `first` on.
+
+    `owner` is the inode that goes on with the regions before `first`, 0 when there is none.
+    """
 
     epoch: int
     first: int
+    owner: int = 0
 
 
 ORPHAN_INODE: Final = 1
@@ -194,6 +198,12 @@ def dentry_key(parent: int, prf: bytes) -> bytes:
 def link_key(ino: int, parent: int, prf: bytes) -> bytes:
     """Object key of a link beyond those in the inode's record."""
     return _INO_PARENT_PRF.pack(ino, parent, prf)
+
+
+def link_of(key: bytes) -> tuple[int, bytes]:
+    """(parent, PRF) of a link's object key."""
+    _, parent, prf = _INO_PARENT_PRF.unpack(key)
+    return parent, prf
 
 
 def region_key(data: int, region: int) -> bytes:

@@ -61,6 +61,8 @@ class Mount:
         self._options = options
         self.flags = InitFlag(0)
         """INIT flags that are on, of those that libfuse cannot ask for. Known when the mount answers."""
+        self._in_session = False
+        """Whether pyfuse3 has a session: without one its functions end the process."""
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Mount, report when the mount answers, serve requests, return when it is unmounted.
@@ -70,6 +72,7 @@ class Mount:
         """
         await self._prepare()
         await self._mount()
+        self._in_session = True
         answered = False
         try:
             async with trio.open_nursery() as nursery:
@@ -78,6 +81,7 @@ class Mount:
                 answered = True
                 task_status.started()
         finally:
+            self._in_session = False
             pyfuse3.close(unmount=False)
             if not answered:
                 unmount(self._directory, lazy=True)
@@ -87,9 +91,10 @@ class Mount:
         await trio.to_thread.run_sync(unmount, self._directory)
 
     async def detach(self) -> None:
-        """Take the mount away from whoever uses it."""
+        """Take the mount away from whoever uses it. `serve` returns when the requests that were read are answered."""
         await trio.to_thread.run_sync(partial(unmount, self._directory, lazy=True))
-        pyfuse3.terminate()
+        if self._in_session:
+            pyfuse3.terminate()
 
     def write_back(self, path: bytes | None, ino: int) -> None:
         """`sync_through_mount` for this mount: blocks, for a thread beside the loop."""

@@ -58,7 +58,7 @@ class FileSystem(Protocol):
     async def rmdir(self, parent: int, name: bytes, who: Caller) -> None: ...
     async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, who: Caller) -> None: ...
     async def open(self, ino: int, flags: int, who: Caller) -> Opened: ...
-    async def read(self, fh: int, offset: int, size: int) -> bytes | memoryview: ...
+    async def read(self, fh: int, offset: int, size: int) -> bytes | bytearray | memoryview: ...
     async def write(self, fh: int, offset: int, data: bytes) -> int: ...
     async def flush(self, fh: int) -> None: ...
     async def release(self, fh: int) -> None: ...
@@ -162,6 +162,10 @@ class Operations(pyfuse3.Operations):
     # --- names ----------------------------------------------------------------------------------------------------
 
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        if name == b".":  # a file handle whose inode the kernel has forgotten
+            attributes = await self._fs.getattr(parent_inode)
+            self._fs.remember(parent_inode)
+            return entry(attributes)
         try:
             return entry(await self._fs.lookup(parent_inode, name))
         except FileSystemError as answer:
@@ -262,7 +266,7 @@ class Operations(pyfuse3.Operations):
         opened = await self._fs.open(inode, flags, ctx)
         return FileInfo(opened.fh, opened.direct_io, opened.keep_cache)
 
-    async def read(self, fh: int, off: int, size: int) -> bytes | memoryview:  # type: ignore[override]  # any buffer is taken
+    async def read(self, fh: int, off: int, size: int) -> bytes | bytearray | memoryview:  # type: ignore[override]  # any buffer is taken
         return await self._fs.read(fh, off, size)
 
     async def write(self, fh: int, off: int, buf: bytes) -> int:

@@ -86,16 +86,19 @@ class JournalReader:
             found[_number(name.removeprefix("journal/"))] = True
         return sorted(found.items())
 
+    def read(self, sequence: int, in_store: bool) -> bytes:
+        """The bytes of a segment's file. Raises StoreError."""
+        if in_store:
+            return self._store.get(segment_name(sequence))
+        handle = self._files.open(open_segment_path(self._directory, sequence))
+        try:
+            return self._files.read_at(handle, 0, self._files.size(handle))
+        finally:
+            self._files.close(handle)
+
     def load(self, sequence: int, in_store: bool) -> Segment:
         """A segment with its header and first frame checked, its other frames not yet read. Raises DamageError, StoreError."""
-        if in_store:
-            data = self._store.get(segment_name(sequence))
-        else:
-            handle = self._files.open(open_segment_path(self._directory, sequence))
-            try:
-                data = self._files.read_at(handle, 0, self._files.size(handle))
-            finally:
-                self._files.close(handle)
+        data = self.read(sequence, in_store)
         segment = Segment(sequence, in_store, data)
         what = f"journal segment {sequence}"
         try:
@@ -116,7 +119,7 @@ class JournalReader:
         return segment
 
     def read_frames(self, segment: Segment, closed_at: int | None) -> None:
-        """Find the segment's frames: up to `closed_at`, where all must hold, or in the last segment up to the first bad one.
+        """Find the segment's frames behind `valid_bytes`: up to `closed_at`, where all must hold, or in the last segment up to the first bad one.
 
         Raises DamageError naming the place when a frame is bad that counts.
         """
@@ -151,7 +154,8 @@ class JournalReader:
         return self._keys.journal_hasher().update(memoryview(segment.data)[:size_bytes]).digest()
 
     def _head(self, segment: Segment, at: int) -> tuple[FrameHead, int]:
-        assert segment.sealer is not None
+        if segment.sealer is None:
+            raise DamageError(f"journal segment {segment.sequence}: its header cannot be read")
         sealed = segment.data[at : at + HEAD_BYTES]
         if len(sealed) < HEAD_BYTES:
             raise DamageError("journal frame: cut off")

@@ -19,6 +19,7 @@ import msgspec
 import trio
 
 from backupfs.errors import BackupfsError
+from backupfs.service.groups import cause
 from backupfs.service.messages import (
     REPLY_BYTES_MAX,
     REQUEST_BYTES_MAX,
@@ -43,6 +44,7 @@ _SHORTAGES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _REQUESTS: Final[msgspec.json.Decoder[Request]] = msgspec.json.Decoder(Request)
 _REPLIES: Final[msgspec.json.Decoder[Reply]] = msgspec.json.Decoder(Reply)
 _CREDENTIALS: Final = struct.Struct("3i")
+_GONE: Final = "the mount's process went away before it had answered; its log says why"
 _log = logging.getLogger(__name__)
 
 
@@ -182,7 +184,7 @@ async def _answer(stream: trio.SocketStream, handle: Handler) -> None:
         raise
     except Exception as reason:  # noqa: BLE001 a request that fails must not end the mount
         reply = failure(reason)
-        if not isinstance(reason, BackupfsError):
+        if not isinstance(cause(reason), BackupfsError):
             _log.exception("a request over the control socket failed")
     await connection.send(reply)
 
@@ -209,20 +211,23 @@ class Client:
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Any:
         """The result, decoded from JSON. Raises what the daemon answered instead, as the class that it was there."""
-        self._connection.sendall(msgspec.json.encode(request) + b"\n")
-        with self._connection.makefile("rb") as lines:
-            while line := lines.readline(REPLY_BYTES_MAX):
-                reply = _REPLIES.decode(line)
-                if isinstance(reply, Result):
-                    return msgspec.json.decode(reply.value)
-                if isinstance(reply, Failure):
-                    raise error(reply)
-                if isinstance(reply, Item):
-                    if on_item:
-                        on_item(msgspec.json.decode(reply.value))
-                elif on_progress:
-                    on_progress(reply.done, reply.total)
-        raise BackupfsError("the mount's process went away before it had answered; its log says why")
+        try:
+            self._connection.sendall(msgspec.json.encode(request) + b"\n")
+            with self._connection.makefile("rb") as lines:
+                while line := lines.readline(REPLY_BYTES_MAX):
+                    reply = _REPLIES.decode(line)
+                    if isinstance(reply, Result):
+                        return msgspec.json.decode(reply.value)
+                    if isinstance(reply, Failure):
+                        raise error(reply)
+                    if isinstance(reply, Item):
+                        if on_item:
+                            on_item(msgspec.json.decode(reply.value))
+                    elif on_progress:
+                        on_progress(reply.done, reply.total)
+        except ConnectionError as reason:
+            raise BackupfsError(_GONE) from reason
+        raise BackupfsError(_GONE)
 
     def wait_until_gone(self, process: int) -> None:
         """Wait until the process that `hold_process` stands for has ended: then its locks are free."""
