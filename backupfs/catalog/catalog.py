@@ -48,6 +48,7 @@ class Layer:
     new_packs: dict[int, tuple[bytes, int]] = field(default_factory=dict)
 
     def put_version(self, table: Table, object_key: bytes, epoch: int, value: bytes | None) -> None:
+        """Set one version, or say that it is gone."""
         versions = self.versions[table].get(object_key)
         if versions is None:
             versions = self.versions[table][object_key] = {}
@@ -57,6 +58,7 @@ class Layer:
         versions[epoch] = value
 
     def put(self, table: Table, key: bytes, value: bytes | None) -> None:
+        """Set a record of a table without versions, or say that it is gone."""
         rows = self.plain[table]
         if key not in rows:
             self.records += 1

@@ -6,7 +6,7 @@
 """
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -108,16 +108,15 @@ class Index:
         """A record that `scan` or `seek` gave. Raises DamageError."""
         return self._unseal(_PREFIX[table] + key, sealed)
 
-    def apply(self, batches: Iterable[tuple[JournalPlace, list[Change]]]) -> None:
+    def apply(self, batches: Sequence[tuple[JournalPlace, list[Change]]]) -> None:
         """Write batches in one transaction, with the last position. Raises StoreError; the environment is then not to be used again."""
         try:
             with self._env.begin(write=True) as txn:
-                place = None
-                for place, changes in batches:
+                for _, changes in batches:
                     for table, key, value in changes:
                         self._apply_change(txn, table, key, value)
-                if place is not None:
-                    txn.put(_POSITION, self._seal(_POSITION, _POSITION_LAYOUT.pack(*place)))
+                if batches:
+                    txn.put(_POSITION, self._seal(_POSITION, _POSITION_LAYOUT.pack(*batches[-1][0])))
         except lmdb.MapFullError as error:
             raise StoreFullError("the index has outgrown its address space") from error
         except lmdb.Error as error:

@@ -41,13 +41,24 @@ class Caller(Protocol):
     """Who asks."""
 
     @property
-    def uid(self) -> int: ...
+    def uid(self) -> int:
+        """User."""
+        ...
+
     @property
-    def gid(self) -> int: ...
+    def gid(self) -> int:
+        """Group."""
+        ...
+
     @property
-    def pid(self) -> int: ...
+    def pid(self) -> int:
+        """Process."""
+        ...
+
     @property
-    def umask(self) -> int: ...
+    def umask(self) -> int:
+        """The process's umask."""
+        ...
 
 
 @dataclass(slots=True)

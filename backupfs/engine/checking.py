@@ -27,7 +27,7 @@ from backupfs.format import config as config_format
 from backupfs.format import keyslot, objects
 from backupfs.format import pack as pack_format
 from backupfs.format.catalog import TOMBSTONE, Blob, Extent, PackState, Table, number_key, split_version
-from backupfs.format.journal import decode_batch
+from backupfs.format.journal import SegmentOpen, decode_batch
 from backupfs.format.layout import SEAL_OVERHEAD_BYTES, Sealed
 from backupfs.format.objects import HEADER_BYTES, PACK_MAGIC
 from backupfs.format.pack import END_BYTES, FOOTER_BYTES, PackEntry
@@ -102,14 +102,10 @@ class Checker:
         found: list[Finding] = []
         batch = 0
         whole = True
-        for segment, closed_at, error in self._segments(reader):
-            if error is None:
-                try:
-                    reader.read_frames(segment, closed_at)
-                except DamageError as damage:
-                    error = damage
-            if error is not None:
-                found.append(Finding(error.kind, f"journal/{segment.sequence:016x}", str(error), []))
+        for segment, closed_at, known in self._segments(reader):
+            damage = known or _frames_damage(reader, segment, closed_at)
+            if damage is not None:
+                found.append(Finding(damage.kind, f"journal/{segment.sequence:016x}", str(damage), []))
                 whole = False
                 continue
             if not whole:
@@ -213,10 +209,11 @@ class Checker:
             for extent in records.decode_region(value):
                 if extent[2] in bad:
                     touched.setdefault(bad[extent[2]], set()).update(owners.get(data, ()))
-        return [
-            Finding("damaged-files", pack, f"{len(inos)} files contain damaged blobs", sorted({p for ino in inos for p in self._paths(ino, bad)}))
-            for pack, inos in sorted(touched.items())
-        ]
+        found: list[Finding] = []
+        for pack, inos in sorted(touched.items()):
+            paths = sorted({path for ino in inos for path in self._paths(ino, bad)})
+            found.append(Finding("damaged-files", pack, f"{len(inos)} files contain damaged blobs", paths))
+        return found
 
     def _segments(self, reader: JournalReader) -> Iterator[tuple[Segment, int | None, DamageError | None]]:
         """Each segment with where it was closed (None: the last), or with what is wrong with it."""
@@ -236,13 +233,7 @@ class Checker:
                 continue
             opening = segment.opening
             if loaded is not None:
-                error_before = hold
-                if error_before is None and opening.previous_sequence != loaded.sequence:
-                    error_before = DamageError(f"journal segment {opening.previous_sequence} is missing")
-                elif error_before is None and opening.previous_bytes <= len(loaded.data):
-                    if reader.hash(loaded, opening.previous_bytes) != opening.previous_hash:
-                        error_before = self._place_of_damage(reader, loaded, opening.previous_bytes)
-                yield loaded, opening.previous_bytes, error_before
+                yield loaded, opening.previous_bytes, hold or _link_damage(reader, loaded, opening)
             elif opening.previous_sequence:
                 yield Segment(opening.previous_sequence, True, b""), None, DamageError("the segment is missing")
             loaded, hold = segment, None
@@ -250,13 +241,6 @@ class Checker:
             upto = self.upto
             closed_at = upto.segment_bytes if upto is not None and upto.segment == loaded.sequence else None
             yield loaded, closed_at, hold
-
-    def _place_of_damage(self, reader: JournalReader, segment: Segment, closed_at: int) -> DamageError:
-        try:
-            reader.read_frames(segment, closed_at)
-        except DamageError as error:
-            return error
-        return DamageError(f"journal segment {segment.sequence} is not the one that its successor names")
 
     def _pack_head(self, pack: records.Pack) -> tuple[Sealer, bool]:
         """The sealer of a pack's blobs, and whether the pack is closed."""
@@ -353,8 +337,27 @@ async def check(checker: Checker) -> AsyncGenerator[Finding]:
         checker.close()
 
 
+def _frames_damage(reader: JournalReader, segment: Segment, closed_at: int | None) -> DamageError | None:
+    try:
+        reader.read_frames(segment, closed_at)
+    except DamageError as error:
+        return error
+    return None
+
+
+def _link_damage(reader: JournalReader, segment: Segment, successor: SegmentOpen) -> DamageError | None:
+    """What is wrong between a segment and the one that names it; a bad frame is left to be found where it stands."""
+    if successor.previous_sequence != segment.sequence:
+        return DamageError(f"journal segment {successor.previous_sequence} is missing")
+    if successor.previous_bytes <= len(segment.data) and reader.hash(segment, successor.previous_bytes) != successor.previous_hash:
+        damage = _frames_damage(reader, segment, successor.previous_bytes)
+        return damage or DamageError(f"journal segment {segment.sequence} is not the one that its successor names")
+    return None
+
+
 def scratch_directory(state: Path) -> Path:
     """A place for a scratch index, on the host's own disk."""
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(prefix="check-", dir=state))
 
 

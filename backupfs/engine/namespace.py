@@ -143,7 +143,7 @@ class Namespace:
 
     def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> InodeState | None:
         """Move a name, replacing what stands there unless told otherwise. Gives the inode that lost its name, if one did."""
-        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == RENAME_NOREPLACE | RENAME_EXCHANGE:
+        if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
             raise FileSystemError(errno.EINVAL)
         old_dir, new_dir = self.directory(parent), self.directory(new_parent)
         if SNAPSHOTS_NAME in (name, new_name):
@@ -165,12 +165,7 @@ class Namespace:
         replaced = None if target is None else self.inode(target.ino)
         is_directory = stat.S_ISDIR(state.record.mode)
         if replaced is not None:
-            if is_directory and not stat.S_ISDIR(replaced.record.mode):
-                raise FileSystemError(errno.ENOTDIR)
-            if not is_directory and stat.S_ISDIR(replaced.record.mode):
-                raise FileSystemError(errno.EISDIR)
-            if is_directory and not self.is_empty(replaced.ino):
-                raise FileSystemError(errno.ENOTEMPTY)
+            self._check_replaceable(replaced, is_directory)
         elif is_directory and old_dir is not new_dir and new_dir.record.nlink >= limits.LINKS_MAX:
             raise FileSystemError(errno.EMLINK)
         now = self._volume.now_ns()
@@ -228,6 +223,15 @@ class Namespace:
             "(rsync --exclude=.snapshots) or rename it first"
         )
         raise FileSystemError(errno.EPERM)
+
+    def _check_replaceable(self, replaced: InodeState, by_directory: bool) -> None:
+        is_directory = stat.S_ISDIR(replaced.record.mode)
+        if by_directory and not is_directory:
+            raise FileSystemError(errno.ENOTDIR)
+        if is_directory and not by_directory:
+            raise FileSystemError(errno.EISDIR)
+        if is_directory and not self.is_empty(replaced.ino):
+            raise FileSystemError(errno.ENOTEMPTY)
 
     def _existing(self, parent: int, name: bytes) -> Dentry:
         entry = self.find(parent, name)

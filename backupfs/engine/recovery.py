@@ -242,18 +242,26 @@ def finish_packs(
             continue
         row = records.Pack(pack.object_id, pack.live_bytes, PackState.SEALED, pack.first_blob)
         changes.append((Table.PACKS, key, records.encode(row)))
-    for name in files.list(open_directory):
-        if name not in known and len(name) == 2 * len(bytes(16)) and not name.startswith(OPEN_PREFIX):
-            _set_aside(open_directory / name, aside, files)
-        elif name.endswith(_FINISHING):
-            files.unlink(open_directory / name)
-    for name in list(store.list("packs")) if unclean else ():
-        if name not in closed:
-            _set_aside(store.root / name, aside, files)
+    _set_unknown_aside(open_directory, known, closed if unclean else None, aside, store, files)
     return changes
 
 
+def _set_unknown_aside(
+    open_directory: Path, known: set[str], closed: set[str] | None, aside: Path, store: LocalStore, files: Files
+) -> None:
+    """Packs that no record names: in the open directory, and with `closed`, the names of all that are known, in the store."""
+    for name in files.list(open_directory):
+        if name not in known and len(name) == _PACK_NAME_CHARACTERS and not name.startswith(OPEN_PREFIX):
+            _set_aside(open_directory / name, aside, files)
+        elif name.endswith(_FINISHING):
+            files.unlink(open_directory / name)
+    if closed is not None:
+        for name in [name for name in store.list("packs") if name not in closed]:
+            _set_aside(store.root / name, aside, files)
+
+
 _FINISHING = ".finishing"
+_PACK_NAME_CHARACTERS = 32
 
 
 def _finish_pack(

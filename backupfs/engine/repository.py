@@ -219,8 +219,7 @@ async def check_repository(
     """Check a repository that is not mounted; the findings as they are made. `FileSystem.check` does it for one that is."""
     lock = await seams.offload.disk(seams.files.lock, root / LOCK)
     try:
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        scratch = scratch_directory(state)
+        scratch = await seams.offload.disk(scratch_directory, state)
         checker = await seams.offload.disk(lambda: Checker(root, unlocked.keys, seams, scratch, read_data, progress))
         async with aclosing(check(checker)) as findings:
             async for finding in findings:

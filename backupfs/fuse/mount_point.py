@@ -40,8 +40,8 @@ def _check_device(device: Path) -> None:
             raise UnsupportedError(
                 f"there is no {device}: load the kernel module (modprobe fuse); a container must be given it (--device {device} --cap-add SYS_ADMIN)"
             ) from None
-        if error.errno == errno.EACCES and os.geteuid() != 0:  # fusermount3 opens it as root
-            return
+        if error.errno == errno.EACCES:
+            raise UnsupportedError(f"you may not open {device}: root has to make it accessible (chmod 666 {device}, which udev does elsewhere)") from None
         raise UnsupportedError(f"{device} cannot be opened: {error.strerror}; a container must be allowed to use it") from None
 
 

@@ -56,12 +56,10 @@ def pieces(extents: Sequence[Extent], start: int, end: int) -> Iterator[tuple[in
 def split_at_regions(extents: Sequence[Extent], region_bytes: int) -> dict[int, list[Extent]]:
     """The extents by the region that they lie in; one that crosses an edge is cut there."""
     regions: dict[int, list[Extent]] = {}
-    for at, length, blob, inner in extents:
-        while length > 0:
-            region = at // region_bytes
-            part = min(length, (region + 1) * region_bytes - at)
-            regions.setdefault(region, []).append((at, part, blob, inner))
-            at, length, inner = at + part, length - part, inner + part
+    for start, length, blob, inner in extents:
+        for region in range(start // region_bytes, (start + length - 1) // region_bytes + 1):
+            low, high = max(start, region * region_bytes), min(start + length, (region + 1) * region_bytes)
+            regions.setdefault(region, []).append((low, high - low, blob, inner + low - start))
     return regions
 
 
