@@ -141,9 +141,7 @@ class PackWriter:
                 break
             for pack in failed:
                 self._move(pack)
-        raise StoreError(
-            "what was written could not be made durable, in three different packs; the disk may be failing"
-        )
+        raise StoreError("what was written could not be made durable, in three different packs; the disk may be failing")
 
     def claim(self, number: int, location: Location) -> Location:
         """Take note of an appended blob's place: where it stands now, in case its pack was given up since."""
@@ -317,9 +315,7 @@ class PackWriter:
             self._untold.update(moved)
 
 
-def finish_abandoned(
-    source: bytes, entries: Sequence[PackEntry], object_id: bytes, keys: Keys, randomness: Randomness
-) -> list[bytes]:
+def finish_abandoned(source: bytes, entries: Sequence[PackEntry], object_id: bytes, keys: Keys, randomness: Randomness) -> list[bytes]:
     """The parts of a whole pack made from what a dead process left of one: its bytes up to the last entry, and an end under a fresh key."""
     end = max((entry.offset + entry.stored_bytes for entry in entries), default=HEADER_BYTES)
     header, sealer = keys.new_object(PACK_MAGIC, object_id, randomness)

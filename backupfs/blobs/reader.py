@@ -55,15 +55,11 @@ class BlobReader:
         finally:
             self._release(source)
         if len(sealed) != blob.stored_bytes:
-            raise DamageError(
-                f"pack {pack_object_id.hex()} ends before blob {blob.id.hex()}", object_id=pack_object_id.hex()
-            )
+            raise DamageError(f"pack {pack_object_id.hex()} ends before blob {blob.id.hex()}", object_id=pack_object_id.hex())
         stored = source.sealer.open(Sealed.BLOB, blob.offset, sealed, blob.plain_bytes)
         plain = self._compressor.expand(stored, blob.plain_bytes)
         if self._keys.blob_id(plain) != blob.id:
-            raise DamageError(
-                f"blob {blob.id.hex()} in pack {pack_object_id.hex()} holds other content", blob_id=blob.id.hex()
-            )
+            raise DamageError(f"blob {blob.id.hex()} in pack {pack_object_id.hex()} holds other content", blob_id=blob.id.hex())
         return plain
 
     def forget(self, pack_object_id: bytes) -> None:

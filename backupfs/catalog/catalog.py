@@ -37,9 +37,7 @@ Versions = dict[int, bytes | None]
 class Layer:
     """Changes above the index. `versions` and `groups` hold the versioned tables by object and by the first eight bytes of it."""
 
-    plain: dict[Table, dict[bytes, bytes | None]] = field(
-        default_factory=lambda: {t: {} for t in Table if t not in VERSIONED}
-    )
+    plain: dict[Table, dict[bytes, bytes | None]] = field(default_factory=lambda: {t: {} for t in Table if t not in VERSIONED})
     versions: dict[Table, dict[bytes, Versions]] = field(default_factory=lambda: {t: {} for t in VERSIONED})
     groups: dict[Table, dict[bytes, list[bytes]]] = field(default_factory=lambda: {t: {} for t in VERSIONED})
     records: int = 0
@@ -303,9 +301,7 @@ class Catalog:
             self._idle.remove(number)
             self.active.references.setdefault(number, 0)
 
-    def move_blob(
-        self, layer: Layer, number: int, pack: int, offset: int, stored_bytes: int, facts: tuple[bytes, int]
-    ) -> None:
+    def move_blob(self, layer: Layer, number: int, pack: int, offset: int, stored_bytes: int, facts: tuple[bytes, int]) -> None:
         """Correct the place of a blob that had to be sealed anew before `layer`, the oldest that names it, was written.
 
         `facts` are the new pack's object id and lowest blob number.
@@ -386,9 +382,7 @@ class Catalog:
     def _seen(self, table: Table, object_key: bytes, epoch: int) -> bytes | None:
         return self.value(table, object_key, epoch)
 
-    def _scan_index(
-        self, table: Table, group: bytes, after: bytes, epoch: int, touched: set[bytes]
-    ) -> Iterator[tuple[bytes, bytes]]:
+    def _scan_index(self, table: Table, group: bytes, after: bytes, epoch: int, touched: set[bytes]) -> Iterator[tuple[bytes, bytes]]:
         done: bytes | None = after
         key_bytes = 0
         start = after + b"\xff" * _EPOCH_BYTES if len(after) > len(group) else group
@@ -496,9 +490,7 @@ class Catalog:
                 pack = records.decode_pack(value)
             else:
                 object_id, first_blob = self.active.new_packs[number]
-                pack = Pack(
-                    object_id, 0, PackState.SEALED if number in self._sealed_early else PackState.OPEN, first_blob
-                )
+                pack = Pack(object_id, 0, PackState.SEALED if number in self._sealed_early else PackState.OPEN, first_blob)
             _, first_blob = self.active.new_packs.get(number, (b"", pack.first_blob))
             pack = Pack(pack.object_id, pack.live_bytes + step, pack.state, min(pack.first_blob, first_blob))
             if pack.live_bytes < 0:

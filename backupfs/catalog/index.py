@@ -165,9 +165,7 @@ class Index:
 
     def _seal(self, full_key: bytes, plain: bytes) -> bytes:
         counter = self._counter = self._counter + 1
-        return _VALUE_PREFIX.pack(self._key_number, counter) + self._sealer.seal(
-            Sealed.INDEX_VALUE, counter, plain, context=full_key
-        )
+        return _VALUE_PREFIX.pack(self._key_number, counter) + self._sealer.seal(Sealed.INDEX_VALUE, counter, plain, context=full_key)
 
     def _unseal(self, full_key: bytes, value: bytes) -> bytes:
         if len(value) < _VALUE_PREFIX.size:

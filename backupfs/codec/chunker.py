@@ -15,14 +15,10 @@ class Chunker:
 
     def __init__(self, config: Config, seed: int) -> None:
         if not FastCDC.__module__.startswith("pyfastcdc.cy"):
-            raise UnsupportedError(
-                "pyfastcdc is installed without its compiled part; reinstall it with a C compiler present"
-            )
+            raise UnsupportedError("pyfastcdc is installed without its compiled part; reinstall it with a C compiler present")
         self.max_bytes = config.chunk_max_bytes
         self.min_bytes = config.chunk_min_bytes
-        self._cutter = FastCDC(
-            config.chunk_avg_bytes, min_size=config.chunk_min_bytes, max_size=config.chunk_max_bytes, seed=seed
-        )
+        self._cutter = FastCDC(config.chunk_avg_bytes, min_size=config.chunk_min_bytes, max_size=config.chunk_max_bytes, seed=seed)
 
     def cut(self, data: bytes | memoryview, is_end: bool) -> list[int]:
         """Lengths of the chunks at the front of `data`, which starts at a boundary.

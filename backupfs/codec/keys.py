@@ -149,9 +149,7 @@ def verify_config(master: bytes, config: Config, mac: bytes) -> None:
         raise DamageError("config: it was changed after the repository was made")
 
 
-def make_slot(
-    master: bytes, password: bytes, label: str, kdf: KdfParameters, config: Config, now_ns: int, randomness: Randomness
-) -> KeySlot:
+def make_slot(master: bytes, password: bytes, label: str, kdf: KdfParameters, config: Config, now_ns: int, randomness: Randomness) -> KeySlot:
     """A new slot that opens with `password`. A label longer than 64 bytes of UTF-8 is a UsageError."""
     label_bytes = label.encode()
     if len(label_bytes) > LABEL_BYTES or "\0" in label:
@@ -197,9 +195,7 @@ def new_master(randomness: Randomness) -> bytes:
 
 def stretch(password: bytes, salt: bytes, kdf: KdfParameters) -> bytes:
     """Argon2id: 32 bytes that cost time and memory to guess at."""
-    return Argon2id(
-        salt=salt, length=_KEY_BYTES, iterations=kdf.time, lanes=kdf.lanes, memory_cost=kdf.memory_kib
-    ).derive(password)
+    return Argon2id(salt=salt, length=_KEY_BYTES, iterations=kdf.time, lanes=kdf.lanes, memory_cost=kdf.memory_kib).derive(password)
 
 
 def _slot_key(password: bytes, kdf: KdfParameters, salt: bytes, config: Config, slot_id: bytes) -> tuple[bytes, bytes]:

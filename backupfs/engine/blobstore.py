@@ -173,9 +173,7 @@ class BlobStore:
             facts = volume.packs.facts(place.pack)
             if facts is not None:
                 catalog.add_pack(place.pack, *facts)
-            catalog.add_blob(
-                blob.number, Blob(blob.blob_id, place.pack, place.offset, place.stored_bytes, len(blob.plain), 0)
-            )
+            catalog.add_blob(blob.number, Blob(blob.blob_id, place.pack, place.offset, place.stored_bytes, len(blob.plain), 0))
 
 
 def _is_zero(piece: bytes | memoryview) -> bool:

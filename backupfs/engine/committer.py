@@ -105,9 +105,7 @@ class Committer:
     async def room(self) -> None:
         """Wait while the overlay is too full to take more."""
         catalog = self._volume.catalog
-        while (
-            catalog.active.records + self._inodes.changed_count > limits.LAYER_RECORDS_MAX or catalog.frozen_layers > 8
-        ):
+        while catalog.active.records + self._inodes.changed_count > limits.LAYER_RECORDS_MAX or catalog.frozen_layers > 8:
             if self._volume.failure is not None:
                 return
             self.nudge()

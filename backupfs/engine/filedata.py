@@ -213,9 +213,7 @@ class FileData:
                         await self._start([state], FlushMode.STREAM)
                 pressed = self.dirty_bytes > limits.DIRTY_BYTES_MAX // 2
                 old = trio.current_time() - limits.DIRTY_AGE_S
-                due = [
-                    s for s in self._dirty.values() if s.runs and not s.flushing and (pressed or s.written_at <= old)
-                ]
+                due = [s for s in self._dirty.values() if s.runs and not s.flushing and (pressed or s.written_at <= old)]
                 for group in _groups(due):
                     await self._start(group, FlushMode.ALL if pressed else FlushMode.COLD)
 
@@ -247,9 +245,7 @@ class FileData:
     def end_data(self, data: int, first: int) -> None:
         """The regions of `data` from `first` on end now. Their records are ended in steps, by the reaper or at the next mount."""
         epoch = self._volume.catalog.epoch
-        self._volume.catalog.put(
-            Table.ORPHANS, records.orphan_key(records.ORPHAN_DATA, data), records.encode(Orphan(epoch, first))
-        )
+        self._volume.catalog.put(Table.ORPHANS, records.orphan_key(records.ORPHAN_DATA, data), records.encode(Orphan(epoch, first)))
         self.ended.append((data, Orphan(epoch, first)))
 
     def end_regions(self, data: int, orphan: Orphan, limit: int, record: Inode | None = None) -> bool:
@@ -399,18 +395,14 @@ class FileData:
     async def _compute(self, jobs: list[_Job], prefixes: list[bytes | bytearray]) -> list[_Cut]:
         if sum(job.run.length for job in jobs) + sum(map(len, prefixes)) < limits.INLINE_WORK_BYTES:
             return [self._cut(job, prefix) for job, prefix in zip(jobs, prefixes, strict=True)]
-        return await self._volume.seams.offload.cpu(
-            lambda: [self._cut(job, prefix) for job, prefix in zip(jobs, prefixes, strict=True)]
-        )
+        return await self._volume.seams.offload.cpu(lambda: [self._cut(job, prefix) for job, prefix in zip(jobs, prefixes, strict=True)])
 
     def _cut(self, job: _Job, prefix: bytes | bytearray) -> _Cut:
         """Find chunks and their ids. Touches nothing but the job; runs in a thread."""
         data = memoryview(b"".join([prefix, *job.run.pieces]))
         end = job.start + len(data)
         unfinished = job.mode is FlushMode.ALL and job.appends
-        lengths = self._volume.chunker().cut(
-            data, is_end=job.mode is not FlushMode.STREAM and not (unfinished and prefix)
-        )
+        lengths = self._volume.chunker().cut(data, is_end=job.mode is not FlushMode.STREAM and not (unfinished and prefix))
         stored_from = job.start
         boundary = job.start + sum(lengths[:-1] if unfinished and not prefix else lengths)
         covered = job.start + sum(lengths)

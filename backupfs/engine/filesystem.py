@@ -85,9 +85,7 @@ class _DirectoryHandle:
 class FileSystem:
     """One mounted repository. Made by `repository.open_filesystem`; `running` owns its tasks."""
 
-    def __init__(
-        self, volume: Volume, orphans: dict[int, int], ended: Sequence[tuple[int, Orphan]], own_pid: int
-    ) -> None:
+    def __init__(self, volume: Volume, orphans: dict[int, int], ended: Sequence[tuple[int, Orphan]], own_pid: int) -> None:
         self._volume = volume
         self._inodes = InodeTable(volume.catalog)
         self._blobs = BlobStore(volume)
@@ -572,9 +570,7 @@ class FileSystem:
                 attributes = self._past_attributes(serial, entry.ino, record)
             else:
                 attributes = self._attributes(self._names.inode(entry.ino))
-            found.append(
-                DirectoryEntry(entry.name, attributes, max(int.from_bytes(prf[:8], "big") >> 1, _COOKIE_FIRST))
-            )
+            found.append(DirectoryEntry(entry.name, attributes, max(int.from_bytes(prf[:8], "big") >> 1, _COOKIE_FIRST)))
         return found
 
     def remember(self, ino: int) -> None:
@@ -608,9 +604,7 @@ class FileSystem:
         block = 4096
         free = max(space.free_bytes - self._data.dirty_bytes - space.margin_bytes, 0) // block
         used = self._volume.counters.ino
-        return SpaceFacts(
-            block, space.total_bytes // block, free, free, 1 << INO_BITS, (1 << INO_BITS) - used, limits.NAME_MAX_BYTES
-        )
+        return SpaceFacts(block, space.total_bytes // block, free, free, 1 << INO_BITS, (1 << INO_BITS) - used, limits.NAME_MAX_BYTES)
 
     async def commit(self) -> None:
         """Everything received so far is durable when this returns."""
@@ -642,9 +636,7 @@ class FileSystem:
                 now = self._volume.now_ns()
                 serial = self._volume.counters.serial
                 self._volume.counters.serial += 1
-                info = self._snapshots.take(
-                    serial, now, snapshot_name(now, self._snapshots.names()), why, message, tags
-                )
+                info = self._snapshots.take(serial, now, snapshot_name(now, self._snapshots.names()), why, message, tags)
                 ticket = self._committer.freeze()
             finally:
                 self._unpark()
@@ -675,9 +667,7 @@ class FileSystem:
         volume.held_packs += 1
         try:
             scratch = scratch_directory(volume.state)
-            checker = await volume.seams.offload.disk(
-                lambda: Checker(volume.root, volume.keys, volume.seams, scratch, read_data, progress, position)
-            )
+            checker = await volume.seams.offload.disk(lambda: Checker(volume.root, volume.keys, volume.seams, scratch, read_data, progress, position))
             async with aclosing(check(checker)) as findings:
                 async for finding in findings:
                     yield finding
@@ -846,9 +836,7 @@ class FileSystem:
         root = self._names.inode(ROOT_INO).record
         serial = self._snapshots.serial_of(latest)
         now = self._snapshots.time_of(serial or 0)
-        return Attributes(
-            LATEST_INO, stat.S_IFLNK | 0o777, 1, root.uid, root.gid, 0, len(latest), now, now, now, 0, cacheable=False
-        )
+        return Attributes(LATEST_INO, stat.S_IFLNK | 0o777, 1, root.uid, root.gid, 0, len(latest), now, now, now, 0, cacheable=False)
 
     def _lookup_snapshot(self, name: bytes) -> Attributes:
         if name == LATEST_NAME:
@@ -966,11 +954,7 @@ class FileSystem:
             path = self._names.path_of(handle.ino)
         else:
             path = View(self._volume.catalog, self._volume.keys, epoch).path_of(handle.ino)
-        shown = (
-            os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
-            if path is not None
-            else f"inode {handle.ino}"
-        )
+        shown = os.fsdecode(path).encode("utf-8", "backslashreplace").decode() if path is not None else f"inode {handle.ino}"
         log.error("reading %s at %d: %s", shown, offset, error)
         self._volume.errors.append(f"damaged: {shown}: {error}")
 

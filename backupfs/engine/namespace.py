@@ -249,9 +249,7 @@ class Namespace:
         self._volume.catalog.write(Table.DENTRIES, dentry_key(parent, prf), value)
         self._add_link(state, parent, prf)
 
-    def _exchange(
-        self, old_dir: InodeState, name: bytes, entry: Dentry, new_dir: InodeState, new_name: bytes, target: Dentry
-    ) -> None:
+    def _exchange(self, old_dir: InodeState, name: bytes, entry: Dentry, new_dir: InodeState, new_name: bytes, target: Dentry) -> None:
         now = self._volume.now_ns()
         first, second = self.inode(entry.ino), self.inode(target.ino)
         prf = self._volume.keys.name_prf

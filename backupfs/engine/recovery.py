@@ -99,14 +99,10 @@ def chain(reader: JournalReader, start: Position, seen: SeenHistory | None) -> I
         if before is None and first and sequence != first:
             raise DamageError(f"journal segment {first} is missing", segment=first)
         if before is None and not first and opening.previous_sequence:
-            raise DamageError(
-                f"journal segment {opening.previous_sequence} is missing", segment=opening.previous_sequence
-            )
+            raise DamageError(f"journal segment {opening.previous_sequence} is missing", segment=opening.previous_sequence)
         if before is not None:
             if opening.previous_sequence != before.sequence:
-                raise DamageError(
-                    f"journal segment {opening.previous_sequence} is missing", segment=opening.previous_sequence
-                )
+                raise DamageError(f"journal segment {opening.previous_sequence} is missing", segment=opening.previous_sequence)
             reader.read_frames(before, opening.previous_bytes)
             if reader.hash(before, opening.previous_bytes) != opening.previous_hash:
                 told = f"journal segment {before.sequence} is not the one that its successor names"
@@ -154,9 +150,7 @@ def replay(reader: JournalReader, index: Index, seen: SeenHistory | None, progre
         if not segment.in_store:
             result.unclosed.append(segment.sequence)
         if seen is not None and not seen_found and segment.sequence == seen.position.segment:
-            if segment.valid_bytes < seen.position.segment_bytes or (
-                reader.hash(segment, seen.position.segment_bytes) != seen.hash
-            ):
+            if segment.valid_bytes < seen.position.segment_bytes or (reader.hash(segment, seen.position.segment_bytes) != seen.hash):
                 raise RollbackError(_ROLLBACK)
             seen_found = True
         if segment.sequence == start.segment and segment.valid_bytes < start.segment_bytes:
@@ -246,9 +240,7 @@ def finish_packs(
     return changes
 
 
-def _set_unknown_aside(
-    open_directory: Path, known: set[str], closed: set[str] | None, aside: Path, store: LocalStore, files: Files
-) -> None:
+def _set_unknown_aside(open_directory: Path, known: set[str], closed: set[str] | None, aside: Path, store: LocalStore, files: Files) -> None:
     """Packs that no record names: in the open directory, and with `closed`, the names of all that are known, in the store."""
     for name in files.list(open_directory):
         if name not in known and len(name) == _PACK_NAME_CHARACTERS and not name.startswith(OPEN_PREFIX):
@@ -264,9 +256,7 @@ _FINISHING = ".finishing"
 _PACK_NAME_CHARACTERS = 32
 
 
-def _finish_pack(
-    path: Path, entries: list[PackEntry], object_id: bytes, open_directory: Path, store: LocalStore, keys: Keys, seams: Seams
-) -> None:
+def _finish_pack(path: Path, entries: list[PackEntry], object_id: bytes, open_directory: Path, store: LocalStore, keys: Keys, seams: Seams) -> None:
     files = seams.files
     handle = files.open(path)
     try:

@@ -161,9 +161,7 @@ def change_password(
     old_name = f"keys/{unlocked.slot_id.hex()}"
     old = next(slot for slot in _slots(root, files, unlocked.repository_id) if slot.slot_id == unlocked.slot_id)
     label = key_codec.slot_label(old, unlocked.keys.master, unlocked.config)
-    new = key_codec.make_slot(
-        unlocked.keys.master, new_password, label, kdf, unlocked.config, clock.now_ns(), randomness
-    )
+    new = key_codec.make_slot(unlocked.keys.master, new_password, label, kdf, unlocked.config, clock.now_ns(), randomness)
     _put_twice(store, f"keys/{new.slot_id.hex()}", keyslot.encode(new))
     for name in (old_name, old_name + COPY):
         try:
@@ -265,9 +263,7 @@ def _open_volume(
         value = index.get(Table.META, META_COUNTERS)
         counters = Counters(1, FIRST_INO, 1, 1, 1, 1) if value is None else records.decode_counters(value)
         packs = PackWriter(open_directory, files, store, keys, compressor, seams.randomness, counters)
-        journal = JournalWriter(
-            open_directory, files, store, keys, compressor, seams.randomness, replayed.last, replayed.position.batch
-        )
+        journal = JournalWriter(open_directory, files, store, keys, compressor, seams.randomness, replayed.last, replayed.position.batch)
         if not read_only:
             changes: list[Change] = []
             if value is None:
@@ -282,9 +278,7 @@ def _open_volume(
                 index.renew()
             head.save(journal.position, journal.last_hash())
         catalog = Catalog(index, counters.epoch, 0)
-        catalog.changed_in_epoch = len(
-            catalog.applied_changes(records.change_key(counters.epoch, 0, b""), counters.epoch, 1000)
-        )
+        catalog.changed_in_epoch = len(catalog.applied_changes(records.change_key(counters.epoch, 0, b""), counters.epoch, 1000))
         space = Space(open_directory, files)
         if not read_only:
             space.refresh(0)
@@ -349,9 +343,7 @@ def _configs(root: Path, files: Files) -> list[tuple[Config, bytes]]:
     if not found and damage is not None:
         raise damage
     if not found:
-        raise RepositoryMissingError(
-            f"there is no backupfs repository in {root}; make one with `backupfs init {root}`", path=str(root)
-        )
+        raise RepositoryMissingError(f"there is no backupfs repository in {root}; make one with `backupfs init {root}`", path=str(root))
     return found
 
 

@@ -34,9 +34,7 @@ class Snapshots:
     def take(self, serial: int, time_ns: int, name: str, why: str, message: str, tags: Sequence[str]) -> SnapshotInfo:
         """Add a snapshot of the current epoch, which ends with it. The caller freezes a batch in the same step."""
         catalog = self._catalog
-        snapshot = Snapshot(
-            catalog.epoch, time_ns, name, SnapshotState.KEPT, why, message, list(tags), catalog.changed_in_epoch
-        )
+        snapshot = Snapshot(catalog.epoch, time_ns, name, SnapshotState.KEPT, why, message, list(tags), catalog.changed_in_epoch)
         self._put(serial, snapshot)
         catalog.epoch += 1
         catalog.changed_in_epoch = 0
@@ -91,9 +89,7 @@ class Snapshots:
 
     def kept(self) -> list[SnapshotInfo]:
         """Snapshots that are shown, oldest first."""
-        return [
-            self._info(s) for s, snapshot in sorted(self._by_serial.items()) if snapshot.state == SnapshotState.KEPT
-        ]
+        return [self._info(s) for s, snapshot in sorted(self._by_serial.items()) if snapshot.state == SnapshotState.KEPT]
 
     def serial_of(self, name: str) -> int | None:
         """Serial of the shown snapshot of that name."""

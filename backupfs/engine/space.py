@@ -62,7 +62,5 @@ class Space:
         except StoreError as error:
             log.error("the reserve could not be given up: %s", error)
             return False
-        log.warning(
-            "the disk of the repository is full: the reserve of %d bytes has been given up", self._ballast_bytes
-        )
+        log.warning("the disk of the repository is full: the reserve of %d bytes has been given up", self._ballast_bytes)
         return True

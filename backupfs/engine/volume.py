@@ -97,6 +97,4 @@ class Volume:
         """Stop writing for good in this process; what was acknowledged is safe, what was not is told to whoever asks."""
         if self.failure is None:
             self.failure = error
-            log.critical(
-                "writing stops: %s. What fsync acknowledged is safe; unmount, mend the cause, mount again.", error
-            )
+            log.critical("writing stops: %s. What fsync acknowledged is safe; unmount, mend the cause, mount again.", error)

@@ -73,10 +73,7 @@ def decode_head(plain: bytes) -> FrameHead:
     if len(plain) != HEAD_PLAIN_BYTES:
         raise DamageError("journal frame: its head has the wrong length")
     kind, body_bytes, number = _HEAD.unpack(plain)
-    if (
-        kind not in FrameKind.__members__.values()
-        or not SEAL_OVERHEAD_BYTES < body_bytes <= limits.JOURNAL_FRAME_MAX_BYTES
-    ):
+    if kind not in FrameKind.__members__.values() or not SEAL_OVERHEAD_BYTES < body_bytes <= limits.JOURNAL_FRAME_MAX_BYTES:
         raise DamageError(f"journal frame: kind {kind}, {body_bytes} bytes")
     return FrameHead(FrameKind(kind), body_bytes, number)
 
@@ -97,11 +94,7 @@ def decode_body(plain: bytes) -> tuple[bytes, int]:
     if len(plain) < _BODY.size:
         raise DamageError("journal frame: its body is cut off")
     stored_bytes, plain_bytes = _BODY.unpack_from(plain)
-    if (
-        _BODY.size + stored_bytes > len(plain)
-        or stored_bytes > plain_bytes
-        or plain_bytes > limits.JOURNAL_FRAME_MAX_BYTES
-    ):
+    if _BODY.size + stored_bytes > len(plain) or stored_bytes > plain_bytes or plain_bytes > limits.JOURNAL_FRAME_MAX_BYTES:
         raise DamageError("journal frame: lengths do not fit")
     return plain[_BODY.size : _BODY.size + stored_bytes], plain_bytes
 

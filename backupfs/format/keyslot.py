@@ -13,9 +13,7 @@ SIZE_BYTES: Final = 512
 MASTER_KEY_BYTES: Final = 32
 LABEL_BYTES: Final = 64
 """A label is UTF-8, filled up with zeros to this length before it is sealed."""
-_LAYOUT = struct.Struct(
-    f">8sHH4x16s16sQIII4x32s32s{MASTER_KEY_BYTES + SEAL_OVERHEAD_BYTES}s{LABEL_BYTES + SEAL_OVERHEAD_BYTES}s"
-)
+_LAYOUT = struct.Struct(f">8sHH4x16s16sQIII4x32s32s{MASTER_KEY_BYTES + SEAL_OVERHEAD_BYTES}s{LABEL_BYTES + SEAL_OVERHEAD_BYTES}s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +65,6 @@ def decode(data: bytes) -> KeySlot:
     (_, _, size, repository_id, slot_id, created_ns, time, lanes, memory, *rest) = _LAYOUT.unpack_from(body)
     if size != SIZE_BYTES or body[_LAYOUT.size :].strip(b"\0"):
         raise DamageError("key slot: bytes that must be zero are not")
-    if not (
-        1 <= time <= limits.KDF_TIME_MAX
-        and 1 <= lanes <= limits.KDF_LANES_MAX
-        and 8 * lanes <= memory <= limits.KDF_MEMORY_MAX_KIB
-    ):
+    if not (1 <= time <= limits.KDF_TIME_MAX and 1 <= lanes <= limits.KDF_LANES_MAX and 8 * lanes <= memory <= limits.KDF_MEMORY_MAX_KIB):
         raise DamageError(f"key slot: Argon2id parameters {time}, {lanes}, {memory} are out of range")
     return KeySlot(repository_id, slot_id, created_ns, KdfParameters(time, lanes, memory), *rest)

@@ -41,7 +41,9 @@ def _check_device(device: Path) -> None:
                 f"there is no {device}: load the kernel module (modprobe fuse); a container must be given it (--device {device} --cap-add SYS_ADMIN)"
             ) from None
         if error.errno == errno.EACCES:
-            raise UnsupportedError(f"you may not open {device}: root has to make it accessible (chmod 666 {device}, which udev does elsewhere)") from None
+            raise UnsupportedError(
+                f"you may not open {device}: root has to make it accessible (chmod 666 {device}, which udev does elsewhere)"
+            ) from None
         raise UnsupportedError(f"{device} cannot be opened: {error.strerror}; a container must be allowed to use it") from None
 
 

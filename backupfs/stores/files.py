@@ -210,8 +210,7 @@ class SystemFiles:
             except BlockingIOError:
                 os.close(handle)
                 raise LockedError(
-                    f"{path.parent} is in use by another backupfs process; "
-                    "unmount it there first (`backupfs umount DIR`)",
+                    f"{path.parent} is in use by another backupfs process; unmount it there first (`backupfs umount DIR`)",
                     path=str(path),
                 ) from None
             except OSError:

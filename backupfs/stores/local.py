@@ -64,9 +64,7 @@ class LocalStore:
         """See `Store`."""
         if prefix == "packs":
             for shard in self._files.list(self.root / prefix):
-                yield from (
-                    f"{prefix}/{shard}/{name}" for name in self._files.list(self.root / prefix / shard) if _whole(name)
-                )
+                yield from (f"{prefix}/{shard}/{name}" for name in self._files.list(self.root / prefix / shard) if _whole(name))
         else:
             yield from (f"{prefix}/{name}" for name in self._files.list(self._path(prefix)) if _whole(name))
 
