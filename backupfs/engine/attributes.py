@@ -136,3 +136,4 @@ class EngineStatus(msgspec.Struct, frozen=True):
     space_short: bool
     read_only: bool
     failure: str
+    errors: list[str]

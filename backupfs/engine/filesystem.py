@@ -58,6 +58,8 @@ _COOKIE_SNAPSHOTS = 1
 _COOKIE_FIRST = 3
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR
 _CUT_ATTEMPTS = 8
+_STORE_ATTEMPTS = 3
+"""At the end each attempt goes to another pack."""
 
 
 @dataclass(slots=True)
@@ -85,7 +87,7 @@ class _DirectoryHandle:
 class FileSystem:
     """One mounted repository. Made by `repository.open_filesystem`; `running` owns its tasks."""
 
-    def __init__(self, volume: Volume, orphans: dict[int, int], ended: Sequence[tuple[int, Orphan]], own_pid: int) -> None:
+    def __init__(self, volume: Volume, orphans: dict[int, int], ended: Sequence[tuple[int, Orphan]]) -> None:
         self._volume = volume
         self._inodes = InodeTable(volume.catalog)
         self._blobs = BlobStore(volume)
@@ -104,7 +106,8 @@ class FileSystem:
         self._chores_done = trio.Event()
         self._chores_stopped = False
         self._to_reap: dict[int, InodeState] = {}
-        self.own_pid = own_pid
+        self.own_threads: set[int] = set()
+        """Threads of this process that are using its own mount (the kernel's `pid` of a request is a thread's): their fsync commits nothing."""
 
     @property
     def umask_applied(self) -> bool:
@@ -119,7 +122,7 @@ class FileSystem:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["FileSystem"]:
-        """Run the tasks; at the end store and commit everything."""
+        """Run the tasks; at the end store and commit everything. Raises at the end what kept something from being stored."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self._data.run)
             if not self._volume.read_only:
@@ -140,6 +143,8 @@ class FileSystem:
                 with trio.CancelScope(shield=True):
                     await self._close()
                 nursery.cancel_scope.cancel()
+        if self._volume.failure is not None:
+            raise self._volume.failure
 
     def _finish_truncations(self) -> None:
         """End the regions that a truncation had left to end when the process died: the file goes on, so before anyone writes to it."""
@@ -156,10 +161,15 @@ class FileSystem:
         volume = self._volume
         if volume.read_only:
             return
-        try:
-            await self._data.flush_all()
-        except BackupfsError as error:
-            log.error("not everything could be stored before the end: %s", error)
+        lost: BackupfsError | None = None
+        for _ in range(_STORE_ATTEMPTS):
+            try:
+                await self._data.flush_all()
+                lost = None
+                break
+            except BackupfsError as error:
+                log.error("not everything could be stored before the end: %s", error)
+                lost = error
         try:
             await self._committer.commit()
             for pack in volume.packs.finish():
@@ -170,7 +180,9 @@ class FileSystem:
             log.error("not everything could be committed before the end: %s", error)
             volume.fail(error)
         self._committer.stop()
-        if volume.failure is None:
+        if lost is not None:
+            volume.fail(lost)
+        elif volume.failure is None:
             try:
                 await volume.seams.offload.disk(volume.close_journal)
             except BackupfsError as error:
@@ -710,6 +722,7 @@ class FileSystem:
             space_short=self._is_short(),
             read_only=volume.read_only or volume.failure is not None,
             failure="" if volume.failure is None else str(volume.failure),
+            errors=list(volume.errors),
         )
 
     # -- inside, admission --
@@ -891,7 +904,7 @@ class FileSystem:
             state.ino,
             writes=writes,
             direct=direct,
-            internal=who.pid == self.own_pid,
+            internal=who.pid in self.own_threads,
             by_root=who.uid == 0,
             errors_seen=state.error_count,
         )
@@ -954,8 +967,9 @@ class FileSystem:
             path = self._names.path_of(handle.ino)
         else:
             path = View(self._volume.catalog, self._volume.keys, epoch).path_of(handle.ino)
-        shown = os.fsdecode(path).encode("utf-8", "backslashreplace").decode() if path is not None else f"inode {handle.ino}"
-        log.error("reading %s at %d: %s", shown, offset, error)
+        shown = "(no name)" if path is None else os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
+        # The log lies in the clear: what is inside the mount is not named there, only to whoever asks the process.
+        log.error("reading inode %d at %d: %s; `backupfs status` names the file", handle.ino, offset, error)
         self._volume.errors.append(f"damaged: {shown}: {error}")
 
 

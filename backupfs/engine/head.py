@@ -63,7 +63,6 @@ class Head:
         finally:
             self._files.close(handle)
         self._files.rename(aside, self._path)
-        self._files.sync_directory(self._path.parent)
 
     def forget(self) -> None:
         """Take the repository as it is from now on."""

@@ -78,15 +78,14 @@ def _set_index_aside(directory: Path) -> None:
     directory.rename(aside)
 
 
-def chain(reader: JournalReader, start: Position, seen: SeenHistory | None) -> Iterator[tuple[Segment, int | None, list[int]]]:
-    """The segments from `start` on as they follow each other, their frames behind `start` read, with where each is closed (None: the last).
+def chain(reader: JournalReader, start: Position, seen: SeenHistory | None, torn: list[int]) -> Iterator[Segment]:
+    """The segments from `start` on as they follow each other, their frames behind `start` read.
 
-    The third value lists segments passed over because they were begun and never became whole. Raises DamageError, naming the segment, when
-    one is missing, damaged behind `start` or names another predecessor; damage before `start` is only told, for the index has what stood
-    there. Blocks; yields the last segment last.
+    Those that were begun and never became whole are passed over and added to `torn`. Raises DamageError, naming the segment, when one is
+    missing, damaged behind `start` or names another predecessor; damage before `start` is only told, for the index has what stood there.
+    Blocks.
     """
     first = start.segment
-    torn: list[int] = []
     before: Segment | None = None
     for sequence, in_store in reader.sequences():
         if sequence < first:
@@ -109,11 +108,11 @@ def chain(reader: JournalReader, start: Position, seen: SeenHistory | None) -> I
                 if before.sequence != first:
                     raise DamageError(told)
                 log.error("%s: it is damaged before what the index holds; `backupfs check` says where", told)
-            yield before, opening.previous_bytes, torn
+            yield before
         before = segment
     if before is not None:
         reader.read_frames(before, None)
-        yield before, None, torn
+        yield before
     elif first:
         raise DamageError(f"journal segment {first} is missing", segment=first)
 
@@ -145,8 +144,7 @@ def replay(reader: JournalReader, index: Index, seen: SeenHistory | None, progre
     waiting_bytes = 0
     # An index that is as new as what was seen is itself the proof of it.
     seen_found = seen is None or seen.position.batch <= start.batch
-    for segment, _, torn in chain(reader, start, seen):
-        result.torn = torn
+    for segment in chain(reader, start, seen, result.torn):
         if not segment.in_store:
             result.unclosed.append(segment.sequence)
         if seen is not None and not seen_found and segment.sequence == seen.position.segment:

@@ -113,6 +113,7 @@ def create_repository(
     store = LocalStore(root, files)
     for directory in ("keys", OPEN, "packs", "journal"):
         files.make_directory(root / directory)
+    files.sync_directory(root)
     slot = key_codec.make_slot(master, password, label, kdf, config, clock.now_ns(), randomness)
     _put_twice(store, f"keys/{slot.slot_id.hex()}", keyslot.encode(slot))
     # The configuration comes last: a repository that was half made is none.
@@ -192,7 +193,7 @@ async def open_filesystem(
         volume = await offload.disk(_open_volume, root, unlocked, state, seams, read_only, owner, accept_rollback)
         try:
             orphans, ended = _to_do(volume)
-            filesystem = FileSystem(volume, orphans, ended, os.getpid())
+            filesystem = FileSystem(volume, orphans, ended)
             async with filesystem.running():
                 yield filesystem
         finally:
