@@ -1,6 +1,5 @@
 """A repository on disk: making one, unlocking it, opening it as a file system."""
 
-import os
 import stat
 import time
 from collections.abc import AsyncGenerator, AsyncIterator

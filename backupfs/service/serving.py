@@ -13,9 +13,11 @@ cancelled, the engine commits and closes, whoever asked for the end is answered,
 import logging
 import os
 import signal
+import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, Generic, Protocol, TypeVar, assert_never
 
@@ -60,6 +62,9 @@ class Engine(Cuttable, Protocol):
     async def delete_snapshot(self, name: str) -> None:
         """Durable on return."""
         ...
+
+    own_threads: set[int]
+    """Threads whose requests are this process's own."""
 
     def changes_since_snapshot(self) -> int:
         """0: a snapshot would be the same as the last one."""
@@ -177,7 +182,7 @@ class Serving(Generic[E]):
     async def _serve(self, engine: E, on_ready: Callable[[], None]) -> None:
         self._phase = "mounting"
         mount = self._make_mount(engine)
-        taker = SnapshotTaker(engine, mount.write_back)
+        taker = SnapshotTaker(engine, partial(_as_own, engine.own_threads, mount.write_back))
         scheduler = self._scheduler(engine, taker)
         running = _Running(engine, mount, taker, scheduler)
         async with trio.open_nursery() as nursery:
@@ -391,3 +396,13 @@ async def _find(engine: Engine, read_data: bool, note: Callable[[int, int], None
     async with sender, aclosing(engine.check(read_data, note)) as findings:
         async for finding in findings:
             await sender.send(finding)
+
+
+def _as_own(own_threads: set[int], write_back: Callable[[bytes | None, int], None], path: bytes | None, ino: int) -> None:
+    """`write_back`, its requests known to the engine as this process's own."""
+    thread = threading.get_native_id()
+    own_threads.add(thread)
+    try:
+        write_back(path, ino)
+    finally:
+        own_threads.discard(thread)
