@@ -17,7 +17,7 @@ PACK_TARGET_BYTES: Final = 32 * MIB
 OPEN_PACKS: Final = 2
 """Chunks go to one of these at random, so that the order of lengths in a pack says less."""
 
-PACK_UNSYNCED_BYTES: Final = 16 * MIB
+PACK_UNSYNCED_BYTES: Final = 8 * MIB
 """Sealed bytes of a pack that stay in memory, for the case that syncing it fails; beyond this it is synced at once."""
 
 JOURNAL_FRAME_BYTES: Final = 4 * KIB
@@ -38,7 +38,7 @@ REGION_EXTENTS_MAX: Final = 320
 INLINE_EXTENTS_MAX: Final = 4
 """More extents than this move from the inode's record to regions."""
 
-DIRTY_BYTES_MAX: Final = 64 * MIB
+DIRTY_BYTES_MAX: Final = 48 * MIB
 """Bytes written and not yet stored; writers wait beyond it."""
 FLUSH_RUN_BYTES: Final = 8 * MIB
 """A run this long is chunked and stored while more arrives."""
@@ -46,7 +46,7 @@ FLUSH_SMALL_BYTES: Final = 1 * MIB
 """So many bytes of small files go to a worker thread together."""
 FLUSH_FILES: Final = 512
 """So many small files at most go together: applying their extents holds the loop."""
-FLUSH_JOBS: Final = 3
+FLUSH_JOBS: Final = 2
 INLINE_WORK_BYTES: Final = 32 * KIB
 """Less than this is cut and hashed on the loop: handing it to a thread costs more."""
 READ_AHEAD_BYTES: Final = 4 * MIB
@@ -54,7 +54,7 @@ READ_AHEAD_TASKS: Final = 8
 DIRTY_AGE_S: Final = 2.0
 """Bytes of files that stopped growing are stored after this long."""
 
-CHUNK_CACHE_BYTES: Final = 64 * MIB
+CHUNK_CACHE_BYTES: Final = 48 * MIB
 INODE_CACHE_ENTRIES: Final = 20_000
 CPU_THREADS: Final = 2
 DISK_THREADS: Final = 8

@@ -315,12 +315,15 @@ class Catalog:
             value = place.plain[Table.BLOBS].get(key)
             if value is not None:
                 row = records.decode_blob(value)
-                if place is layer:
-                    left = row.pack
+                # The oldest layer that names the blob counts it in its pack, and with that all later ones that have the pack's row.
+                is_first = not left
+                left = left or row.pack
                 place.put(Table.BLOBS, key, records.encode(_elsewhere(row, pack, offset, stored_bytes)))
+            else:
+                is_first = False
             if left:
                 self._shift_live(place, left, -stored_bytes, None)
-                self._shift_live(place, pack, stored_bytes, facts if place is layer else None)
+                self._shift_live(place, pack, stored_bytes, facts if is_first else None)
 
     def _depth(self, layer: Layer) -> int:
         return 0 if layer is self.active else 1 + self._frozen.index(layer)

@@ -18,6 +18,7 @@ from backupfs.errors import BackupfsError
 from backupfs.service.messages import Failure, Ready, error, failure
 
 _PR_SET_DUMPABLE: Final = 4
+_M_ARENA_MAX: Final = -8
 _ANSWER_BYTES_MAX: Final = 1 << 20
 _log = logging.getLogger(__name__)
 
@@ -104,3 +105,12 @@ def keep_memory_private() -> None:
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         code = ctypes.get_errno()
         raise OSError(code, f"prctl(PR_SET_DUMPABLE): {os.strerror(code)}")
+
+
+def keep_memory_together() -> None:
+    """One heap for all threads. With one each, as glibc has it, buffers freed by one thread do not serve another: storing a gigabyte held 370
+    instead of 270 MiB. Called before threads are started; other libcs have no such call and need none.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_ARENA_MAX, 1)

@@ -98,6 +98,7 @@ def _serve(
 ) -> int:
     with state.locked(seams.files), logging_to(state.log, detached, environ) as recent:
         daemon.keep_memory_private()
+        daemon.keep_memory_together()
         try:
             unlocked = unlock(job.repository, password, files=seams.files)
             serving = _wired(job, state, unlocked, seams, recent)

@@ -29,6 +29,7 @@ from backupfs.errors import BackupfsError, ReadOnlyError
 from backupfs.fuse.unmounting import MountBusyError
 from backupfs.rules.schedule import SECOND_NS
 from backupfs.service.control import Replies, listening
+from backupfs.service.groups import cause
 from backupfs.service.log import RecentTrouble
 from backupfs.service.messages import (
     CheckRequest,
@@ -325,7 +326,7 @@ class Serving(Generic[E]):
         await self._unmount(running)
         await self._closed.wait()
         if self._failure is not None:
-            raise BackupfsError(f"{self._job.directory} is unmounted, but its end failed: {self._failure}; see {self._state.log}")
+            raise BackupfsError(f"{self._job.directory} is unmounted, but its end failed: {cause(self._failure)}; see {self._state.log}")
         return {"directory": str(self._job.directory), "repository": str(self._job.repository), "pid": os.getpid()}
 
     async def _handle_list(self, replies: Replies) -> object:
