@@ -84,7 +84,12 @@ class Catalog:
         self._frozen: list[Layer] = []
         self._pins: dict[int, int] = {}
         self._idle: set[int] = set()
+        self._noted_idle: list[int] = []
         self._sealed_early: set[int] = set()
+        left = self.get(Table.META, records.META_IDLE)
+        if left is not None:
+            self._noted_idle = records.decode_numbers(left)
+            self.active.references.update(dict.fromkeys(self._noted_idle, 0))
         self.changed_in_epoch = 0
         """Versions written in this epoch so far; what a snapshot taken now would have as its count of changes."""
 
@@ -283,8 +288,9 @@ class Catalog:
             return None
         old = records.decode_pack(value)
         pack = Pack(old.object_id, old.live_bytes, PackState.SEALED, old.first_blob)
-        self.put(Table.PACKS, key, records.encode(pack) if pack.live_bytes else None)
-        return None if pack.live_bytes else pack
+        is_dead = not pack.live_bytes and not any(blob.pack == number for blob in self.active.new_blobs.values())
+        self.put(Table.PACKS, key, None if is_dead else records.encode(pack))
+        return pack if is_dead else None
 
     def pin(self, number: int) -> None:
         """Keep a blob although nothing refers to it yet."""
@@ -307,38 +313,50 @@ class Catalog:
         `facts` are the new pack's object id and lowest blob number.
         """
         key = number_key(number)
+        layers = [self.active, *self._frozen]
         left = 0
-        for place in [self.active, *self._frozen][self._depth(layer) :: -1]:
+        for depth in range(self._depth(layer), -1, -1):
+            place = layers[depth]
             if number in place.new_blobs:
                 place.new_blobs[number] = _elsewhere(place.new_blobs[number], pack, offset, stored_bytes)
                 place.new_packs[pack] = facts
-            value = place.plain[Table.BLOBS].get(key)
-            if value is not None:
+            rows = place.plain[Table.BLOBS]
+            if key in rows:
+                value = rows[key]
+                if value is None:
+                    # Its old pack's count is right again here; the new one's is not, unless this layer has it anyway.
+                    if left and number_key(pack) not in place.plain[Table.PACKS]:
+                        self._shift_live(layers[depth:], pack, -stored_bytes, facts)
+                    return
                 row = records.decode_blob(value)
-                # The oldest layer that names the blob counts it in its pack, and with that all later ones that have the pack's row.
-                is_first = not left
-                left = left or row.pack
-                place.put(Table.BLOBS, key, records.encode(_elsewhere(row, pack, offset, stored_bytes)))
-            else:
-                is_first = False
+                rows[key] = records.encode(_elsewhere(row, pack, offset, stored_bytes))
+                if not left:
+                    # The oldest layer that names the blob: here it is counted in its pack.
+                    left = row.pack
+                    self._shift_live(layers[depth:], left, -stored_bytes, None)
+                    self._shift_live(layers[depth:], pack, stored_bytes, facts)
+                    continue
             if left:
-                self._shift_live(place, left, -stored_bytes, None)
-                self._shift_live(place, pack, stored_bytes, facts if is_first else None)
+                for other, step, those in ((left, -stored_bytes, None), (pack, stored_bytes, facts)):
+                    if number_key(other) in place.plain[Table.PACKS]:
+                        self._shift_live(layers[depth:], other, step, those)
 
     def _depth(self, layer: Layer) -> int:
         return 0 if layer is self.active else 1 + self._frozen.index(layer)
 
-    def _shift_live(self, layer: Layer, number: int, step: int, facts: tuple[bytes, int] | None) -> None:
-        value = layer.plain[Table.PACKS].get(number_key(number))
+    def _shift_live(self, layers: list[Layer], number: int, step: int, facts: tuple[bytes, int] | None) -> None:
+        """Change a pack's live bytes in the first of these layers, as the others below it have them. `facts` as in `move_blob`."""
+        key = number_key(number)
+        value = next((rows[key] for rows in (layer.plain[Table.PACKS] for layer in layers) if key in rows), None)
+        value = value or self._index.get(Table.PACKS, key)
         if value is not None:
             old = records.decode_pack(value)
             first_blob = old.first_blob if facts is None else min(old.first_blob, facts[1])
             pack = Pack(old.object_id, old.live_bytes + step, old.state, first_blob)
-        elif facts is not None:
-            pack = Pack(facts[0], step, PackState.OPEN, facts[1])
         else:
-            return
-        layer.put(Table.PACKS, number_key(number), records.encode(pack))
+            assert facts is not None, "a pack that a blob leaves has a row"
+            pack = Pack(facts[0], step, PackState.OPEN, facts[1])
+        layers[0].put(Table.PACKS, key, records.encode(pack))
 
     # layers
 
@@ -454,7 +472,8 @@ class Catalog:
             if references < 0:
                 raise DamageError(f"blob {number} would have {references} references", blob=number)
             if references == 0 and number in self._pins:
-                self._idle.add(number)
+                if new is None:
+                    self._idle.add(number)
                 if new is None and step:
                     self._put_blob(key, blob, 0)
                 continue
@@ -465,13 +484,23 @@ class Catalog:
                     layer.put(Table.BLOB_IDS, blob.id, None)
                 else:
                     self._forget_new(blob)
+                    live.setdefault(blob.pack, 0)
                 continue
+            self._idle.discard(number)
             if new is not None or step:
                 self._put_blob(key, blob, references)
             if new is not None:
                 live[blob.pack] = live.get(blob.pack, 0) + blob.stored_bytes
         layer.references.clear()
+        self._note_idle()
         return self._settle_packs(live)
+
+    def _note_idle(self) -> None:
+        """Blobs that only pins keep are on record, so that they go at the next mount if the process dies before they are let go."""
+        idle = sorted(self._idle)
+        if idle != self._noted_idle:
+            self.put(Table.META, records.META_IDLE, records.encode(idle) if idle else None)
+            self._noted_idle = idle
 
     def _put_blob(self, key: bytes, blob: Blob, references: int) -> None:
         row = Blob(blob.id, blob.pack, blob.offset, blob.stored_bytes, blob.plain_bytes, references)
@@ -486,23 +515,25 @@ class Catalog:
 
     def _settle_packs(self, live: dict[int, int]) -> list[Pack]:
         dead: list[Pack] = []
+        layer = self.active
+        waiting = {blob.pack for n, blob in layer.new_blobs.items() if n in self._pins and number_key(n) not in layer.plain[Table.BLOBS]}
         for number, step in live.items():
             key = number_key(number)
             value = self.get(Table.PACKS, key)
+            object_id, first_blob = layer.new_packs.get(number, (b"", records.EPOCH_MAX))
             if value is not None:
-                pack = records.decode_pack(value)
+                old = records.decode_pack(value)
             else:
-                object_id, first_blob = self.active.new_packs[number]
-                pack = Pack(object_id, 0, PackState.SEALED if number in self._sealed_early else PackState.OPEN, first_blob)
-            _, first_blob = self.active.new_packs.get(number, (b"", pack.first_blob))
-            pack = Pack(pack.object_id, pack.live_bytes + step, pack.state, min(pack.first_blob, first_blob))
+                old = Pack(object_id, 0, PackState.SEALED if number in self._sealed_early else PackState.OPEN, first_blob)
+            pack = Pack(old.object_id, old.live_bytes + step, old.state, min(old.first_blob, first_blob))
             if pack.live_bytes < 0:
                 raise DamageError(f"pack {number} would have {pack.live_bytes} live bytes", pack=number)
-            if pack.live_bytes == 0 and pack.state == PackState.SEALED:
-                self.active.put(Table.PACKS, key, None)
+            if pack.live_bytes == 0 and pack.state == PackState.SEALED and number not in waiting:
+                layer.put(Table.PACKS, key, None)
+                self._sealed_early.discard(number)
                 dead.append(pack)
-            else:
-                self.active.put(Table.PACKS, key, records.encode(pack))
+            elif value is not None or step:
+                layer.put(Table.PACKS, key, records.encode(pack))
         return dead
 
 

@@ -290,7 +290,9 @@ def status(where: str | None, as_json: bool) -> None:
         shown["snapshot every"] = show_interval(told["schedule"]["every_s"] * 1_000_000_000)
         shown["next snapshot"] = rfc3339(told["schedule"]["next_ns"])
     output.facts(shown)
-    output.facts(told["engine"] or {}, "engine")
+    engine = told["engine"] or {}
+    output.facts({name: value for name, value in engine.items() if name != "errors"}, "engine")
+    output.say(*engine.get("errors", []))
     for trouble in told["errors"]:
         output.say(f"{rfc3339(trouble['time_ns'])} {trouble['level']} {trouble['message']}")
 

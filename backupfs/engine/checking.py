@@ -120,7 +120,7 @@ class Checker:
                 place = (segment.sequence, item.position.segment_bytes, batch)
                 changes.append((place, list(decode_batch(item.payload))))
             self._index.apply(changes)
-        if batch == 0 and not found:
+        if batch == 0 and not found and any(self._store.list("packs")):
             found.append(Finding("damage", "journal", "there is no journal", []))
         self._index.renew()
         value = self._index.get(Table.META, records.META_COUNTERS)

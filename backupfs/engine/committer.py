@@ -97,6 +97,13 @@ class Committer:
                 raise self._volume.failure
             await self._progress.wait()
 
+    async def removed(self) -> None:
+        """Packs that nothing lived in when the index was last written are gone when this returns, unless somebody holds them."""
+        while self._dead and not self._volume.held_packs:
+            if self._volume.failure is not None:
+                return
+            await self._progress.wait()
+
     def nudge(self) -> None:
         """Ask for a batch without waiting for it."""
         self._wanted = True
@@ -155,7 +162,9 @@ class Committer:
                     self._dead.extend(frozen.dead)
                 self._tell()
             while self._dead and not self._volume.held_packs:
-                await self._remove_pack(self._dead.popleft())
+                await self._remove_pack(self._dead[0])
+                self._dead.popleft()
+                self._tell()
             if self._stopping and self._applied_ticket == self._frozen_ticket:
                 return
 

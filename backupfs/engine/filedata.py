@@ -177,10 +177,8 @@ class FileData:
             free = [state for state in waiting if not state.flushing]
             if free:
                 await self._store(free, mode)
-            if not busy:
-                return
-            settled = self._settled
-            await settled.wait()
+            else:
+                await self._settled.wait()
             waiting = [state for state in busy if not state.clean]
 
     async def flush_all(self) -> None:
@@ -516,6 +514,7 @@ class FileData:
         if not state.dead:
             placed = zip(starts, lengths, numbers, strict=True)
             self._set_extents(state, low, high, [(low + at, size, blob, 0) for at, size, blob in placed if blob is not None])
+            self._inodes.touch(state)
         self._blobs.unpin(numbers)
 
     async def _cut_regions(self, state: InodeState, size: int) -> None:

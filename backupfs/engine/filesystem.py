@@ -176,6 +176,7 @@ class FileSystem:
                 await self._committer.close_pack(pack)
             await self._committer.commit()
             await self._committer.applied()
+            await self._committer.removed()
         except BackupfsError as error:
             log.error("not everything could be committed before the end: %s", error)
             volume.fail(error)
@@ -273,6 +274,7 @@ class FileSystem:
             await self._chores_done.wait()
         await self._committer.commit()
         await self._committer.applied()
+        await self._committer.removed()
 
     # names
 

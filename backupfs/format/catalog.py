@@ -156,6 +156,8 @@ class Counters(msgspec.Struct, array_like=True):
 
 
 META_COUNTERS: Final = b"counters"
+META_IDLE: Final = b"idle"
+"""Numbers of blobs that have a row and no reference: what was using them had not let go of them yet."""
 
 
 def epoch_suffix(epoch: int) -> bytes:
@@ -231,7 +233,7 @@ def split_change(key: bytes) -> tuple[int, int, bytes]:
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def encode(record: msgspec.Struct | list[Extent] | dict[bytes, bytes] | int) -> bytes:
+def encode(record: msgspec.Struct | list[Extent] | list[int] | dict[bytes, bytes] | int) -> bytes:
     """Any record."""
     return _encode(record)
 
@@ -245,4 +247,5 @@ decode_pack = msgspec.msgpack.Decoder(Pack).decode
 decode_snapshot = msgspec.msgpack.Decoder(Snapshot).decode
 decode_orphan = msgspec.msgpack.Decoder(Orphan).decode
 decode_counters = msgspec.msgpack.Decoder(Counters).decode
+decode_numbers = msgspec.msgpack.Decoder(list[int]).decode
 decode_number = msgspec.msgpack.Decoder(int).decode

@@ -57,7 +57,8 @@ class Mount:
 
     def __init__(self, fs: FileSystem, directory: Path, options: MountOptions) -> None:
         self._fs = fs
-        self._directory = Path(os.path.realpath(directory))  # fusermount3 does not follow a symlink when root runs it
+        # fusermount3 follows no symlink when root runs it
+        self._directory = Path(os.fsdecode(mount_table.resolved(directory, mount_table.read())))
         self._options = options
         self.flags = InitFlag(0)
         """INIT flags that are on, of those that libfuse cannot ask for. Known when the mount answers."""

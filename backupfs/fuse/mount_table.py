@@ -1,4 +1,4 @@
-"""What is mounted where, from /proc/self/mountinfo (proc_pid_mountinfo(5)). Nothing here touches a mounted file system."""
+"""What is mounted where, from /proc/self/mountinfo (proc_pid_mountinfo(5)). Nothing here asks what it is asked about."""
 
 import os
 import re
@@ -8,6 +8,7 @@ from typing import Final
 
 MOUNTINFO: Final = Path("/proc/self/mountinfo")
 TYPE: Final = b"fuse.backupfs"
+_SYMLINKS_MAX: Final = 40
 _ESCAPED: Final = re.compile(rb"\\([0-7]{3})")
 
 
@@ -54,17 +55,30 @@ def read(source: Path = MOUNTINFO) -> list[MountEntry]:
     return parse(source.read_bytes())
 
 
-def find(directory: Path, table: list[MountEntry]) -> MountEntry | None:
-    """What is mounted on this very directory. Its own last component is looked at only when nothing is mounted there by that name, because
-    a mount whose process hangs would hang the look.
+def resolved(directory: Path, table: list[MountEntry]) -> bytes:
+    """The real path of a directory. A directory that something is mounted on is not looked at itself: a mount whose process hangs would hang
+    the look.
     """
-    parent, name = os.path.split(os.path.abspath(os.fsencode(directory)))
-    point = os.path.join(os.path.realpath(parent), name)
-    found = _last(point, table)
-    return found if found is not None else _last(os.path.realpath(point), table)
+    points = {entry.point for entry in table}
+    path = os.path.join(os.getcwdb(), os.fsencode(directory))
+    for _ in range(_SYMLINKS_MAX):
+        parent, name = os.path.split(path.rstrip(b"/"))
+        if name in (b"", b".", b".."):
+            break
+        path = os.path.join(os.path.realpath(parent), name)
+        if path in points:
+            return path
+        try:
+            target = os.readlink(path)
+        except OSError:  # no symlink, or nothing at all
+            return path
+        path = os.path.join(os.path.dirname(path), target)
+    return os.path.realpath(path)
 
 
-def _last(point: bytes, table: list[MountEntry]) -> MountEntry | None:
+def find(directory: Path, table: list[MountEntry]) -> MountEntry | None:
+    """What is mounted on this very directory."""
+    point = resolved(directory, table)
     return next((entry for entry in reversed(table) if entry.point == point), None)
 
 

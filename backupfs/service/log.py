@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from backupfs import limits
-from backupfs.service.messages import Trouble
+from backupfs.service.messages import Trouble, shown
 
 _LINE: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _SECOND_NS: Final = 1_000_000_000
@@ -31,7 +31,7 @@ class RecentTrouble(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler`."""
-        self._kept.append(Trouble(int(record.created * _SECOND_NS), record.levelname, record.name, record.getMessage()))
+        self._kept.append(Trouble(int(record.created * _SECOND_NS), record.levelname, record.name, shown(record.getMessage())))
 
     def kept(self) -> list[Trouble]:
         """Oldest first."""

@@ -178,15 +178,26 @@ class ServiceStatus(msgspec.Struct):
     errors: list[Trouble]
 
 
+def shown(text: str) -> str:
+    """A path or a text with paths in it, fit for JSON: what is no UTF-8 is written out as Python shows it."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _plain(value: object) -> str | int | float | bool | list[str] | None:
+    if isinstance(value, list):
+        return [shown(str(item)) for item in value]
+    return value if isinstance(value, (int, float, bool, type(None))) else shown(str(value))
+
+
 def failure(error: BaseException) -> Failure:
     """What another process is told of an error."""
     error = cause(error)
     if isinstance(error, BackupfsError):
-        fields = {name: value if isinstance(value, (str, int, float, bool, list, type(None))) else str(value) for name, value in error.fields.items()}
-        return Failure(error.kind, str(error), fields)
+        fields = {name: _plain(value) for name, value in error.fields.items()}
+        return Failure(error.kind, shown(str(error)), fields)
     if isinstance(error, FileSystemError):
         return Failure(BackupfsError.kind, f"the file system answered {error}", {"errno": error.errno})
-    return Failure(BackupfsError.kind, f"internal error: {type(error).__name__}: {error}")
+    return Failure(BackupfsError.kind, shown(f"internal error: {type(error).__name__}: {error}"))
 
 
 def error(told: Failure) -> BackupfsError:

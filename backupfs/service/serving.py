@@ -44,6 +44,7 @@ from backupfs.service.messages import (
     StatsRequest,
     StatusRequest,
     UnmountRequest,
+    shown,
 )
 from backupfs.service.scheduler import Scheduler
 from backupfs.service.snapshots import Cuttable, SnapshotTaker
@@ -327,7 +328,7 @@ class Serving(Generic[E]):
         await self._closed.wait()
         if self._failure is not None:
             raise BackupfsError(f"{self._job.directory} is unmounted, but its end failed: {cause(self._failure)}; see {self._state.log}")
-        return {"directory": str(self._job.directory), "repository": str(self._job.repository), "pid": os.getpid()}
+        return {"directory": shown(str(self._job.directory)), "repository": shown(str(self._job.repository)), "pid": os.getpid()}
 
     async def _handle_list(self, replies: Replies) -> object:
         with self._use() as running:
@@ -342,13 +343,13 @@ class Serving(Generic[E]):
         return ServiceStatus(
             mounted=running is not None,
             phase=self._phase,
-            repository=str(self._job.repository),
+            repository=shown(str(self._job.repository)),
             repository_id=self._job.repository_id,
-            directory=str(self._job.directory),
+            directory=shown(str(self._job.directory)),
             pid=os.getpid(),
             since_ns=self._since_ns,
             read_only=self._job.read_only,
-            log=str(self._state.log),
+            log=shown(str(self._state.log)),
             schedule=ScheduleStatus(scheduler.every_ns // SECOND_NS, scheduler.next_ns) if scheduler else None,
             engine=running.engine.status() if running else None,
             errors=self._recent.kept(),

@@ -5,6 +5,7 @@ Its lock belongs to the process that serves the repository, or works on it, from
 share an id and so would share the state. The kernel lets go of it when the process dies.
 """
 
+import json
 import os
 import stat
 from collections.abc import Iterator
@@ -71,14 +72,14 @@ class StateDirectory:
         is there.
         """
         try:
-            return msgspec.json.decode(self._record.read_bytes(), type=MountRecord)
-        except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
+            return msgspec.convert(json.loads(self._record.read_bytes()), MountRecord)
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # a ValidationError of msgspec is a ValueError, too
             return None
 
     def note(self, record: MountRecord) -> None:
         """Write the record, whole or not at all. Not synced: it means nothing after a power cut."""
         draft = self._record.with_suffix(".new")
-        draft.write_bytes(msgspec.json.encode(record))
+        draft.write_text(json.dumps(msgspec.structs.asdict(record)))  # unlike msgspec, json writes paths that are no UTF-8
         os.replace(draft, self._record)
 
     def forget(self) -> None:

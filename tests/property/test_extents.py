@@ -1,0 +1,134 @@
+"""Extents against a plain list: for every byte of the file, which byte of which blob it is, or None."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backupfs.format.catalog import Extent
+from backupfs.rules import extents as rules
+
+SIZE = 200
+Bytes = list[tuple[int, int] | None]
+
+
+@st.composite
+def extents(draw: st.DrawFn, top: int = SIZE, first_blob: int = 1) -> list[Extent]:
+    """Sorted, apart or touching; some continue each other in the same blob."""
+    found: list[Extent] = []
+    at = 0
+    blob = first_blob
+    while True:
+        at += draw(st.sampled_from([0, 0, 1, 3, 20]))
+        length = draw(st.integers(1, 40))
+        if at + length > top or draw(st.integers(0, 9)) == 0:
+            return found
+        inner = draw(st.integers(0, 5))
+        if found and found[-1][0] + found[-1][1] == at and draw(st.booleans()):
+            before = found[-1]
+            found.append((at, length, before[2], before[3] + before[1]))
+        else:
+            blob += 1
+            found.append((at, length, blob, inner))
+        at += length
+
+
+def spread(found: list[Extent], size: int = SIZE) -> Bytes:
+    every: Bytes = [None] * size
+    for at, length, blob, inner in found:
+        for i in range(length):
+            assert every[at + i] is None, "extents overlap"
+            every[at + i] = blob, inner + i
+    return every
+
+
+def is_sorted(found: list[Extent]) -> bool:
+    return all(a[0] + a[1] <= b[0] for a, b in zip(found, found[1:], strict=False)) and all(e[1] > 0 for e in found)
+
+
+def is_joined(found: list[Extent]) -> bool:
+    return not any(a[0] + a[1] == b[0] and a[2] == b[2] and a[3] + a[1] == b[3] for a, b in zip(found, found[1:], strict=False))
+
+
+bounds = st.tuples(st.integers(0, SIZE), st.integers(0, SIZE)).map(sorted)
+
+
+@given(extents(), bounds)
+def test_clip_keeps_what_lies_between(found: list[Extent], bound: list[int]) -> None:
+    low, high = bound
+    every = spread(found)
+    clipped = rules.clip(found, low, high)
+    assert is_sorted(clipped)
+    assert spread(clipped) == [every[i] if low <= i < high else None for i in range(SIZE)]
+
+
+@given(extents(), bounds, st.data())
+def test_replace_changes_that_stretch_only(found: list[Extent], bound: list[int], data: st.DataObject) -> None:
+    low, high = bound
+    new = [(at + low, length, blob, inner) for at, length, blob, inner in data.draw(extents(high - low, 100))]
+    before = list(found)
+    result = rules.replace(found, low, high, new)
+    assert found == before
+    assert is_sorted(result)
+    assert is_joined(result)
+    old, put = spread(found), spread(new)
+    assert spread(result) == [put[i] if low <= i < high else old[i] for i in range(SIZE)]
+
+
+@given(extents())
+def test_join_means_the_same_in_fewer(found: list[Extent]) -> None:
+    joined = rules.join(found)
+    assert is_joined(joined)
+    assert len(joined) <= len(found)
+    assert spread(joined) == spread(found)
+    assert rules.covered_bytes(joined) == rules.covered_bytes(found) == sum(byte is not None for byte in spread(found))
+
+
+@given(extents(), bounds)
+def test_pieces_cover_a_stretch_once(found: list[Extent], bound: list[int]) -> None:
+    low, high = bound
+    every = spread(found)
+    at = low
+    for first, last, extent in rules.pieces(found, low, high):
+        assert first == at < last
+        if extent is None:
+            assert every[first:last] == [None] * (last - first)
+        else:
+            assert extent[:2] == (first, last - first)
+            assert every[first:last] == [(extent[2], extent[3] + i) for i in range(last - first)]
+        at = last
+    assert at == high
+
+
+@given(extents(), st.integers(1, 70))
+def test_regions_hold_what_lies_in_them(found: list[Extent], region_bytes: int) -> None:
+    regions = rules.split_at_regions(found, region_bytes)
+    every = spread(found)
+    for region, part in regions.items():
+        assert part
+        assert is_sorted(part)
+        assert all(region * region_bytes <= e[0] and e[0] + e[1] <= (region + 1) * region_bytes for e in part)
+    assert spread([extent for part in regions.values() for extent in part]) == every
+
+
+@given(extents().filter(bool), st.integers(1, 70))
+def test_the_fullest_window(found: list[Extent], window: int) -> None:
+    low, high = rules.rechunk_window(found, window)
+    assert high == low + window
+    assert low % window == 0
+    counts = {start: len(rules.clip(found, start, start + window)) for start in range(0, SIZE, window)}
+    assert counts[low] == max(counts.values())
+    assert all(counts[start] < counts[low] for start in range(0, low, window)), "the first of several"
+
+
+@given(extents(), st.integers(0, SIZE), st.integers(1, 30), st.integers(30, 90))
+def test_an_unfinished_tail_is_whole_blobs_up_to_the_end(found: list[Extent], end: int, low: int, high: int) -> None:
+    start = rules.tail_start(found, end, low, high)
+    assert 0 <= start <= end
+    tail = rules.clip(found, start, end)
+    assert rules.covered_bytes(tail) == end - start, "nothing but extents in it"
+    assert all(extent[3] == 0 for extent in tail), "each begins with its blob"
+    assert all(extent[1] < low for extent in tail[:-1]), "a whole chunk before the last ends in a boundary"
+    assert all(end - extent[0] < high for extent in tail)
+    before = rules.clip(found, 0, start)
+    if before and sum(before[-1][:2]) == start:
+        reaches_further = before[-1][3] == 0 and end - before[-1][0] < high and (start == end or before[-1][1] < low)
+        assert not reaches_further, "it is the longest such tail"

@@ -1,0 +1,41 @@
+"""Snapshot names: against the standard library's calendar, unique, in the order of cutting."""
+
+import calendar
+import re
+import time
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backupfs.rules.names import snapshot_name, utc_second
+
+SECOND_NS = 1_000_000_000
+TIMES = st.integers(-(10**18), 10**19)
+
+
+def test_the_example_of_the_product() -> None:
+    noon = calendar.timegm((2026, 10, 4, 12, 0, 0)) * SECOND_NS
+    assert snapshot_name(noon + 999_999_999, set()) == "2026-10-04T120000Z"
+
+
+@given(TIMES)
+def test_a_name_is_the_second_as_gmtime_has_it(time_ns: int) -> None:
+    second = time_ns // SECOND_NS
+    if second <= calendar.timegm((9999, 12, 31, 23, 59, 59)):
+        moment = time.gmtime(second)
+        assert utc_second(time_ns) == f"{moment.tm_year:04d}-" + time.strftime("%m-%dT%H%M%SZ", moment)
+
+
+@given(st.integers())
+def test_no_time_is_too_strange_for_a_name(time_ns: int) -> None:
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d{6}Z", utc_second(time_ns))
+
+
+@given(st.lists(st.integers(0, 5 * SECOND_NS), max_size=50))
+def test_names_are_unique_and_sort_as_they_were_taken_while_the_clock_runs_forward(times: list[int]) -> None:
+    taken: list[str] = []
+    for time_ns in sorted(times):
+        name = snapshot_name(time_ns, taken)
+        assert name not in taken
+        assert not taken or taken[-1] < name
+        taken.append(name)

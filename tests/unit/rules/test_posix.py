@@ -1,0 +1,42 @@
+"""Mode bits that change on this side, as ext4 changes them."""
+
+import stat
+
+import pytest
+
+from backupfs.rules import posix
+
+REGULAR = stat.S_IFREG
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        (0o644, 0o644),
+        (0o4755, 0o755),
+        (0o2755, 0o755),
+        (0o2745, 0o2745),  # without group execution it marks mandatory locking, not a set-group-id program
+        (0o6777, 0o777),
+        (0o1777, 0o1777),
+    ],
+)
+def test_set_id_goes_when_content_or_owner_changes(mode: int, expected: int) -> None:
+    assert posix.mode_after_write(REGULAR | mode, writer_is_root=False) == REGULAR | expected
+    assert posix.mode_after_chown(REGULAR | mode) == REGULAR | expected
+
+
+def test_root_writes_without_losing_bits() -> None:
+    assert posix.mode_after_write(REGULAR | 0o6755, writer_is_root=True) == REGULAR | 0o6755
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO])
+def test_other_types_keep_theirs(kind: int) -> None:
+    assert posix.mode_after_write(kind | 0o6777, writer_is_root=False) == kind | 0o6777
+    assert posix.mode_after_chown(kind | 0o6777) == kind | 0o6777
+
+
+def test_a_set_gid_directory_hands_its_group_on() -> None:
+    parent = stat.S_IFDIR | 0o2775
+    assert posix.new_owner(parent, 50, REGULAR | 0o644, 7) == (REGULAR | 0o644, 50)
+    assert posix.new_owner(parent, 50, stat.S_IFDIR | 0o755, 7) == (stat.S_IFDIR | 0o2755, 50)
+    assert posix.new_owner(stat.S_IFDIR | 0o775, 50, stat.S_IFDIR | 0o755, 7) == (stat.S_IFDIR | 0o755, 7)

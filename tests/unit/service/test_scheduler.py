@@ -1,0 +1,130 @@
+"""The schedule's loop on trio's mock clock, with a clock of its own that can stop, jump and be set back."""
+
+from dataclasses import dataclass, field
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from backupfs.errors import StoreError
+from backupfs.rules.schedule import SECOND_NS
+from backupfs.service.scheduler import LOOK_S, Scheduler
+from tests.conftest import LogRule
+
+HOUR_S = 3600
+
+
+@dataclass
+class Wall:
+    """The time of day: trio's time plus what it was set to differ by."""
+
+    offset_s: float = 1_000_000.0
+
+    def now_ns(self) -> int:
+        return int((trio.current_time() + self.offset_s) * SECOND_NS)
+
+
+@dataclass
+class House:
+    """What the schedule watches over: `changes` count up to the next snapshot."""
+
+    wall: Wall
+    changes: int = 0
+    taken: list[float] = field(default_factory=list)
+    failure: Exception | None = None
+
+    async def take(self) -> None:
+        self.taken.append(trio.current_time())
+        await trio.lowlevel.checkpoint()
+        if self.failure is not None:
+            raise self.failure
+        self.changes = 0
+
+    def changed(self) -> bool:
+        return self.changes > 0
+
+
+def scheduled(house: House, every_s: int = HOUR_S) -> Scheduler:
+    return Scheduler(every_s * SECOND_NS, house.wall.now_ns(), house.wall, house.changed, house.take)
+
+
+@pytest.fixture
+def house() -> House:
+    return House(Wall())
+
+
+async def test_it_runs_each_interval_in_which_something_changed(autojump_clock: MockClock, house: House, nursery: trio.Nursery) -> None:
+    start = trio.current_time()
+    nursery.start_soon(scheduled(house).run)
+    for hour in range(6):
+        await trio.sleep(HOUR_S / 2)
+        house.changes += hour % 2
+        await trio.sleep(HOUR_S / 2)
+    await trio.sleep(1)
+    assert [round(taken - start) for taken in house.taken] == [2 * HOUR_S, 4 * HOUR_S, 6 * HOUR_S]
+
+
+async def test_an_idle_hour_makes_none_and_the_first_change_afterwards_waits_for_its_hour(
+    autojump_clock: MockClock, house: House, nursery: trio.Nursery
+) -> None:
+    start = trio.current_time()
+    nursery.start_soon(scheduled(house).run)
+    await trio.sleep(2.5 * HOUR_S)
+    house.changes = 1
+    await trio.sleep(HOUR_S)
+    assert [round(taken - start) for taken in house.taken] == [3 * HOUR_S]
+
+
+async def test_after_sleeping_one_run_makes_up_for_all(autojump_clock: MockClock, house: House, nursery: trio.Nursery) -> None:
+    nursery.start_soon(scheduled(house).run)
+    house.changes = 1
+    await trio.sleep(10)
+    house.wall.offset_s += 9 * HOUR_S  # trio's time stood still meanwhile
+    await trio.sleep(LOOK_S + 1)
+    assert len(house.taken) == 1
+    house.changes = 1
+    await trio.sleep(HOUR_S - 2 * LOOK_S)
+    assert len(house.taken) == 1
+    await trio.sleep(2 * LOOK_S)
+    assert len(house.taken) == 2
+
+
+async def test_a_clock_set_back_by_years_does_not_stop_the_schedule(autojump_clock: MockClock, house: House, nursery: trio.Nursery) -> None:
+    nursery.start_soon(scheduled(house).run)
+    house.changes = 1
+    await trio.sleep(10)
+    house.wall.offset_s -= 900_000
+    await trio.sleep(HOUR_S + LOOK_S + 1)
+    assert len(house.taken) == 1
+
+
+async def test_what_was_missed_before_the_start_runs_at_once(autojump_clock: MockClock, house: House, nursery: trio.Nursery) -> None:
+    house.changes = 1
+    anchor = house.wall.now_ns() - 5 * HOUR_S * SECOND_NS
+    nursery.start_soon(Scheduler(HOUR_S * SECOND_NS, anchor, house.wall, house.changed, house.take).run)
+    await trio.sleep(0.001)
+    assert len(house.taken) == 1
+
+
+@pytest.mark.parametrize("failure", [StoreError("no space"), RuntimeError("a fault")])
+async def test_a_failure_is_logged_and_tried_again_an_interval_later(
+    autojump_clock: MockClock, house: House, nursery: trio.Nursery, log_rule: LogRule, failure: Exception
+) -> None:
+    log_rule.expect("scheduled snapshot was not taken")
+    house.changes = 1
+    house.failure = failure
+    nursery.start_soon(scheduled(house).run)
+    await trio.sleep(HOUR_S + 1)
+    house.failure = None
+    await trio.sleep(HOUR_S)
+    assert len(house.taken) == 2
+    assert not house.changed()
+
+
+async def test_next_is_an_interval_after_the_last(autojump_clock: MockClock, house: House, nursery: trio.Nursery) -> None:
+    scheduler = scheduled(house)
+    before = house.wall.now_ns()
+    assert scheduler.next_ns == before + HOUR_S * SECOND_NS
+    nursery.start_soon(scheduler.run)
+    await trio.sleep(HOUR_S + 1)
+    assert scheduler.next_ns >= before + 2 * HOUR_S * SECOND_NS

@@ -1,0 +1,449 @@
+"""The task tree with a fake engine and a fake mount: every way in, every way out, in which order, and who is told what."""
+
+import os
+import signal
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from backupfs.clock import SystemClock
+from backupfs.engine.attributes import EngineStatus, SnapshotInfo, Stats
+from backupfs.errors import BackupfsError, LockedError, ReadOnlyError, StoreError, UsageError
+from backupfs.fuse.unmounting import MountBusyError
+from backupfs.service.control import connected
+from backupfs.service.log import RecentTrouble
+from backupfs.service.messages import (
+    CheckRequest,
+    NotRunningError,
+    Request,
+    SnapshotCreateRequest,
+    SnapshotDeleteRequest,
+    SnapshotListRequest,
+    StatsRequest,
+    StatusRequest,
+    UnmountRequest,
+)
+from backupfs.service.serving import MountJob, Serving
+from backupfs.service.state import StateDirectory
+from tests.conftest import LogRule
+
+REPOSITORY_ID = "ab" * 16
+T = TypeVar("T", bound=msgspec.Struct)
+DAY_NS = 86_400 * 1_000_000_000
+
+
+def blank(what: type[T]) -> T:
+    """A struct with nothing in it."""
+    empty = {bool: False, int: 0, str: ""}
+    return msgspec.convert({info.name: empty.get(info.type, []) for info in msgspec.structs.fields(what)}, what)
+
+
+@dataclass
+class FakeEngine:
+    """Writes down what is asked of it, in one list with what the mount is asked."""
+
+    events: list[str]
+    own_threads: set[int] = field(default_factory=set)
+    taken: list[SnapshotInfo] = field(default_factory=list)
+    changes: int = 0
+    opens_at_once: bool = True
+    open_failure: Exception | None = None
+    commit_failure: Exception | None = None
+    begun: dict[str, trio.Event] = field(default_factory=lambda: defaultdict(trio.Event))
+    snapshot_may_end: trio.Event = field(default_factory=trio.Event)
+    findings: int = 0
+    check_may_go_on: trio.Event = field(default_factory=trio.Event)
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator["FakeEngine"]:
+        if self.open_failure is not None:
+            raise self.open_failure
+        self.begun["open"].set()
+        if not self.opens_at_once:
+            await trio.sleep_forever()
+        self.events.append("open")
+        try:
+            yield self
+        finally:
+            self.events.append("close")
+
+    def writable_paths(self) -> Sequence[tuple[int, bytes | None]]:
+        return [(7, b"path")]
+
+    async def create_snapshot(self, why: str, message: str = "", tags: Sequence[str] = ()) -> SnapshotInfo:
+        self.events.append(f"snapshot {why}")
+        self.begun[why].set()
+        if message == "wait":
+            await self.snapshot_may_end.wait()
+        serial = len(self.taken) + 1
+        self.taken.append(SnapshotInfo(serial, f"s{serial}", serial * DAY_NS, why, message, list(tags), self.changes, "kept"))
+        self.changes = 0
+        return self.taken[-1]
+
+    async def delete_snapshot(self, name: str) -> None:
+        if name not in [info.name for info in self.taken]:
+            raise UsageError(f"there is no {name}")
+        self.taken = [info for info in self.taken if info.name != name]
+
+    async def commit(self) -> None:
+        self.events.append("commit")
+        if self.commit_failure is not None:
+            raise self.commit_failure
+
+    def snapshots(self) -> Sequence[SnapshotInfo]:
+        return self.taken
+
+    def changes_since_snapshot(self) -> int:
+        return self.changes
+
+    async def check(self, read_data: bool, progress: Callable[[int, int], None]) -> AsyncGenerator[object]:
+        self.begun["check"].set()
+        for number in range(self.findings):
+            progress(number, self.findings)
+            yield {"number": number, "read_data": read_data}
+        if not self.findings:
+            progress(1, 2)
+            await self.check_may_go_on.wait()
+
+    def stats(self) -> Stats:
+        return blank(Stats)
+
+    def status(self) -> EngineStatus:
+        return blank(EngineStatus)
+
+
+@dataclass
+class FakeMount:
+    """A mount that is unmounted by setting an event."""
+
+    events: list[str]
+    engine: FakeEngine
+    busy: bool = False
+    failure: Exception | None = None
+    answers: trio.Event = field(default_factory=trio.Event)
+    unmounted: trio.Event = field(default_factory=trio.Event)
+
+    def __post_init__(self) -> None:
+        self.answers.set()
+
+    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        await self.answers.wait()
+        if self.failure is not None:
+            raise self.failure
+        self.events.append("mount")
+        task_status.started()
+        await self.unmounted.wait()
+        self.events.append("unmounted")
+
+    async def unmount(self) -> None:
+        if self.busy:
+            raise MountBusyError("in use by cat (12: open /mount/a-name)", holders=["12 cat: open /mount/a-name", "12 cat: cwd /mount"])
+        self.unmounted.set()
+
+    async def detach(self) -> None:
+        self.events.append("detach")
+        self.unmounted.set()
+
+    def write_back(self, path: bytes | None, ino: int) -> None:
+        assert len(self.engine.own_threads) == 1, "the engine knows the thread that asks"
+        self.events.append(f"write back {ino} {path!r}")
+
+
+SETTLED = ["write back 7 b'path'", "commit"]
+ENDED = ["unmounted", "commit", "close"]
+
+
+class House:
+    """A serving process's parts, and commands that talk to it."""
+
+    def __init__(self, base: Path) -> None:
+        self.events: list[str] = []
+        self.state = StateDirectory(base, REPOSITORY_ID)
+        self.state.make()
+        self.engine = FakeEngine(self.events)
+        self.mount = FakeMount(self.events, self.engine)
+        self.recent = RecentTrouble()
+        self.every_ns: int | None = None
+        self.read_only = False
+        self.ready = trio.Event()
+        self.ended = trio.Event()
+        self.error: BackupfsError | None = None
+
+    def serving(self) -> Serving[FakeEngine]:
+        job = MountJob(Path("/repository"), REPOSITORY_ID, Path("/mount"), self.read_only, False, self.every_ns, (0, 0))
+        return Serving(job, self.state, self.engine.opened, lambda _: self.mount, SystemClock(), self.recent)
+
+    async def run(self) -> None:
+        try:
+            await self.serving().run(self.ready.set)
+        except BackupfsError as error:
+            self.error = error
+        self.ended.set()
+
+    async def ask(self, request: Request, items: list[Any] | None = None, progress: list[tuple[int, int]] | None = None) -> Any:
+        def ask() -> Any:
+            with connected(self.state.socket) as client:
+                return client.ask(
+                    request,
+                    None if items is None else items.append,
+                    None if progress is None else (lambda done, total: progress.append((done, total))),
+                )
+
+        return await trio.to_thread.run_sync(ask, abandon_on_cancel=True)
+
+    async def asking(self, request: Request, answers: list[object]) -> None:
+        try:
+            answers.append(await self.ask(request))
+        except BackupfsError as error:
+            answers.append(error)
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+async def started(house: House, nursery: trio.Nursery) -> House:
+    nursery.start_soon(house.run)
+    await house.ready.wait()
+    return house
+
+
+# --- ends -------------------------------------------------------------------------------------------------------------
+
+
+async def test_umount_makes_everything_durable_and_answers_at_the_very_end(house: House, nursery: trio.Nursery) -> None:
+    await started(house, nursery)
+    assert house.state.record() is not None
+    told = await house.ask(UnmountRequest())
+    assert told == {"directory": "/mount", "repository": "/repository", "pid": os.getpid()}
+    assert house.events == ["open", "mount", *SETTLED, *ENDED]
+    await house.ended.wait()
+    assert house.error is None
+    assert house.state.record() is None
+    assert not house.state.socket.exists()
+
+
+async def test_a_busy_mount_stays_with_everything_durable(house: House, nursery: trio.Nursery) -> None:
+    await started(house, nursery)
+    house.mount.busy = True
+    with pytest.raises(MountBusyError, match=r"cat \(12"):
+        await house.ask(UnmountRequest())
+    assert house.events == ["open", "mount", *SETTLED]
+    house.mount.busy = False
+    await house.ask(UnmountRequest())
+    await house.ended.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+async def test_a_signal_is_a_clean_end(house: House, nursery: trio.Nursery, number: signal.Signals) -> None:
+    await started(house, nursery)
+    os.kill(os.getpid(), number)
+    await house.ended.wait()
+    assert house.error is None
+    assert house.events == ["open", "mount", *SETTLED, *ENDED]
+
+
+async def test_a_second_signal_changes_nothing(house: House, nursery: trio.Nursery) -> None:
+    await started(house, nursery)
+    for _ in range(3):
+        os.kill(os.getpid(), signal.SIGTERM)
+    await house.ended.wait()
+    assert house.events == ["open", "mount", *SETTLED, *ENDED]
+
+
+async def test_a_signal_takes_a_busy_mount_away_and_the_log_names_processes_not_files(
+    house: House, nursery: trio.Nursery, log_rule: LogRule, caplog: pytest.LogCaptureFixture
+) -> None:
+    log_rule.expect("in use by 12 cat; it is taken away")
+    await started(house, nursery)
+    house.mount.busy = True
+    os.kill(os.getpid(), signal.SIGTERM)
+    await house.ended.wait()
+    assert house.events == ["open", "mount", *SETTLED, "detach", *ENDED]
+    assert "a-name" not in caplog.text
+
+
+async def test_an_unmount_from_outside_is_a_clean_end(house: House, nursery: trio.Nursery) -> None:
+    await started(house, nursery)
+    house.mount.unmounted.set()
+    await house.ended.wait()
+    assert house.error is None
+    assert house.events == ["open", "mount", *ENDED]
+
+
+async def test_a_signal_before_the_mount_answers_waits_for_it_and_ends_it(house: House, nursery: trio.Nursery) -> None:
+    house.mount.answers = trio.Event()
+    nursery.start_soon(house.run)
+    await wait_all_tasks_blocked()
+    os.kill(os.getpid(), signal.SIGTERM)
+    await wait_all_tasks_blocked(0.01)
+    house.mount.answers.set()
+    await house.ended.wait()
+    assert house.error is None
+    assert house.events == ["open", "mount", *SETTLED, *ENDED]
+
+
+async def test_a_signal_while_the_engine_opens_ends_without_a_mount(house: House, nursery: trio.Nursery) -> None:
+    house.engine.opens_at_once = False
+    nursery.start_soon(house.run)
+    await house.engine.begun["open"].wait()
+    with pytest.raises(NotRunningError, match="is starting"):
+        await house.ask(UnmountRequest())
+    status = await house.ask(StatusRequest())
+    assert (status["mounted"], status["phase"], status["engine"]) == (False, "starting", None)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await house.ended.wait()
+    assert house.error is None
+    assert house.events == []
+
+
+# --- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+async def test_an_engine_that_does_not_open(house: House) -> None:
+    house.engine.open_failure = LockedError("held")
+    await house.run()
+    assert isinstance(house.error, LockedError)
+    assert not house.ready.is_set()
+
+
+async def test_a_mount_that_fails_closes_the_engine(house: House) -> None:
+    house.mount.failure = UsageError("not empty")
+    with pytest.RaisesGroup(UsageError):
+        await house.serving().run(house.ready.set)
+    assert house.events == ["open", "close"]
+    assert not house.ready.is_set()
+
+
+async def test_umount_is_refused_while_the_store_is_full(house: House, nursery: trio.Nursery) -> None:
+    await started(house, nursery)
+    house.engine.commit_failure = StoreError("no space")
+    with pytest.raises(StoreError, match="no space"):
+        await house.ask(UnmountRequest())
+    assert "unmounted" not in house.events
+    house.engine.commit_failure = None
+    await house.ask(UnmountRequest())
+    await house.ended.wait()
+
+
+async def test_umount_of_a_mount_that_stopped_writing_for_good_ends_it_and_says_so(house: House, nursery: trio.Nursery, log_rule: LogRule) -> None:
+    log_rule.expect("not everything could be made durable")
+    await started(house, nursery)
+    house.engine.commit_failure = ReadOnlyError("writing has stopped")
+    with pytest.raises(BackupfsError, match=r"is unmounted, but its end failed: writing has stopped; see .*/log"):
+        await house.ask(UnmountRequest())
+    await house.ended.wait()
+    assert house.error is house.engine.commit_failure
+    assert house.events[-1] == "close"
+
+
+async def test_a_signal_ends_the_process_also_when_not_everything_can_be_saved(house: House, nursery: trio.Nursery, log_rule: LogRule) -> None:
+    log_rule.expect("not everything could be made durable")
+    await started(house, nursery)
+    house.engine.commit_failure = StoreError("no space")
+    os.kill(os.getpid(), signal.SIGTERM)
+    await house.ended.wait()
+    assert house.error is house.engine.commit_failure
+
+
+async def test_requests_in_work_are_ended_before_the_engine_closes(house: House, nursery: trio.Nursery) -> None:
+    await started(house, nursery)
+    answers: list[object] = []
+    async with trio.open_nursery() as commands:
+        commands.start_soon(house.asking, SnapshotCreateRequest("wait"), answers)
+        commands.start_soon(house.asking, CheckRequest(), answers)
+        await house.engine.begun["manual"].wait()
+        await house.engine.begun["check"].wait()
+        house.mount.unmounted.set()
+        await house.ended.wait()
+    assert [type(answer) for answer in answers] == [NotRunningError, NotRunningError]
+    assert house.engine.taken == []
+    assert house.events[-3:] == ENDED
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+async def test_snapshots_are_taken_listed_and_deleted(house: House, nursery: trio.Nursery) -> None:
+    await started(house, nursery)
+    made = await house.ask(SnapshotCreateRequest("first", ["a", "b"]))
+    assert (made["name"], made["why"], made["message"], made["tags"]) == ("s1", "manual", "first", ["a", "b"])
+    assert house.events[-2:] == ["write back 7 b'path'", "snapshot manual"]
+    await house.ask(SnapshotCreateRequest())
+    items: list[Any] = []
+    assert await house.ask(SnapshotListRequest(), items) == {"count": 2}
+    assert [item["name"] for item in items] == ["s1", "s2"]
+    assert await house.ask(SnapshotDeleteRequest("s1")) == {"name": "s1"}
+    with pytest.raises(UsageError, match="there is no s1"):
+        await house.ask(SnapshotDeleteRequest("s1"))
+    house.mount.unmounted.set()
+
+
+async def test_a_read_only_mount_takes_none(house: House, nursery: trio.Nursery) -> None:
+    house.read_only = True
+    house.every_ns = 1
+    house.engine.changes = 1
+    await started(house, nursery)
+    for request in (SnapshotCreateRequest(), SnapshotDeleteRequest("s1")):
+        with pytest.raises(BackupfsError, match="read-only"):
+            await house.ask(request)
+    assert (await house.ask(StatusRequest()))["schedule"] is None
+    await house.ask(UnmountRequest())
+    await house.ended.wait()
+
+
+async def test_the_schedule_begins_at_the_newest_snapshot(house: House, nursery: trio.Nursery) -> None:
+    house.every_ns = DAY_NS
+    await house.engine.create_snapshot("manual")
+    house.engine.changes = 1
+    await started(house, nursery)
+    await house.engine.begun["schedule"].wait()  # at once: the newest one is of 1970
+    status = await house.ask(StatusRequest())
+    assert status["schedule"]["every_s"] == 86_400
+    assert status["schedule"]["next_ns"] > SystemClock().now_ns()
+    assert house.engine.taken[1].why == "schedule"
+    house.mount.unmounted.set()
+
+
+async def test_status_and_stats(house: House, nursery: trio.Nursery) -> None:
+    await started(house, nursery)
+    status = await house.ask(StatusRequest())
+    assert (status["mounted"], status["phase"], status["pid"]) == (True, "serving", os.getpid())
+    assert (status["repository"], status["repository_id"], status["directory"]) == ("/repository", REPOSITORY_ID, "/mount")
+    assert status["log"] == str(house.state.log)
+    assert set(status["engine"]) == set(EngineStatus.__struct_fields__)
+    assert set(await house.ask(StatsRequest())) == set(Stats.__struct_fields__)
+    house.mount.unmounted.set()
+
+
+async def test_a_check_gives_its_findings(house: House, nursery: trio.Nursery) -> None:
+    house.engine.findings = 3
+    await started(house, nursery)
+    items: list[Any] = []
+    assert await house.ask(CheckRequest(read_data=True), items) == {"findings": 3}
+    assert items == [{"number": number, "read_data": True} for number in range(3)]
+    house.mount.unmounted.set()
+
+
+async def test_a_check_tells_how_far_it_is(house: House, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backupfs.service.serving.PROGRESS_S", 0.001)
+    await started(house, nursery)
+    progress: list[tuple[int, int]] = []
+
+    class Told(list[tuple[int, int]]):
+        def append(self, value: tuple[int, int]) -> None:
+            progress.append(value)
+            trio.from_thread.run_sync(house.engine.check_may_go_on.set)
+
+    assert await house.ask(CheckRequest(), None, Told()) == {"findings": 0}
+    assert progress == [(1, 2)]
+    house.mount.unmounted.set()

@@ -1,0 +1,145 @@
+"""Before the cut every file open for writing is brought in, whatever happens to it meanwhile."""
+
+import threading
+from collections.abc import Callable, Sequence
+
+import trio
+
+from backupfs.engine.attributes import SnapshotInfo
+from backupfs.service.snapshots import ROUNDS, WRITE_BACK_THREADS, SnapshotTaker
+from tests.conftest import LogRule
+
+
+class FakeEngine:
+    """Notes what had been written back when it was asked to cut or commit."""
+
+    def __init__(self) -> None:
+        self.paths: dict[int, bytes | None] = {}
+        self.written: list[bytes] = []
+        self.events: list[tuple[str, list[bytes]]] = []
+        self.cutting = 0
+
+    def writable_paths(self) -> Sequence[tuple[int, bytes | None]]:
+        return list(self.paths.items())
+
+    async def create_snapshot(self, why: str, message: str = "", tags: Sequence[str] = ()) -> SnapshotInfo:
+        self.cutting += 1
+        assert self.cutting == 1, "two at a time"
+        await trio.lowlevel.checkpoint()
+        self.events.append((why, sorted(self.written)))
+        self.cutting -= 1
+        return SnapshotInfo(len(self.events), f"s{len(self.events)}", 0, why, message, list(tags), 0, "kept")
+
+    async def commit(self) -> None:
+        self.events.append(("commit", sorted(self.written)))
+
+
+def taker(engine: FakeEngine, write_back: Callable[[bytes | None, int], None] | None = None) -> SnapshotTaker:
+    return SnapshotTaker(engine, write_back or (lambda path, _: engine.written.append(path or b"(no name)")))
+
+
+async def test_all_files_are_brought_in_first() -> None:
+    engine = FakeEngine()
+    engine.paths = {1: b"a", 2: None, 3: b"d/\xff\n"}
+    made = await taker(engine).take("manual", "why", ["t"])
+    assert (made.why, made.message, made.tags) == ("manual", "why", ["t"])
+    assert engine.events == [("manual", [b"(no name)", b"a", b"d/\xff\n"])]
+
+
+async def test_settling_brings_in_and_commits() -> None:
+    engine = FakeEngine()
+    engine.paths = {1: b"a"}
+    await taker(engine).settle()
+    assert engine.events == [("commit", [b"a"])]
+
+
+async def test_a_file_renamed_meanwhile_is_found_under_its_new_name_and_a_removed_one_is_let_go() -> None:
+    engine = FakeEngine()
+    engine.paths = {1: b"old", 2: b"removed", 3: b"unlinked"}
+
+    def write_back(path: bytes | None, ino: int) -> None:
+        if path == b"old":
+            engine.paths[1] = b"new"
+        if path == b"removed":
+            del engine.paths[2]
+        if path == b"unlinked":
+            engine.paths[3] = None
+        if path not in (b"new", None):
+            raise FileNotFoundError(path)
+        engine.written.append(path or b"(no name)")
+
+    await taker(engine, write_back).take("manual")
+    assert engine.events == [("manual", [b"(no name)", b"new"])]
+
+
+async def test_a_file_that_is_never_found_holds_nothing_up(log_rule: LogRule) -> None:
+    log_rule.expect("1 files open for writing were renamed faster")
+    engine = FakeEngine()
+    engine.paths = {1: b"a"}
+    tries: list[bytes | None] = []
+
+    def write_back(path: bytes | None, ino: int) -> None:
+        tries.append(path)
+        raise NotADirectoryError(path)
+
+    await taker(engine, write_back).take("manual")
+    assert len(tries) == ROUNDS
+    assert len(engine.events) == 1
+
+
+async def test_a_file_that_cannot_be_written_back_is_logged_without_its_name(log_rule: LogRule) -> None:
+    log_rule.expect("could not be written back before the cut: Permission denied$")
+    engine = FakeEngine()
+    engine.paths = {1: b"secret-name", 2: b"b"}
+
+    def write_back(path: bytes | None, ino: int) -> None:
+        if path != b"b":
+            raise PermissionError(13, "Permission denied", path)
+        engine.written.append(path or b"(no name)")
+
+    await taker(engine, write_back).take("manual")
+    assert engine.events == [("manual", [b"b"])]
+
+
+async def test_files_are_brought_in_side_by_side_and_not_all_at_once() -> None:
+    engine = FakeEngine()
+    engine.paths = {ino: b"%d" % ino for ino in range(5 * WRITE_BACK_THREADS)}
+    together = threading.Barrier(WRITE_BACK_THREADS)
+    inside = threading.Semaphore(WRITE_BACK_THREADS)
+
+    def write_back(path: bytes | None, ino: int) -> None:
+        assert inside.acquire(blocking=False)
+        together.wait()
+        inside.release()
+        together.wait()
+        engine.written.append(path or b"(no name)")
+
+    await taker(engine, write_back).take("manual")
+    assert len(engine.written) == 5 * WRITE_BACK_THREADS
+
+
+async def test_one_at_a_time() -> None:
+    engine = FakeEngine()
+    snapshots = taker(engine)
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(snapshots.take, "manual")
+            nursery.start_soon(snapshots.settle)
+    assert len(engine.events) == 20
+
+
+async def test_a_cancelled_pass_does_not_wait_for_a_file_that_nobody_serves_any_more() -> None:
+    engine = FakeEngine()
+    engine.paths = {1: b"a"}
+    started, release = threading.Event(), threading.Event()
+
+    def write_back(path: bytes | None, ino: int) -> None:
+        started.set()
+        release.wait()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(taker(engine, write_back).take, "manual")
+        await trio.to_thread.run_sync(started.wait)
+        nursery.cancel_scope.cancel()
+    release.set()
+    assert engine.events == []
