@@ -223,11 +223,11 @@ class Catalog:
         self._put(table, object_key, epoch, value)
 
     def drop_version(self, table: Table, object_key: bytes, epoch: int, value: bytes) -> None:
-        """Remove one version; a tombstone that then has nothing older goes too."""
+        """Remove one version; tombstones that then have nothing older go too."""
         self._drop(table, object_key, epoch, value)
         versions = self.versions(table, object_key)
-        if versions and versions[-1][1] == TOMBSTONE:
-            self._drop(table, object_key, *versions[-1])
+        while versions and versions[-1][1] == TOMBSTONE:
+            self._drop(table, object_key, *versions.pop())
 
     def kept_between(self, epoch: int, now: int) -> bool:
         """Whether a kept snapshot sees a version of `epoch` that is replaced at `now`. `kept_epochs` decides when now is not current."""

@@ -63,7 +63,7 @@ def _from_descriptor(fd: int) -> bytes:
         with os.fdopen(fd, "rb") as stream:
             return _line(stream.read(PASSWORD_BYTES_MAX + 1))
     except OSError as error:
-        raise UsageError(f"--password-fd {fd}: {error.strerror}") from error
+        raise UsageError(f"the password cannot be read from descriptor {fd}: {error.strerror}") from error
 
 
 def _from_file(path: Path, variable: str) -> bytes:
@@ -85,13 +85,18 @@ def _from_command(command: str, variable: str) -> bytes:
     return _line(done.stdout)
 
 
-def _from_terminal(what: str, twice: bool, ask: Prompt, variable: str) -> bytes:
+def has_terminal() -> bool:
+    """Whether someone can be asked. (getpass would read a password from standard input otherwise, with a warning.)"""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError as error:
-        raise UsageError(
-            f"there is no terminal to ask for the {what}: use --password-fd, {variable}_FILE, {variable}_COMMAND or {variable}"
-        ) from error
+    except OSError:
+        return False
+    return True
+
+
+def _from_terminal(what: str, twice: bool, ask: Prompt, variable: str) -> bytes:
+    if not has_terminal():
+        raise UsageError(f"there is no terminal to ask for the {what}: use --password-fd, {variable}_FILE, {variable}_COMMAND or {variable}")
     given = ask(f"{what.capitalize()}: ")
     if twice and given and ask(f"{what.capitalize()} again: ") != given:
         raise UsageError("the two passwords differ")

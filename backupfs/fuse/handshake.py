@@ -81,6 +81,7 @@ async def negotiate(fuse_fd: int, operations: pyfuse3.Operations, wanted: InitFl
             try:
                 answer = await _answer(session, request)
                 os.write(fuse_fd, with_flags(answer, added))
+                os.set_blocking(fuse_fd, False)  # see waiting.py
                 os.dup2(fuse_fd, session_fd, inheritable=False)
             except BaseException:
                 pyfuse3.close(unmount=False)

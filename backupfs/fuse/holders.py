@@ -74,7 +74,7 @@ def _mount_id(fdinfo: Path) -> int | None:
 def _mapped(maps: Path, device: tuple[int, int]) -> list[bytes]:
     """Files of the device, each once."""
     paths: dict[bytes, None] = {}
-    for line in maps.read_bytes().splitlines():
+    for line in maps.read_bytes().split(b"\n")[:-1]:
         fields = line.split(maxsplit=5)
         major, minor = fields[3].split(b":")
         if (int(major, 16), int(minor, 16)) == device:

@@ -23,6 +23,7 @@ from backupfs.fuse.handshake import HandshakeError, InitFlag, negotiate
 from backupfs.fuse.mount_point import check_directory, check_machine
 from backupfs.fuse.operations import FileSystem, Operations
 from backupfs.fuse.unmounting import FUSERMOUNT, answers, clear_stale, unmount
+from backupfs.fuse.waiting import LOOK_NS, waiting_closely
 from backupfs.fuse.write_back import sync_through_mount
 
 MAX_TASKS: Final = 10_000
@@ -36,11 +37,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
-    """How to mount. `handshake` off mounts the plain way, without INIT flags of our own."""
+    """How to mount. `handshake` off mounts the plain way, without INIT flags of our own; `eager` off uses no processor time to look for the
+    next request while they come one close after the other.
+    """
 
     read_only: bool = False
     allow_other: bool = False
     handshake: bool = True
+    eager: bool = True
 
     def names(self) -> list[str]:
         """As mount(8) takes them. Never `auto_unmount`: see the top of this module."""
@@ -76,16 +80,21 @@ class Mount:
         self._in_session = True
         answered = False
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(partial(pyfuse3.main, max_tasks=MAX_TASKS))
-                await trio.to_thread.run_sync(self._greet, abandon_on_cancel=True)
-                answered = True
-                task_status.started()
+            with waiting_closely(self._look_ns()):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(partial(pyfuse3.main, max_tasks=MAX_TASKS))
+                    await trio.to_thread.run_sync(self._greet, abandon_on_cancel=True)
+                    answered = True
+                    task_status.started()
         finally:
             self._in_session = False
             pyfuse3.close(unmount=False)
             if not answered:
                 unmount(self._directory, lazy=True)
+
+    def _look_ns(self) -> int:
+        """A machine with one processor looks once: nobody could send anything while it looks."""
+        return LOOK_NS if self._options.eager and len(os.sched_getaffinity(0)) > 1 else 0
 
     async def unmount(self) -> None:
         """Unmount, or MountBusyError that says who uses it. `serve` returns when the last requests are answered."""

@@ -30,7 +30,7 @@ class MountEntry:
 
 def parse(text: bytes) -> list[MountEntry]:
     """The table, in the order of mounting: of several entries with one point, the last is what is seen."""
-    return [_entry(line) for line in text.splitlines()]
+    return [_entry(line) for line in text.split(b"\n") if line]
 
 
 def _entry(line: bytes) -> MountEntry:

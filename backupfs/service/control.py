@@ -166,7 +166,7 @@ async def _answer_and_leave(stream: trio.SocketStream, handle: Handler, places: 
             await _answer(stream, handle)
     except (trio.BrokenResourceError, trio.TooSlowError) as reason:
         _log.info("a command went away: %s", type(reason).__name__)
-    except Exception:  # one connection's trouble must not end the mount
+    except Exception:  # noqa: BLE001 one connection's trouble must not end the mount
         _log.exception("a command could not be answered")
     finally:
         places.release()

@@ -178,6 +178,11 @@ def faults_of(view: View, tree: Tree) -> list[str]:
     return lines
 
 
+def expect_none(faults: list[str]) -> None:
+    shown = "\n".join(line[:500] for line in faults[:10])
+    assert not faults, f"{len(faults)} faults\n{shown}"
+
+
 @dataclass(slots=True)
 class _Open:
     fh: int
@@ -225,10 +230,7 @@ class Twin:
                 return
             self.fs = fs
             yield fs
-            while self._open:
-                await self.release(self._open[0])
-            await self.look()
-            self._drop_reserve(where)
+            await self.settle()
         self._drop_reserve(where)
 
     def _drop_reserve(self, root: Path) -> None:
@@ -237,6 +239,13 @@ class Twin:
     def kill(self, to: Path) -> None:
         """What a kill at this moment would leave, copied to `to`."""
         shutil.copytree(self.root, to, ignore=shutil.ignore_patterns("reserve"))
+
+    async def settle(self) -> None:
+        """Close everything and commit: the files then hold what the model expects."""
+        while self._open:
+            await self.release(self._open[0])
+        await self.look()
+        await self.fs.commit()
 
     async def look(self) -> None:
         """Note what stat shows of everything: times are the engine's to set, and a snapshot is to keep them."""
@@ -483,6 +492,24 @@ class Twin:
         self._open.remove(handle)
         await self.fs.flush(handle.fh)
         await self.fs.release(handle.fh)
+
+    async def put(self, name: bytes, content: bytes, at: int = 0) -> None:
+        """A new file in the root."""
+        opened, attributes = await self.fs.create(ROOT, name, 0o644, os.O_RDWR, WHO)
+        handle = _Open(opened.fh, self._entered(self.tree, name, attributes, stat.S_IFREG | 0o644))
+        self._open.append(handle)
+        for start in range(0, len(content), 1 << 20):
+            await self._write(handle, at + start, content[start : start + (1 << 20)])
+        await self.release(handle)
+
+    async def scatter(self, name: bytes, count: int) -> None:
+        """So many small overwrites of a file in the root."""
+        node = self.tree.children[name]
+        handle = _Open((await self.fs.open(node.ino, os.O_RDWR, WHO)).fh, node)
+        self._open.append(handle)
+        for _ in range(count):
+            await self._write(handle, self.draw.randrange(node.content.size - 5000), self.draw.randbytes(self.draw.randrange(1, 5000)))
+        await self.release(handle)
 
     async def take_snapshot(self) -> str:
         await self.look()

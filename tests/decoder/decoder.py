@@ -19,7 +19,7 @@ from tests.decoder import catalog, journal, packs
 from tests.decoder.catalog import Blob, Catalog, Dentry, Extent, Inode, Snapshot, Version
 from tests.decoder.damage import Damage
 from tests.decoder.sealing import Sealer, keyed_hash
-from tests.decoder.store import Store, unlock
+from tests.decoder.store import Store, open_store
 from tests.oracle.manifest import Entry, Manifest
 
 ROOT: Final = 1
@@ -43,7 +43,7 @@ class Repository:
 
     def __init__(self, root: Path, password: bytes) -> None:
         self.store = Store(root)
-        self.keys = unlock(self.store, password)
+        self.keys = open_store(self.store, password)
         self.catalog: Catalog = catalog.replay(journal.batches(self.store.segments(), self.keys))
         self.closed_packs = self.store.packs()
         self._open_packs = self.store.open_packs()

@@ -52,12 +52,12 @@ def batches(segments: Mapping[int, Path], keys: Keys) -> Iterator[tuple[int, byt
     """(number, records) of every batch that counts, in order; Damage when the chain does not hold."""
     expected = 1
     for sequence, limit in _chain(segments, keys):
-        frames = list(_frames(segments[sequence], sequence, keys, limit))
+        found = list(_frames(segments[sequence], sequence, keys, limit))
         where = f"segment {sequence}"
-        if frames[0].kind != OPENING or frames[0].number != expected - 1:
-            raise Damage(f"{where}: its opening says batch {frames[0].number}, not {expected - 1}")
+        if found[0].kind != OPENING or found[0].number != expected - 1:
+            raise Damage(f"{where}: its opening says batch {found[0].number}, not {expected - 1}")
         in_segment = 0
-        for frame in frames[1:]:
+        for frame in found[1:]:
             if frame.kind == BATCH:
                 if frame.number != expected:
                     raise Damage(f"{where}: batch {frame.number} where {expected} belongs")
@@ -65,7 +65,7 @@ def batches(segments: Mapping[int, Path], keys: Keys) -> Iterator[tuple[int, byt
                 expected += 1
                 in_segment += 1
             elif frame.kind == END:
-                _check_end(frame, in_segment, frames[-1], where)
+                _check_end(frame, in_segment, found[-1], where)
             else:
                 raise Damage(f"{where}: frame of kind {frame.kind} at {frame.offset}")
 
@@ -138,13 +138,17 @@ def _sealer(content: bytes, sequence: int, keys: Keys) -> Sealer:
 def _frames(path: Path, sequence: int, keys: Keys, limit: int | None) -> Iterator[Frame]:
     """With a limit every byte up to it must open; without one a torn tail is left out."""
     content = path.read_bytes()[:limit]
-    sealer = _sealer(content, sequence, keys)
+    return frames(content, _sealer(content, sequence, keys), whole=limit is not None)
+
+
+def frames(content: bytes, sealer: Sealer, *, whole: bool = False) -> Iterator[Frame]:
+    """The frames of a segment; `whole`: it ends with one."""
     offset = HEADER_BYTES
     while offset < len(content):
         try:
             frame = _frame(content, offset, sealer)
         except Damage:
-            if limit is not None:
+            if whole:
                 raise
             _refuse_later_frames(content, offset, sealer)
             return

@@ -67,7 +67,7 @@ class Store:
         return dict(sorted(found.items()))
 
 
-def unlock(store: Store, password: bytes) -> Keys:
+def open_store(store: Store, password: bytes) -> Keys:
     """The keys of the repository; WrongPassword, or Damage."""
     config = _one_of_two(store.root / "config", _config)
     names = {path.name.removesuffix(".copy") for path in (store.root / "keys").iterdir()}

@@ -335,7 +335,7 @@ WEIGHTS = {
     VersionRules.apply: 4,
 }
 ACTIONS = [action for action, weight in WEIGHTS.items() for _ in range(weight)]
-RUNS = 40
+RUNS = 25
 STEPS = 200
 
 

@@ -53,7 +53,7 @@ class Failing:
 
 
 async def call(name: str, failure: BaseException) -> object:
-    handler = getattr(Operations(Failing(failure)), name)  # type: ignore[arg-type]
+    handler = getattr(Operations(Failing(failure)), name)
     arguments = [
         [(1, 1)] if name == "forget" else pyfuse3.SetattrFields() if parameter == "fields" else 1
         for parameter in inspect.signature(handler).parameters

@@ -1,8 +1,10 @@
 """The control socket: requests and replies over real sockets, in every order that a peer may try."""
 
+import errno
 import os
 import socket
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -229,7 +231,6 @@ async def test_an_error_that_quotes_names_of_any_bytes_is_told(path: Path) -> No
 
 async def test_what_cannot_even_be_told_leaves_the_others_alone(path: Path, log_rule: LogRule, monkeypatch: pytest.MonkeyPatch) -> None:
     log_rule.expect("a command could not be answered")
-    log_rule.expect("a request over the control socket failed")
 
     async def fail(request: Request, replies: Replies) -> object:
         if isinstance(request, StatusRequest):
@@ -244,3 +245,34 @@ async def test_what_cannot_even_be_told_leaves_the_others_alone(path: Path, log_
         with pytest.raises(BackupfsError, match="went away"):
             await asked(path, StatusRequest())
         assert await asked(path, SnapshotDeleteRequest("x")) == "fine"
+
+
+async def test_a_shortage_of_descriptors_passes(path: Path, log_rule: LogRule, monkeypatch: pytest.MonkeyPatch) -> None:
+    log_rule.expect("no connection can be accepted at the control socket: Too many open files")
+    monkeypatch.setattr(control, "SHORTAGE_PAUSE_S", 0.0)
+    accept = trio.SocketListener.accept
+    shortages = iter([errno.EMFILE, errno.ENFILE])
+
+    async def short(self: trio.SocketListener) -> trio.SocketStream:
+        code = next(shortages, None)
+        if code is not None:
+            raise OSError(code, os.strerror(code))
+        return await accept(self)
+
+    log_rule.expect("Too many open files in system")
+    monkeypatch.setattr(trio.SocketListener, "accept", short)
+    async with listening(path, echo):
+        assert await asked(path, StatusRequest()) == {"request": "status"}
+
+
+def test_waiting_for_a_process_to_be_gone(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    process = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    with ours, theirs, process:
+        client = control.Client(ours)
+        client.pid = process.pid
+        with client.hold_process() as held:
+            assert process.stdin is not None
+            process.stdin.close()
+            client.wait_until_gone(held)
+            assert process.poll() == 0

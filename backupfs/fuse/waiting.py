@@ -1,0 +1,164 @@
+"""How pyfuse3 waits for the next request.
+
+pyfuse3 takes `trio` from its own namespace (that is how its asyncio flavour plugs in), so what it waits with can be exchanged while a mount is
+served. Two reasons:
+
+* It reads the FUSE descriptor as soon as it was readable, blocking and with the interpreter lock held. A request whose caller is killed before it
+  is read vanishes, and then the whole process stands still until somebody sends another. So the descriptor is looked at again right before it is
+  read, and where it could be made non-blocking, a read that finds nothing after all goes back to waiting.
+* It waits once for a lock and once in the loop's selector for every request, which costs more than most requests do. So whether a request is
+  there is looked at first, and while requests come one close after the other, for a moment longer, before the loop goes to sleep.
+
+Every few requests the loop gets a turn, and whenever a handler waits.
+"""
+
+import ctypes
+import select
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import Any, Final
+
+import pyfuse3
+import trio
+
+REQUESTS_PER_TURN: Final = 16
+"""So many requests may be served without a turn for other tasks: about a millisecond."""
+LOOK_NS: Final = 40_000
+"""A process that sends one request after the other sends the next within so long; waking up takes about as long."""
+CLOSE_NS: Final = 150_000
+"""A request that was slept for at most so long came close after the one before."""
+
+
+class _PollRecord(ctypes.Structure):
+    """struct pollfd."""
+
+    _fields_ = (("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short))
+
+
+class _Descriptor:
+    """Looking at one descriptor without waiting for it."""
+
+    def __init__(self, number: int) -> None:
+        poll = ctypes.PyDLL(None).poll
+        poll.argtypes = (ctypes.POINTER(_PollRecord), ctypes.c_ulong, ctypes.c_int)
+        self.readable: Callable[[], int] = partial(poll, ctypes.pointer(_PollRecord(number, select.POLLIN, 0)), 1, 0)
+        """Whether there is something to read. Does not let go of the interpreter lock: what it tells is still true when the read comes."""
+        self._poll = select.poll()
+        self._poll.register(number, select.POLLIN)
+
+    def readable_within(self, look_ns: int) -> bool:
+        """Whether something came within so long. Other threads may run meanwhile."""
+        until = time.perf_counter_ns() + look_ns
+        while time.perf_counter_ns() < until:
+            if self._poll.poll(0):
+                return True
+        return False
+
+
+class _Lock:
+    """Lets one worker at a time wait for the descriptor. No checkpoint while it is free, and not fair: who has just served a request takes the
+    next one too, unless it has waited for something.
+    """
+
+    def __init__(self) -> None:
+        self._held = False
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    async def __aenter__(self) -> None:
+        while self._held:
+            await self._waiting.park()
+        self._held = True
+
+    async def __aexit__(self, *reason: object) -> None:
+        self._held = False
+        if self._waiting:
+            self._waiting.unpark()
+
+
+class _Workers:
+    """The nursery of pyfuse3's workers."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+
+    def start_soon(self, work: Callable[..., Awaitable[None]], *args: object, name: str) -> None:
+        self._nursery.start_soon(partial(_work, work, *args), name=name)
+
+
+async def _work(work: Callable[..., Awaitable[None]], *args: object) -> None:
+    """One worker. Where a read found nothing it had no request in hand, and goes on."""
+    while True:
+        try:
+            await work(*args)
+        except BlockingIOError:
+            continue
+        return
+
+
+@asynccontextmanager
+async def _open_nursery() -> AsyncIterator[_Workers]:
+    async with trio.open_nursery() as nursery:
+        yield _Workers(nursery)
+
+
+class _LowLevel:
+    """`trio.lowlevel`, as far as pyfuse3 uses it, for one session."""
+
+    current_task = staticmethod(trio.lowlevel.current_task)
+    current_trio_token = staticmethod(trio.lowlevel.current_trio_token)
+
+    def __init__(self, look_ns: int) -> None:
+        self._look_ns = look_ns
+        self._descriptor: _Descriptor | None = None
+        self._since_turn = 0
+        self._close_together = False
+        self._closing = False
+
+    def notify_closing(self, number: int) -> None:
+        """Ends waiting, now and later."""
+        self._closing = True
+        trio.lowlevel.notify_closing(number)
+
+    async def wait_readable(self, number: int) -> None:
+        """Returns when there is something to read, and it is still there."""
+        descriptor = self._descriptor
+        if descriptor is None:
+            descriptor = self._descriptor = _Descriptor(number)
+        self._since_turn += 1
+        if self._since_turn >= REQUESTS_PER_TURN:
+            self._since_turn = 0
+            await trio.lowlevel.checkpoint()
+        while not descriptor.readable():
+            if self._closing:
+                raise trio.ClosedResourceError
+            if self._close_together and descriptor.readable_within(self._look_ns):
+                continue
+            before_ns = time.perf_counter_ns()
+            self._since_turn = 0
+            await trio.lowlevel.wait_readable(number)
+            self._close_together = time.perf_counter_ns() - before_ns < CLOSE_NS
+
+
+class _Trio:
+    """`trio`, as far as pyfuse3 uses it."""
+
+    ClosedResourceError = trio.ClosedResourceError
+    Lock = _Lock
+    open_nursery = staticmethod(_open_nursery)
+
+    def __init__(self, look_ns: int) -> None:
+        self.lowlevel = _LowLevel(look_ns)
+
+
+@contextmanager
+def waiting_closely(look_ns: int = LOOK_NS) -> Iterator[None]:
+    """The session served while this is open waits as described above. With `look_ns` 0 it looks once before it sleeps."""
+    namespace: dict[str, Any] = vars(pyfuse3)
+    before = namespace["trio"]
+    namespace["trio"] = _Trio(look_ns)
+    try:
+        yield
+    finally:
+        namespace["trio"] = before

@@ -1,0 +1,185 @@
+"""The verbs in this process, as far as they need no mount: what they print and the code they end with."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backupfs import __version__
+from backupfs.cli.main import commands, main
+from backupfs.clock import SystemClock
+from backupfs.engine.seams import Seams
+from backupfs.errors import StoreError
+from backupfs.offload import ThreadOffload
+from backupfs.randomness import SystemRandomness
+from backupfs.service import offline
+from backupfs.stores.files import SystemFiles
+
+Command = Callable[..., int]
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs `backupfs ARGUMENTS` here; its exit code."""
+    for name in list(os.environ):
+        if name.startswith(("BACKUPFS_", "XDG_", "CREDENTIALS_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("BACKUPFS_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("BACKUPFS_KDF_SECONDS", "0")
+    monkeypatch.setenv("BACKUPFS_PASSWORD", "secret")
+
+    def run(*arguments: str | Path) -> int:
+        monkeypatch.setattr(sys, "argv", ["backupfs", *map(str, arguments)])
+        return main()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new repository, to be copied: making one takes a while."""
+    root = tmp_path_factory.mktemp("template") / "repository"
+    seams = Seams(SystemFiles(), SystemClock(), SystemRandomness(), ThreadOffload())
+    offline.create(offline.NewRepository(root, "password", compression=True, kdf_seconds=0), b"secret", seams)
+    return root
+
+
+@pytest.fixture
+def repository(template: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(template, tmp_path / "repository"))
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_init_in_the_default_place(command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("init", "--json", "--label", "mine", "--no-compression") == 0
+    made = told(capsys)
+    assert made["repository"] == str(tmp_path / "home/.local/share/backupfs/repository")
+    assert len(bytes.fromhex(made["repository_id"])) == 16
+    assert made["label"] == "mine"
+    assert command("init") == 2
+    assert "not empty" in capsys.readouterr().err
+
+
+def test_a_named_repository_beats_the_variable(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKUPFS_REPOSITORY", str(tmp_path / "variable"))
+    assert command("init", tmp_path / "named") == 0
+    assert not (tmp_path / "variable").exists()
+    assert command("init") == 0
+    assert (tmp_path / "variable/config").exists()
+
+
+@pytest.mark.parametrize("verb", ["check", "status", "stats", "rebuild-index"])
+def test_no_repository(command: Command, tmp_path: Path, verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(verb, tmp_path / "nothing", "--json") == 10
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["error"]["kind"] == "no-repository"
+    assert str(tmp_path / "nothing") in shown.err
+
+
+def test_check_and_rebuild_without_a_mount(command: Command, repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("rebuild-index", repository) == 0
+    assert "made anew" in capsys.readouterr().out
+    (repository / "config").write_bytes(b"not what it was")
+    assert command("check", repository, "--read-data") == 3
+    assert "config" in capsys.readouterr().out
+    assert command("check", repository, "--json") == 3
+    findings = told(capsys)["findings"]
+    assert [finding["object"] for finding in findings if finding["object"].startswith("config")] == ["config"]
+
+
+def test_a_wrong_password(command: Command, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKUPFS_PASSWORD", "wrong")
+    assert command("check", repository) == 12
+    assert command("key", "passwd", repository) == 12
+
+
+def test_changing_the_password(command: Command, repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("BACKUPFS_NEW_PASSWORD", "other")
+    assert command("key", "passwd", repository, "--json") == 0
+    assert told(capsys)["repository"] == str(repository)
+    assert command("rebuild-index", repository) == 12
+    monkeypatch.setenv("BACKUPFS_PASSWORD", "other")
+    assert command("rebuild-index", repository) == 0
+
+
+def test_what_is_not_mounted(command: Command, repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("status", repository, "--json") == 0
+    assert told(capsys)["mounted"] is False
+    assert command("status", repository) == 0
+    assert capsys.readouterr().out == f"{repository} is not mounted\n"
+    for arguments in (["stats", repository], ["snapshot", "list", repository], ["snapshot", "delete", repository, "x"], ["umount", repository]):
+        assert command(*arguments) == 1
+        assert "mounted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["frobnicate"],
+        ["mount"],
+        ["mount", "a", "b", "c"],
+        ["mount", "{repository}", "{directory}", "--every", "soon"],
+        ["mount", "{repository}", "{directory}/missing"],
+        ["mount", "{repository}", "{repository}/packs"],
+        ["check", "--password-fd", "-1"],
+        ["snapshot", "delete"],
+        ["snapshot", "delete", "{repository}"],
+    ],
+)
+def test_usage_errors(command: Command, repository: Path, tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mount").mkdir()
+    filled = [argument.format(repository=repository, directory=tmp_path / "mount") for argument in arguments]
+    assert command(*filled) == 2
+    shown = capsys.readouterr()
+    assert shown.err
+    assert "Traceback" not in shown.err
+
+
+def test_version(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("version", "--json") == 0
+    assert told(capsys)["version"] == __version__
+    assert command("--version") == 0
+    assert __version__ in capsys.readouterr().out
+
+
+def test_every_verb_explains_itself(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    names = list(commands.commands)
+    assert command("--help") == 0
+    listed = capsys.readouterr().out
+    assert [name for name in names if f"  {name} " in listed] == names
+    for name in names:
+        assert command(name, "--help") == 0
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (StoreError("no"), 1)])
+def test_ends_that_are_no_results(
+    command: Command, repository: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def end(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("backupfs.service.offline.check", end)
+    assert command("check", repository) == code
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_nobody_who_reads_is_no_reason_for_a_traceback() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "backupfs", "version"], stdout=writer, stderr=subprocess.PIPE, cwd=Path(__file__).parents[3], check=False
+    )
+    os.close(writer)
+    assert done.returncode == 1
+    assert done.stderr == b""
