@@ -27,8 +27,11 @@ JOURNAL_FRAME_MAX_BYTES: Final = 256 * MIB
 
 BATCH_RECORDS: Final = 8192
 """A batch is frozen at this many records: encoding it holds the loop for some 20 ms."""
-LAYER_RECORDS_MAX: Final = 65536
+LAYER_RECORDS_MAX: Final = 2 * BATCH_RECORDS
 """Changing requests wait while the layer that takes their changes holds this many records."""
+BATCH_BYTES: Final = 16 * MIB
+LAYER_BYTES_MAX: Final = 64 * MIB
+"""The same in bytes of values: a batch must stay well below the largest frame that a reader accepts."""
 COMMIT_DELAY_S: Final = 5.0
 """Everything received is committed after at most this long."""
 
@@ -74,7 +77,6 @@ SNAPSHOT_PARK_S: Final = 0.050
 
 INDEX_MAP_BYTES: Final = 1 * TIB
 """Address space reserved for the index; the file grows as needed."""
-INDEX_VALUE_KEYS_MAX: Final = 1 << 32
 
 KDF_TIME_MIN: Final = 3
 KDF_LANES: Final = 4

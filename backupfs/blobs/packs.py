@@ -8,7 +8,7 @@ Worker threads append, the committer syncs; one lock guards the book-keeping, ne
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,7 +73,6 @@ class OpenPack:
     unclaimed: int = 0
     """Blobs appended whose places nobody has taken note of yet."""
     name_synced: bool = False
-    header_synced: bool = False
     full: bool = False
     failed: bool = False
 
@@ -122,7 +121,11 @@ class PackWriter:
             groups.setdefault(choice, []).append(item)
         locations: dict[int, Location] = {}
         for choice, items in groups.items():
-            self._append_group(choice, items, locations)
+            try:
+                self._append_group(choice, items, locations, claimed_later=True)
+            except StoreError:
+                self.disclaim(locations)
+                raise
         return [locations[blob.number] for blob in blobs]
 
     def sync(self) -> dict[int, Location]:
@@ -142,6 +145,11 @@ class PackWriter:
             for pack in failed:
                 self._move(pack)
         raise StoreError("what was written could not be made durable, in three different packs; the disk may be failing")
+
+    def disclaim(self, locations: Mapping[int, Location]) -> None:
+        """Nobody will take note of these appended blobs."""
+        for number, location in locations.items():
+            self.claim(number, location)
 
     def claim(self, number: int, location: Location) -> Location:
         """Take note of an appended blob's place: where it stands now, in case its pack was given up since."""
@@ -201,7 +209,9 @@ class PackWriter:
         self._files.close(pack.handle)
         self._files.unlink(pack.path)
 
-    def _append_group(self, choice: int, items: list[tuple[NewBlob, bytes | memoryview]], locations: dict[int, Location]) -> None:
+    def _append_group(
+        self, choice: int, items: list[tuple[NewBlob, bytes | memoryview]], locations: dict[int, Location], claimed_later: bool
+    ) -> None:
         first_blob = min(blob.number for blob, _ in items)
         pack = self._writable(choice, first_blob)
         try:
@@ -224,7 +234,7 @@ class PackWriter:
                     pack.failed = pack.full = True
                 raise
             with self._lock:
-                pack.unclaimed += len(frames)
+                pack.unclaimed += len(frames) if claimed_later else 0
                 pack.entries.extend(frame.entry for frame in frames)
                 pack.unsynced.extend(frames)
                 pack.unsynced_bytes += sum(frame.entry.stored_bytes for frame in frames)
@@ -305,7 +315,7 @@ class PackWriter:
         moved: dict[int, Location] = {}
         if again:
             try:
-                self._append_group(self._favourite, again, moved)
+                self._append_group(self._favourite, again, moved, claimed_later=False)
             except StoreError:
                 with self._lock:
                     pack.unsynced = frames + pack.unsynced
@@ -319,7 +329,7 @@ def finish_abandoned(source: bytes, entries: Sequence[PackEntry], object_id: byt
     """The parts of a whole pack made from what a dead process left of one: its bytes up to the last entry, and an end under a fresh key."""
     end = max((entry.offset + entry.stored_bytes for entry in entries), default=HEADER_BYTES)
     header, sealer = keys.new_object(PACK_MAGIC, object_id, randomness)
-    return [source[:end], *_ending(entries, end, sealer, objects.encode(header))]
+    return [source[:end].ljust(end, b"\0"), *_ending(entries, end, sealer, objects.encode(header))]
 
 
 def _ending(entries: Sequence[PackEntry], trailer_at: int, sealer: Sealer, header: bytes) -> list[bytes]:

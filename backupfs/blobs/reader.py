@@ -95,19 +95,18 @@ class BlobReader:
             return known
 
     def _open(self, object_id: bytes) -> _Source:
-        handle: Handle | None = None
         try:
             handle = self._files.open(self._directory / object_id.hex())
-            head = self._files.read_at(handle, 0, HEADER_BYTES)
         except MissingObjectError:
-            head = self._store.get(pack_name(object_id), 0, HEADER_BYTES)
+            return _Source(self._sealer(object_id, self._store.get(pack_name(object_id), 0, HEADER_BYTES)), None)
         try:
-            header = objects.decode(head, PACK_MAGIC, f"pack {object_id.hex()}")
-            return _Source(self._keys.object_sealer(header, object_id), handle)
-        except DamageError:
-            if handle is not None:
-                self._files.close(handle)
+            return _Source(self._sealer(object_id, self._files.read_at(handle, 0, HEADER_BYTES)), handle)
+        except BaseException:
+            self._files.close(handle)
             raise
+
+    def _sealer(self, object_id: bytes, head: bytes) -> Sealer:
+        return self._keys.object_sealer(objects.decode(head, PACK_MAGIC, f"pack {object_id.hex()}"), object_id)
 
     def _release(self, source: _Source) -> None:
         with self._lock:

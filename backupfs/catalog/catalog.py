@@ -33,7 +33,7 @@ Versions = dict[int, bytes | None]
 """Value by epoch; None says that this version is gone, whatever lies below."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Layer:
     """Changes above the index. `versions` and `groups` hold the versioned tables by object and by the first eight bytes of it."""
 
@@ -41,6 +41,7 @@ class Layer:
     versions: dict[Table, dict[bytes, Versions]] = field(default_factory=lambda: {t: {} for t in VERSIONED})
     groups: dict[Table, dict[bytes, list[bytes]]] = field(default_factory=lambda: {t: {} for t in VERSIONED})
     records: int = 0
+    value_bytes: int = 0
     references: dict[int, int] = field(default_factory=dict)
     new_blobs: dict[int, Blob] = field(default_factory=dict)
     new_packs: dict[int, tuple[bytes, int]] = field(default_factory=dict)
@@ -53,6 +54,7 @@ class Layer:
             self.groups[table].setdefault(object_key[:_GROUP_BYTES], []).append(object_key)
         if epoch not in versions:
             self.records += 1
+        self.value_bytes += len(value or b"")
         versions[epoch] = value
 
     def put(self, table: Table, key: bytes, value: bytes | None) -> None:
@@ -60,6 +62,7 @@ class Layer:
         rows = self.plain[table]
         if key not in rows:
             self.records += 1
+        self.value_bytes += len(value or b"")
         rows[key] = value
 
     def changes(self) -> Iterator[Change]:

@@ -5,6 +5,7 @@
 * Writes happen on one thread, one transaction a batch, with the position in it; the loop reads through one transaction that it renews.
 """
 
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -81,7 +82,10 @@ class Index:
     def get(self, table: Table, key: bytes) -> bytes | None:
         """A record by its whole key."""
         full = _PREFIX[table] + key
-        value = self._read.get(full)
+        try:
+            value = self._read.get(full)
+        except lmdb.Error as error:
+            raise self._damage(error) from error
         return None if value is None else self._unseal(full, value)
 
     def scan(self, table: Table, start: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -99,10 +103,13 @@ class Index:
     def seek(self, table: Table, start: bytes) -> tuple[bytes, bytes] | None:
         """The first (key, sealed record) of a table from `start` on."""
         prefix = _PREFIX[table]
-        if not self._cursor.set_range(prefix + start):
-            return None
-        key = self._cursor.key()
-        return (key[1:], self._cursor.value()) if key[:1] == prefix else None
+        try:
+            if not self._cursor.set_range(prefix + start):
+                return None
+            key = self._cursor.key()
+            return (key[1:], self._cursor.value()) if key[:1] == prefix else None
+        except lmdb.Error as error:
+            raise self._damage(error) from error
 
     def open_record(self, table: Table, key: bytes, sealed: bytes) -> bytes:
         """A record that `scan` or `seek` gave. Raises DamageError."""
@@ -117,10 +124,19 @@ class Index:
                         self._apply_change(txn, table, key, value)
                 if batches:
                     txn.put(_POSITION, self._seal(_POSITION, _POSITION_LAYOUT.pack(*batches[-1][0])))
+            self._fill_up()
         except lmdb.MapFullError as error:
             raise StoreFullError("the index has outgrown its address space") from error
         except lmdb.Error as error:
             raise StoreError(f"the index could not be written: {error}") from error
+
+    def _fill_up(self) -> None:
+        """Make the file as long as its meta page says. LMDB may leave it shorter when the last pages of a transaction were freed in it again;
+        filled up (with a hole), a shorter file is one that was cut off.
+        """
+        need = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+        if self._path.stat().st_size < need:
+            os.truncate(self._path, need)
 
     def distrust(self) -> None:
         """Have the index set aside and rebuilt the next time it is opened: a commit has failed."""
@@ -134,6 +150,10 @@ class Index:
         """Let go of everything."""
         self._read.abort()
         self._env.close()
+
+    def _damage(self, error: lmdb.Error) -> DamageError:
+        self.distrust()
+        return DamageError(f"the index is damaged ({error}); unmount and mount again: it is built anew from the journal")
 
     def _apply_change(self, txn: "lmdb.Transaction[bytes]", table: int, key: bytes, value: bytes | None) -> None:
         full = bytes([table]) + key
@@ -172,7 +192,11 @@ class Index:
             raise DamageError("the index holds a value that is cut off")
         number, counter = _VALUE_PREFIX.unpack_from(value)
         sealer = self._sealers.get(number) or self._known_sealer(number)
-        return sealer.open(Sealed.INDEX_VALUE, counter, value[_VALUE_PREFIX.size :], context=full_key)
+        try:
+            return sealer.open(Sealed.INDEX_VALUE, counter, value[_VALUE_PREFIX.size :], context=full_key)
+        except DamageError:
+            self.distrust()
+            raise
 
     def _known_sealer(self, number: int) -> Sealer:
         salt = self._read.get(_KEY_PREFIX + number.to_bytes(4, "big"))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
+import trio
 
 from backupfs.blobs.packs import pack_name
 from backupfs.catalog.catalog import Catalog
@@ -21,12 +22,12 @@ from backupfs.codec.compression import Compressor
 from backupfs.codec.keys import Keys, Sealer
 from backupfs.engine.seams import Seams
 from backupfs.engine.view import View
-from backupfs.errors import DamageError, MissingObjectError
+from backupfs.errors import DamageError, MissingObjectError, StoreError
 from backupfs.format import catalog as records
 from backupfs.format import config as config_format
 from backupfs.format import keyslot, objects
 from backupfs.format import pack as pack_format
-from backupfs.format.catalog import TOMBSTONE, Blob, Extent, PackState, Table, number_key, split_version
+from backupfs.format.catalog import TOMBSTONE, Blob, Extent, Table, number_key, split_version
 from backupfs.format.journal import SegmentOpen, decode_batch
 from backupfs.format.layout import SEAL_OVERHEAD_BYTES, Sealed
 from backupfs.format.objects import HEADER_BYTES, PACK_MAGIC
@@ -34,6 +35,7 @@ from backupfs.format.pack import END_BYTES, FOOTER_BYTES, PackEntry
 from backupfs.journal.segments import JournalReader, Position, Segment
 from backupfs.stores.local import LocalStore
 
+_SCRATCH = "check-"
 Progress = Callable[[int, int], None]
 """Told of (bytes looked at, bytes in all)."""
 
@@ -92,7 +94,7 @@ class Checker:
                         raise DamageError("it differs from the one that the password opened")
                 elif keyslot.decode(data).slot_id.hex() != name.removesuffix(".copy").removeprefix("keys/"):
                     raise DamageError("it is another slot's")
-            except DamageError as error:
+            except (DamageError, StoreError) as error:
                 found.append(Finding(error.kind, name, f"{error}; its other copy serves", []))
         return found
 
@@ -150,7 +152,7 @@ class Checker:
             sealer, closed = self._pack_head(pack)
             if closed:
                 entries = self._pack_end(pack, name)
-        except DamageError as error:
+        except (DamageError, StoreError) as error:
             found.append(Finding(error.kind, name, str(error), []))
             for blob in blobs:
                 self._bad_blobs[blob.id] = name
@@ -215,16 +217,16 @@ class Checker:
             found.append(Finding("damaged-files", pack, f"{len(inos)} files contain damaged blobs", paths))
         return found
 
-    def _segments(self, reader: JournalReader) -> Iterator[tuple[Segment, int | None, DamageError | None]]:
+    def _segments(self, reader: JournalReader) -> Iterator[tuple[Segment, int | None, DamageError | StoreError | None]]:
         """Each segment with where it was closed (None: the last), or with what is wrong with it."""
         loaded: Segment | None = None
-        hold: DamageError | None = None
+        hold: DamageError | StoreError | None = None
         for sequence, in_store in reader.sequences():
             if self.upto is not None and sequence > self.upto.segment:
                 break
             try:
-                segment = reader.load(sequence, in_store)
-            except DamageError as error:
+                segment = _load(reader, sequence, in_store)
+            except (DamageError, StoreError) as error:
                 if loaded is not None:
                     yield loaded, None, hold
                 loaded, hold = Segment(sequence, in_store, b""), error
@@ -245,12 +247,7 @@ class Checker:
     def _pack_head(self, pack: records.Pack) -> tuple[Sealer, bool]:
         """The sealer of a pack's blobs, and whether the pack is closed."""
         what = f"pack {pack.object_id.hex()}"
-        try:
-            head, closed = self._store.get(pack_name(pack.object_id), 0, HEADER_BYTES), True
-        except MissingObjectError:
-            if pack.state == PackState.SEALED:
-                raise
-            head, closed = self._read_open(pack.object_id, 0, HEADER_BYTES), False
+        head, closed = self._read_pack(pack.object_id, 0, HEADER_BYTES)
         header = objects.decode(head, PACK_MAGIC, what)
         return self.keys.object_sealer(header, pack.object_id), closed
 
@@ -269,24 +266,29 @@ class Checker:
     def _read_blobs(self, pack: records.Pack, name: str, sealer: Sealer, blobs: list[Blob]) -> Iterator[Finding]:
         for blob in blobs:
             try:
-                try:
-                    sealed = self._store.get(name, blob.offset, blob.stored_bytes)
-                except MissingObjectError:
-                    sealed = self._read_open(pack.object_id, blob.offset, blob.stored_bytes)
+                sealed, _ = self._read_pack(pack.object_id, blob.offset, blob.stored_bytes)
                 if len(sealed) != blob.stored_bytes or blob.stored_bytes > blob.plain_bytes + SEAL_OVERHEAD_BYTES:
                     raise DamageError(f"blob {blob.id.hex()} is cut off")
                 stored = sealer.open(Sealed.BLOB, blob.offset, sealed, blob.plain_bytes)
                 if self.keys.blob_id(self._compressor.expand(stored, blob.plain_bytes)) != blob.id:
                     raise DamageError(f"blob {blob.id.hex()} holds other content")
-            except DamageError as error:
+            except (DamageError, StoreError) as error:
                 self._bad_blobs[blob.id] = name
                 yield Finding(error.kind, name, str(error), [])
 
-    def _read_open(self, object_id: bytes, offset: int, size_bytes: int) -> bytes:
-        files = self.seams.files
-        handle = files.open(self.root / "open" / object_id.hex())
+    def _read_pack(self, object_id: bytes, offset: int, size_bytes: int) -> tuple[bytes, bool]:
+        """Bytes of a pack, and whether it is closed. A pack may be closed between two looks, so the store is asked twice."""
         try:
-            return files.read_at(handle, offset, size_bytes)
+            return self._store.get(pack_name(object_id), offset, size_bytes), True
+        except MissingObjectError:
+            pass
+        files = self.seams.files
+        try:
+            handle = files.open(self.root / "open" / object_id.hex())
+        except MissingObjectError:
+            return self._store.get(pack_name(object_id), offset, size_bytes), True
+        try:
+            return files.read_at(handle, offset, size_bytes), False
         finally:
             files.close(handle)
 
@@ -334,18 +336,29 @@ async def check(checker: Checker) -> AsyncGenerator[Finding]:
         for finding in await disk(checker.name_paths):
             yield finding
     finally:
-        checker.close()
+        with trio.CancelScope(shield=True):
+            await disk(checker.close)
 
 
-def _frames_damage(reader: JournalReader, segment: Segment, closed_at: int | None) -> DamageError | None:
+def _load(reader: JournalReader, sequence: int, in_store: bool) -> Segment:
+    try:
+        return reader.load(sequence, in_store)
+    except MissingObjectError:
+        if in_store:
+            raise
+        # It was closed since the list was made.
+        return reader.load(sequence, True)
+
+
+def _frames_damage(reader: JournalReader, segment: Segment, closed_at: int | None) -> DamageError | StoreError | None:
     try:
         reader.read_frames(segment, closed_at)
-    except DamageError as error:
+    except (DamageError, StoreError) as error:
         return error
     return None
 
 
-def _link_damage(reader: JournalReader, segment: Segment, successor: SegmentOpen) -> DamageError | None:
+def _link_damage(reader: JournalReader, segment: Segment, successor: SegmentOpen) -> DamageError | StoreError | None:
     """What is wrong between a segment and the one that names it; a bad frame is left to be found where it stands."""
     if successor.previous_sequence != segment.sequence:
         return DamageError(f"journal segment {successor.previous_sequence} is missing")
@@ -355,10 +368,16 @@ def _link_damage(reader: JournalReader, segment: Segment, successor: SegmentOpen
     return None
 
 
+def remove_scratch(state: Path) -> None:
+    """Remove what a check left that did not come to its end."""
+    for left in state.glob(_SCRATCH + "*"):
+        shutil.rmtree(left)
+
+
 def scratch_directory(state: Path) -> Path:
     """A place for a scratch index, on the host's own disk."""
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix="check-", dir=state))
+    return Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=state))
 
 
 def _extents(table: Table, value: bytes) -> list[Extent]:

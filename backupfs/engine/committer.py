@@ -23,6 +23,9 @@ from backupfs.journal.segments import Position
 
 log = logging.getLogger(__name__)
 
+_LAYERS_MAX = 8
+"""Frozen layers that may wait for the index before changes do."""
+
 
 @dataclass(slots=True)
 class _Frozen:
@@ -50,6 +53,8 @@ class Committer:
         self._saved_counters = b""
         self._dead: deque[Pack] = deque()
         self._closing = trio.Lock()
+        self.durable = volume.journal.position
+        """Where the last batch ends that is durable."""
 
     def has_changes(self) -> bool:
         """Whether anything waits to be frozen."""
@@ -104,6 +109,11 @@ class Committer:
                 return
             await self._progress.wait()
 
+    def fail(self, error: BackupfsError) -> None:
+        """Writing stops for good; whoever waits is told."""
+        self._volume.fail(error)
+        self._tell()
+
     def nudge(self) -> None:
         """Ask for a batch without waiting for it."""
         self._wanted = True
@@ -112,7 +122,11 @@ class Committer:
     async def room(self) -> None:
         """Wait while the overlay is too full to take more."""
         catalog = self._volume.catalog
-        while catalog.active.records + self._inodes.changed_count > limits.LAYER_RECORDS_MAX or catalog.frozen_layers > 8:
+        while (
+            catalog.active.records + self._inodes.changed_count > limits.LAYER_RECORDS_MAX
+            or catalog.active.value_bytes > limits.LAYER_BYTES_MAX
+            or catalog.frozen_layers > _LAYERS_MAX
+        ):
             if self._volume.failure is not None:
                 return
             self.nudge()
@@ -186,6 +200,7 @@ class Committer:
                 volume.fail(error)
                 return
         self._pending.popleft()
+        self.durable = position
         self._durable_ticket = frozen.ticket
         self._to_apply.append((frozen, position, changes))
         self._index_work.set()
@@ -239,7 +254,13 @@ class Committer:
         volume = self._volume
         places = [((p.segment, p.segment_bytes, p.batch), changes) for p, changes in batches]
         try:
-            await volume.seams.offload.index(volume.index.apply, places)
+            try:
+                await volume.seams.offload.index(volume.index.apply, places)
+            except StoreError as first:
+                # LMDB reports a full disk as a plain I/O error; the transaction was undone.
+                log.error("the index could not be written, once more with the reserve given up: %s", first)
+                await volume.seams.offload.disk(volume.space.release)
+                await volume.seams.offload.index(volume.index.apply, places)
         except StoreError as error:
             volume.index.distrust()
             volume.fail(error)

@@ -6,6 +6,7 @@ only a flush that must have everything stored cuts before the next one is known.
 """
 
 import enum
+import errno
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -48,6 +49,8 @@ class _Job:
     fresh: int
     mode: FlushMode
     appends: bool
+    settles: int
+    """With this job all bytes are stored that the file had when it was so long; 0 when others are left."""
 
 
 @dataclass(slots=True)
@@ -77,6 +80,7 @@ class FileData:
         self._jobs = trio.Semaphore(limits.FLUSH_JOBS)
         self._ahead = 0
         self._crowded: set[tuple[int, int]] = set()
+        self._ended_to: dict[int, bytes] = {}
         self.stuck = False
         """The last attempt to store something failed: waiting for room would be waiting for ever."""
         self.ended: deque[tuple[int, Orphan]] = deque()
@@ -181,6 +185,15 @@ class FileData:
                 await self._settled.wait()
             waiting = [state for state in busy if not state.clean]
 
+    async def settled(self) -> None:
+        """Wait until some files that are being stored are stored, or failed to be."""
+        await self._settled.wait()
+
+    def wake(self) -> None:
+        """Writing has stopped for good: nobody is to wait for room any longer."""
+        self._room.set()
+        self._room = trio.Event()
+
     async def flush_all(self) -> None:
         """Store everything received so far. One file's trouble does not keep the others from being stored; the first is raised at the end."""
         trouble: BackupfsError | None = None
@@ -207,7 +220,7 @@ class FileData:
                 self._work = trio.Event()
                 for state in list(self._long.values()):
                     if not state.flushing:
-                        del self._long[state.ino]
+                        self._long.pop(state.ino, None)
                         await self._start([state], FlushMode.STREAM)
                 pressed = self.dirty_bytes > limits.DIRTY_BYTES_MAX // 2
                 old = trio.current_time() - limits.DIRTY_AGE_S
@@ -252,7 +265,8 @@ class FileData:
         `record` is the file's when it goes on without them.
         """
         catalog = self._volume.catalog
-        after = region_key(data, orphan.first - 1) if orphan.first else number_key(data)
+        first = region_key(data, orphan.first - 1) if orphan.first else number_key(data)
+        after = self._ended_to.get(data, first)
         keys = []
         for key, value in catalog.scan(Table.REGIONS, number_key(data), after, records.EPOCH_MAX):
             keys.append(key)
@@ -263,7 +277,10 @@ class FileData:
         for key in keys:
             catalog.write(Table.REGIONS, key, TOMBSTONE, orphan.epoch)
         if len(keys) == limit:
+            # Under a snapshot what was ended stays as tombstones: the next step does not walk over them again.
+            self._ended_to[data] = keys[-1]
             return False
+        self._ended_to.pop(data, None)
         catalog.put(Table.ORPHANS, records.orphan_key(records.ORPHAN_DATA, data), None)
         return True
 
@@ -325,10 +342,11 @@ class FileData:
                 self.stuck = False
                 for state in states:
                     await self._rechunk(state)
-        except BackupfsError as error:
+        except BaseException as error:
+            # Whatever it was, the bytes go back to where the next attempt finds them.
             self.stuck = True
             self._blobs.unpin(numbers)
-            code = error.errno
+            code = error.errno if isinstance(error, BackupfsError) else errno.EIO
             for job in jobs:
                 self._put_back(job)
                 job.state.error = code
@@ -357,15 +375,16 @@ class FileData:
         jobs = []
         runs = list(runs)
         for run in runs:
+            start = run.start
+            if start and start == state.stored_bytes:
+                start = self._boundary_before(state, start)
             taken = state.runs.take(run.start, run.end)
             assert taken is not None
             state.in_flight.put_below(taken)
-            start = taken.start
-            if start and start == state.stored_bytes:
-                start = self._boundary_before(state, start)
-            appends = taken.end >= state.record.size
+            size = state.record.size
             is_last = run is runs[-1]
-            jobs.append(_Job(state, taken, start, taken.start, mode if is_last else FlushMode.COLD, appends))
+            settles = size if is_last and mode is not FlushMode.STREAM else 0
+            jobs.append(_Job(state, taken, start, taken.start, mode if is_last else FlushMode.COLD, taken.end >= size, settles))
         return jobs
 
     async def _prefix(self, job: _Job) -> bytes | bytearray:
@@ -437,7 +456,7 @@ class FileData:
             at += len(chunk.plain)
         if at > cut.stored_from:
             self._set_extents(state, cut.stored_from, at, extents)
-        state.stored_bytes = max(state.stored_bytes, min(cut.end, state.record.size))
+        state.stored_bytes = max(state.stored_bytes, min(max(cut.end, job.settles), state.record.size))
         state.unfinished = (cut.end, cut.boundary) if job.appends and job.mode is not FlushMode.COLD else None
         self._inodes.touch(state)
 

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import stat
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -44,7 +44,6 @@ from backupfs.format import catalog as records
 from backupfs.format.catalog import Inode, Orphan, Table
 from backupfs.ids import INO_BITS, ROOT_INO
 from backupfs.rules import acl, posix
-from backupfs.rules.names import snapshot_name
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +104,7 @@ class FileSystem:
         self._chores = trio.Event()
         self._chores_done = trio.Event()
         self._chores_stopped = False
+        self._scopes: list[trio.CancelScope] = []
         self._to_reap: dict[int, InodeState] = {}
         self.own_threads: set[int] = set()
         """Threads of this process that are using its own mount (the kernel's `pid` of a request is a thread's): their fsync commits nothing."""
@@ -124,13 +124,13 @@ class FileSystem:
     async def running(self) -> AsyncIterator["FileSystem"]:
         """Run the tasks; at the end store and commit everything. Raises at the end what kept something from being stored."""
         async with trio.open_nursery() as nursery:
-            await nursery.start(self._data.run)
+            await nursery.start(self._outliving, self._data.run)
             if not self._volume.read_only:
-                nursery.start_soon(self._committer.run)
-                nursery.start_soon(self._committer.run_index)
-                nursery.start_soon(self._commit_regularly)
-                nursery.start_soon(self._watch_space)
-                nursery.start_soon(self._do_chores)
+                nursery.start_soon(self._outliving, self._committer.run)
+                nursery.start_soon(self._outliving, self._committer.run_index)
+                nursery.start_soon(self._outliving, self._commit_regularly)
+                nursery.start_soon(self._outliving, self._watch_space)
+                nursery.start_soon(self._outliving, self._do_chores)
                 self._finish_truncations()
                 for ino in list(self._names.orphans):
                     state = self._inodes.get(ino)
@@ -142,9 +142,24 @@ class FileSystem:
             finally:
                 with trio.CancelScope(shield=True):
                     await self._close()
-                nursery.cancel_scope.cancel()
+                for scope in self._scopes:
+                    scope.cancel()
         if self._volume.failure is not None:
             raise self._volume.failure
+
+    async def _outliving(self, work: Callable[..., Awaitable[None]], task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run a task that only `_close` ends, since closing needs it. One that dies stops writing instead of leaving others to wait for it."""
+        with trio.CancelScope(shield=True) as scope:
+            self._scopes.append(scope)
+            try:
+                if task_status is trio.TASK_STATUS_IGNORED:
+                    await work()
+                else:
+                    await work(task_status=task_status)
+            except Exception as error:
+                log.exception("a task of the engine failed")
+                self._committer.fail(BackupfsError(f"a task of the engine failed: {error!r}; this is a fault in backupfs"))
+                self._data.wake()
 
     def _finish_truncations(self) -> None:
         """End the regions that a truncation had left to end when the process died: the file goes on, so before anyone writes to it."""
@@ -228,8 +243,10 @@ class FileSystem:
             try:
                 while self._to_reap or self._data.ended:
                     await self._admit()
-                    self._chore_step()
-                    await trio.lowlevel.checkpoint()
+                    if self._chore_step():
+                        await trio.lowlevel.checkpoint()
+                    else:
+                        await self._data.settled()
                 for serial in self._snapshots.to_purge():
                     await self._purge(serial)
             except BackupfsError as error:
@@ -241,15 +258,19 @@ class FileSystem:
             if not self._has_chores():
                 self._chores_done.set()
 
-    def _chore_step(self) -> None:
+    def _chore_step(self) -> bool:
+        """One step of work; false when what is left waits for bytes that are being stored."""
         limit = limits.REAP_RECORDS_PER_STEP
         if self._data.ended:
             if self._data.end_regions(*self._data.ended[0], limit):
                 self._data.ended.popleft()
-            return
-        ino, state = next(iter(self._to_reap.items()))
-        if ino not in self._names.orphans or state.handles or ino in self._inodes.lookups or (not state.flushing and self._names.reap(state, limit)):
+            return True
+        ino, state = next((entry for entry in self._to_reap.items() if not entry[1].flushing), (0, None))
+        if state is None:
+            return False
+        if ino not in self._names.orphans or state.handles or ino in self._inodes.lookups or self._names.reap(state, limit):
             del self._to_reap[ino]
+        return True
 
     async def _purge(self, serial: int) -> None:
         self._snapshots.begin_purge(serial)
@@ -477,7 +498,11 @@ class FileSystem:
             self._volume.check_writable()
         opened = self._open_live(state, flags, who)
         if flags & os.O_TRUNC:
-            await self.setattr(ino, AttributeChanges(size=0), opened.fh, who)
+            try:
+                await self.setattr(ino, AttributeChanges(size=0), opened.fh, who)
+            except (BackupfsError, FileSystemError):
+                await self.release(opened.fh)
+                raise
         return opened
 
     async def read(self, fh: int, offset: int, size: int) -> bytes | bytearray | memoryview:
@@ -504,7 +529,7 @@ class FileSystem:
         return data
 
     async def write(self, fh: int, offset: int, data: bytes) -> int:
-        """Take bytes in. With a write-back cache `write(2)` has returned long ago: a refused write still advances the size."""
+        """Take bytes in. With a write-back cache `write(2)` has returned long ago; its error reaches the caller's fsync or close."""
         handle = self._handles[fh]
         state = handle.state
         if state is None:
@@ -547,10 +572,14 @@ class FileSystem:
         """What the file was given, and what was changed before, is durable when this returns."""
         handle = self._handles[fh]
         state = handle.state
-        if state is None or handle.internal:
+        if state is None or handle.internal or self._volume.read_only:
             return
         self._volume.check_writable()
-        await self._data.flush([state], FlushMode.ALL)
+        try:
+            await self._data.flush([state], FlushMode.ALL)
+        except BackupfsError:
+            handle.errors_seen = state.error_count
+            raise
         await self._committer.commit()
         self._tell_errors(handle, state)
 
@@ -598,7 +627,8 @@ class FileSystem:
 
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         """All names are durable when this returns."""
-        if self._directories[fh].ino >> INO_BITS == 0 and self._directories[fh].ino != SNAPSHOTS_INO:
+        ino = self._directories[fh].ino
+        if not ino >> INO_BITS and ino != SNAPSHOTS_INO and not self._volume.read_only:
             await self._committer.commit()
 
     # the rest
@@ -650,7 +680,7 @@ class FileSystem:
                 now = self._volume.now_ns()
                 serial = self._volume.counters.serial
                 self._volume.counters.serial += 1
-                info = self._snapshots.take(serial, now, snapshot_name(now, self._snapshots.names()), why, message, tags)
+                info = self._snapshots.take(serial, now, self._snapshots.new_name(now), why, message, tags)
                 ticket = self._committer.freeze()
             finally:
                 self._unpark()
@@ -677,11 +707,11 @@ class FileSystem:
         """Check the repository from what the store holds, up to now, while it goes on being used. The findings as they are made."""
         volume = self._volume
         await self.commit()
-        position = volume.journal.position
+        upto = None if volume.read_only else self._committer.durable
         volume.held_packs += 1
         try:
             scratch = scratch_directory(volume.state)
-            checker = await volume.seams.offload.disk(lambda: Checker(volume.root, volume.keys, volume.seams, scratch, read_data, progress, position))
+            checker = await volume.seams.offload.disk(lambda: Checker(volume.root, volume.keys, volume.seams, scratch, read_data, progress, upto))
             async with aclosing(check(checker)) as findings:
                 async for finding in findings:
                     yield finding
@@ -693,7 +723,7 @@ class FileSystem:
         """How much there is."""
         volume = self._volume
         packs = [records.decode_pack(value) for _, value in volume.catalog.rows(Table.PACKS)]
-        position = volume.journal.position
+        position = self._committer.durable
         return Stats(
             snapshots=len(self._snapshots.kept()),
             packs=len(packs),
@@ -733,7 +763,8 @@ class FileSystem:
         """Wait until a change may be made. The caller makes it before it awaits again."""
         self._volume.check_writable()
         catalog = self._volume.catalog
-        if catalog.active.records + self._inodes.changed_count > limits.BATCH_RECORDS or catalog.frozen_layers > 4:
+        layer = catalog.active
+        if layer.records + self._inodes.changed_count > limits.BATCH_RECORDS or layer.value_bytes > limits.BATCH_BYTES or catalog.frozen_layers > 4:
             self._committer.nudge()
             await self._committer.room()
         while self._parked is not None:
@@ -768,6 +799,7 @@ class FileSystem:
             except BackupfsError as error:
                 trouble = error
             nursery.cancel_scope.cancel()
+        stored = stored and self._parked is parked and not self._data.unstored()
         if not stored:
             self._unpark()
         if trouble is not None:

@@ -35,6 +35,10 @@ from backupfs.stores.local import LocalStore
 
 log = logging.getLogger(__name__)
 
+_ROLLBACK = (
+    "the journal in the repository ends before what this host has seen of it: the repository was put back to an older state or its newest "
+    "segment is damaged. Nothing was changed. If the older state is what you want, mount with --accept-rollback"
+)
 _REPLAY_BYTES = 8 * limits.MIB
 
 
@@ -54,7 +58,7 @@ class Replayed:
 def open_index(directory: Path, keys: Keys, seams: Seams) -> Index:
     """The index, or an empty one in place of one that cannot be trusted, which is set aside. Blocks."""
     if (directory / DISTRUSTED).exists():
-        _set_index_aside(directory)
+        set_index_aside(directory)
     try:
         index = Index(directory, keys, seams.randomness)
         try:
@@ -65,11 +69,14 @@ def open_index(directory: Path, keys: Keys, seams: Seams) -> Index:
         return index
     except DamageError as error:
         log.warning("the index cannot be used and is built anew from the journal: %s", error)
-        _set_index_aside(directory)
+        set_index_aside(directory)
         return Index(directory, keys, seams.randomness)
 
 
-def _set_index_aside(directory: Path) -> None:
+def set_index_aside(directory: Path) -> None:
+    """Put the index where it is not used; the one that was there before goes. Nothing is done when there is none."""
+    if not directory.exists():
+        return
     aside = directory.with_name(directory.name + ".damaged")
     if aside.exists():
         for old in aside.iterdir():
@@ -114,7 +121,7 @@ def chain(reader: JournalReader, start: Position, seen: SeenHistory | None, torn
         reader.read_frames(before, None)
         yield before
     elif first:
-        raise DamageError(f"journal segment {first} is missing", segment=first)
+        raise RollbackError(_ROLLBACK)
 
 
 def _load(reader: JournalReader, sequence: int, in_store: bool, start: Position, seen: SeenHistory | None) -> Segment:
@@ -177,12 +184,6 @@ def replay(reader: JournalReader, index: Index, seen: SeenHistory | None, progre
         raise RollbackError(_ROLLBACK)
     index.renew()
     return result
-
-
-_ROLLBACK = (
-    "the journal in the repository ends before what this host has seen of it: the repository was put back to an older state or its newest "
-    "segment is damaged. Nothing was changed. If the older state is what you want, mount with --accept-rollback"
-)
 
 
 def _expect(batch: Batch, before: Position) -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -13,13 +14,13 @@ from backupfs import limits
 from backupfs.blobs.packs import PackWriter
 from backupfs.blobs.reader import BlobReader
 from backupfs.catalog.catalog import Catalog
-from backupfs.catalog.index import Index
+from backupfs.catalog.index import DISTRUSTED, Index
 from backupfs.clock import Clock
 from backupfs.codec import keys as key_codec
 from backupfs.codec.compression import Compressor
 from backupfs.codec.keys import Keys
 from backupfs.engine import recovery
-from backupfs.engine.checking import Checker, Finding, Progress, check, scratch_directory
+from backupfs.engine.checking import Checker, Finding, Progress, check, remove_scratch, scratch_directory
 from backupfs.engine.filesystem import FileSystem
 from backupfs.engine.head import Head
 from backupfs.engine.seams import Seams
@@ -189,7 +190,14 @@ async def open_filesystem(
     offload = seams.offload
     lock = await offload.disk(seams.files.lock, root / LOCK)
     try:
-        volume = await offload.disk(_open_volume, root, unlocked, state, seams, read_only, owner, accept_rollback)
+        opening = partial(_open_volume, root, unlocked, state, seams, read_only, owner, accept_rollback)
+        try:
+            volume = await offload.disk(opening)
+        except DamageError:
+            if not (state / INDEX / DISTRUSTED).exists():
+                raise
+            # It was the index that was damaged: the second time it is built anew.
+            volume = await offload.disk(opening)
         try:
             orphans, ended = _to_do(volume)
             filesystem = FileSystem(volume, orphans, ended)
@@ -249,12 +257,14 @@ def _open_volume(
 ) -> Volume:
     files, keys = seams.files, unlocked.keys
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    remove_scratch(state)
     open_directory, aside = root / OPEN, root / SET_ASIDE
     store = LocalStore(root, files)
     compressor = Compressor(unlocked.config.compression, unlocked.config.compression_level)
     head = Head(state / HEAD, files, keys, seams.randomness)
     if accept_rollback:
         head.forget()
+        recovery.set_index_aside(state / INDEX)
     journal_reader = _journal_reader(root, unlocked, seams)
     index = recovery.open_index(state / INDEX, keys, seams)
     try:

@@ -16,6 +16,7 @@ from backupfs.engine.attributes import SnapshotInfo
 from backupfs.errors import FileSystemError, UsageError
 from backupfs.format import catalog as records
 from backupfs.format.catalog import Snapshot, SnapshotState, Table, number_key
+from backupfs.rules.names import snapshot_name, utc_second
 
 _STATE_NAMES = {SnapshotState.KEPT: "kept", SnapshotState.DELETED: "deleted", SnapshotState.PURGING: "purging"}
 
@@ -36,14 +37,21 @@ class Snapshots:
         catalog = self._catalog
         snapshot = Snapshot(catalog.epoch, time_ns, name, SnapshotState.KEPT, why, message, list(tags), catalog.changed_in_epoch)
         self._put(serial, snapshot)
+        catalog.put(Table.META, records.META_LAST_NAME, name.encode())
         catalog.epoch += 1
         catalog.changed_in_epoch = 0
         self._refresh()
         return self._info(serial)
 
-    def names(self) -> set[str]:
-        """All names in use, of deleted ones too."""
-        return {snapshot.name for snapshot in self._by_serial.values()}
+    def new_name(self, time_ns: int) -> str:
+        """A name for a snapshot taken now: none that is in use, and none that a snapshot of this second has had."""
+        taken = {snapshot.name for snapshot in self._by_serial.values()}
+        last = self._catalog.get(Table.META, records.META_LAST_NAME)
+        name = snapshot_name(time_ns, taken)
+        while last is not None and name.startswith(last.decode()[: len(utc_second(time_ns))]) and name <= last.decode():
+            taken.add(name)
+            name = snapshot_name(time_ns, taken)
+        return name
 
     def delete(self, name: str) -> int:
         """Mark a snapshot deleted; gives its serial."""

@@ -156,6 +156,8 @@ class Counters(msgspec.Struct, array_like=True):
 
 
 META_COUNTERS: Final = b"counters"
+META_LAST_NAME: Final = b"last-name"
+"""UTF-8: the name that was given to a snapshot last, whatever became of it."""
 META_IDLE: Final = b"idle"
 """Numbers of blobs that have a row and no reference: what was using them had not let go of them yet."""
 

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from backupfs import limits
-from backupfs.errors import DamageError
+from backupfs.errors import DamageError, UsageError
 from backupfs.format.layout import SEAL_OVERHEAD_BYTES, padme
 
 _HEAD = struct.Struct(">B3xIQ")
@@ -83,6 +83,8 @@ def encode_body(offset: int, stored: bytes | memoryview, plain_bytes: int, pad_s
 
     The zeros make the frame end at a multiple of 4 KiB, or with `pad_segment` the whole segment have a padded size.
     """
+    if plain_bytes > limits.JOURNAL_FRAME_MAX_BYTES:
+        raise UsageError(f"a journal frame of {plain_bytes} bytes could not be read back")
     end = offset + HEAD_BYTES + _BODY.size + len(stored) + SEAL_OVERHEAD_BYTES
     padded = padme(end) if pad_segment else end
     padded += -padded % limits.JOURNAL_FRAME_BYTES

@@ -17,9 +17,9 @@ from backupfs import limits
 from backupfs.engine import repository as engine_repository
 from backupfs.engine.repository import change_password, unlock
 from backupfs.stores.files import SystemFiles
-from tests.compat.twin import PASSWORD, Twin, expect_none
+from tests.compat.twin import Twin, expect_none
 from tests.crash.history import small_limits
-from tests.crash.simulation import KDF, SeededRandomness, SteppingClock, run
+from tests.crash.simulation import KDF, PASSWORD, SeededRandomness, run
 from tests.decoder import __main__ as command
 from tests.decoder import catalog, journal, messagepack, packs
 from tests.decoder.audit import audit, audit_opened
@@ -231,7 +231,7 @@ def newest(found: Repository, table: int) -> tuple[bytes, list[Version]]:
 
 def lost_version(table: int) -> Callable[[Repository], None]:
     def spoil(found: Repository) -> None:
-        key, versions = newest(found, table)
+        _, versions = newest(found, table)
         versions.pop()
 
     return spoil

@@ -260,6 +260,7 @@ class VersionRules:
                 assert listed == sorted(expected)
 
     def end_everything(self) -> None:
+        """Nobody holds anything, no snapshot is left; then every object is written once more, outside any purge's way."""
         self.let_go()
         self.freeze()
         self.apply_all()
@@ -267,9 +268,16 @@ class VersionRules:
         for info in self.snapshots.kept():
             self.snapshots.delete(info.name)
         while self.purging or self.snapshots.to_purge():
-            if self.purging is None:
-                self.begin_purge()
+            self.begin_purge()
             self.purge_step()
+        self.nothing_is_left_over()
+        for what in NAMES:
+            self.put(what, self.fresh())
+        for what in REGIONS:
+            self.put(what, TOMBSTONE)
+        self.nothing_is_left_over()
+
+    def nothing_is_left_over(self) -> None:
         self.freeze()
         self.apply_all()
         self.counts_are_right()
@@ -326,13 +334,14 @@ WEIGHTS = {
     VersionRules.begin_purge: 3,
     VersionRules.purge_step: 6,
     VersionRules.reserve_number: 2,
-    VersionRules.hold_chunk: 2,
+    VersionRules.hold_chunk: 4,
     VersionRules.refer: 8,
     VersionRules.let_go: 1,
-    VersionRules.seal_pack: 1,
+    VersionRules.seal_pack: 3,
     VersionRules.freeze: 3,
     VersionRules.make_durable: 4,
     VersionRules.apply: 4,
+    VersionRules.end_everything: 1,
 }
 ACTIONS = [action for action, weight in WEIGHTS.items() for _ in range(weight)]
 RUNS = 25
