@@ -206,6 +206,7 @@ def key_passwd(repo: str | None, new_password_fd: int | None, kdf_seconds: float
 @click.option("--foreground", is_flag=True, help="Serve in this process until SIGINT, SIGTERM or an unmount.")
 @click.option("--read-only", is_flag=True, help="Nothing can be changed through the mount.")
 @click.option("--allow-other", is_flag=True, help="Other users may use the mount, within its permissions.")
+@click.option("--accept-rollback", is_flag=True, help="Take the repository as it is, though this host has seen a newer state of it.")
 @_password_fd
 @_json
 def mount(
@@ -214,6 +215,7 @@ def mount(
     foreground: bool,
     read_only: bool,
     allow_other: bool,
+    accept_rollback: bool,
     password_fd: int | None,
     as_json: bool,
 ) -> int:
@@ -232,6 +234,7 @@ def mount(
         allow_other=allow_other,
         every_ns=every_ns,
         owner=(os.getuid(), os.getgid()),
+        accept_rollback=accept_rollback,
         files=seams.files,
     )
     secret = password(os.environ, password_fd)

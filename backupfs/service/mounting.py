@@ -38,6 +38,7 @@ def plan(
     allow_other: bool,
     every_ns: int | None,
     owner: tuple[int, int],
+    accept_rollback: bool,
     files: Files,
 ) -> MountJob:
     """What is to be mounted, checked as far as that goes without the password. A dead mount of ours on the directory is
@@ -59,6 +60,7 @@ def plan(
         allow_other=allow_other,
         every_ns=every_ns,
         owner=owner,
+        accept_rollback=accept_rollback,
     )
 
 
@@ -114,7 +116,15 @@ def _wired(job: MountJob, state: StateDirectory, unlocked: Unlocked, seams: Seam
     options = MountOptions(read_only=job.read_only, allow_other=job.allow_other)
 
     def open_engine() -> AbstractAsyncContextManager[FileSystem]:
-        return open_filesystem(job.repository, unlocked, state.path, seams=seams, read_only=job.read_only, owner=job.owner)
+        return open_filesystem(
+            job.repository,
+            unlocked,
+            state.path,
+            seams=seams,
+            read_only=job.read_only,
+            owner=job.owner,
+            accept_rollback=job.accept_rollback,
+        )
 
     def make_mount(filesystem: FileSystem) -> Mount:
         return Mount(filesystem, job.directory, options)

@@ -119,6 +119,7 @@ class MountJob:
     allow_other: bool
     every_ns: int | None
     owner: tuple[int, int]
+    accept_rollback: bool = False
 
 
 @dataclass(slots=True)
