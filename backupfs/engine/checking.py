@@ -8,6 +8,7 @@ in the present and in snapshots.
 import os
 import shutil
 import tempfile
+from bisect import bisect_left
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from backupfs.format import catalog as records
 from backupfs.format import config as config_format
 from backupfs.format import keyslot, objects
 from backupfs.format import pack as pack_format
-from backupfs.format.catalog import TOMBSTONE, Blob, Extent, Table, number_key, split_version
+from backupfs.format.catalog import TOMBSTONE, Blob, Extent, SnapshotState, Table, number_key, split_version
 from backupfs.format.journal import SegmentOpen, decode_batch
 from backupfs.format.layout import SEAL_OVERHEAD_BYTES, Sealed
 from backupfs.format.objects import HEADER_BYTES, PACK_MAGIC
@@ -184,12 +185,28 @@ class Checker:
                 detail = f"{blob_record.references} references on record, {references} counted"
                 found.append(Finding("count", f"blob {number}", detail, []))
         found.extend(Finding("damage", f"blob {number}", "it is referred to and has no record", []) for number in counted)
-        for object_key, epoch, value in self._versions(Table.DENTRIES):
-            entry = records.decode_dentry(value)
-            if self._catalog.value(Table.INODES, number_key(entry.ino), epoch) is None:
-                where = f"directory {records.number_of(object_key)}"
-                found.append(Finding("damage", where, f"{_shown(entry.name)} leads to no inode", []))
+        found.extend(self._dangling_names())
         return found
+
+    def _dangling_names(self) -> Iterator[Finding]:
+        """Names that lead to no inode in a view that sees them: a snapshot's, or the present."""
+        kept = [records.decode_snapshot(value) for _, value in self._catalog.rows(Table.SNAPSHOTS)]
+        views = sorted(s.epoch for s in kept if s.state != SnapshotState.PURGING)
+        views.append(records.EPOCH_MAX)
+        newer: tuple[bytes, int] = (b"", 0)
+        for key, sealed in self._index.scan(Table.DENTRIES, b""):
+            object_key, epoch = split_version(key)
+            until = newer[1] if newer[0] == object_key else records.EPOCH_MAX + 1
+            newer = object_key, epoch
+            value = self._index.open_record(Table.DENTRIES, key, sealed)
+            if value == TOMBSTONE:
+                continue
+            entry = records.decode_dentry(value)
+            for view in views[bisect_left(views, epoch) : bisect_left(views, until)]:
+                if self._catalog.value(Table.INODES, number_key(entry.ino), view) is None:
+                    where = f"directory {records.number_of(object_key)}"
+                    yield Finding("damage", where, f"{_shown(entry.name)} leads to no inode", [])
+                    break
 
     def name_paths(self) -> list[Finding]:
         """For each pack with damaged blobs, the paths of the files that contain them."""

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from backupfs.errors import BackupfsError, UnsupportedError
+from backupfs.errors import BackupfsError
 from backupfs.fuse import mount_table
 from backupfs.fuse.holders import describe, holders
 
@@ -32,7 +32,7 @@ def unmount(directory: Path, *, lazy: bool = False) -> None:
         return
     code = _umount2(entry.point, lazy) if os.geteuid() == 0 else errno.EPERM
     if code == errno.EPERM:  # an ordinary user, or root in a container without the right to unmount
-        code = _fusermount(entry.point, lazy)
+        code = _by_command(entry.point, lazy)
     if code == errno.EBUSY:
         found = holders(directory)
         raise MountBusyError(
@@ -50,18 +50,32 @@ def _umount2(point: bytes, lazy: bool) -> int:
     return ctypes.get_errno() if libc.umount2(ctypes.c_char_p(point), ctypes.c_int(flags)) else 0
 
 
-def _fusermount(point: bytes, lazy: bool) -> int:
-    """fusermount3: 0 or EBUSY; whatever else it says is raised."""
-    try:
-        done = subprocess.run([FUSERMOUNT, "-u", *(["-z"] if lazy else []), "--", point], capture_output=True, check=False)
-    except FileNotFoundError:
-        raise UnsupportedError("fusermount3 is missing: install the package fuse3") from None
-    if done.returncode == 0:
+def _by_command(point: bytes, lazy: bool) -> int:
+    """The set-user-id programs that unmount for an ordinary user: 0 or EBUSY; what the first says is raised when neither could.
+
+    fusermount3 wants /etc/mtab, which a minimal system lacks; umount(8) reads the kernel's table and lets a FUSE mount's owner unmount it.
+    """
+    option = ["-z"] if lazy else []
+    said = _run([FUSERMOUNT, "-u", *option, "--", point])
+    if said is None:
         return 0
-    said = done.stderr.decode(errors="replace").strip()
     if os.strerror(errno.EBUSY) in said:
         return errno.EBUSY
+    again = _run(["umount", *(["-l"] if lazy else []), "--", point])
+    if again is None:
+        return 0
+    if "busy" in again:
+        return errno.EBUSY
     raise BackupfsError(f"fusermount3 could not unmount: {said}")
+
+
+def _run(command: list[str | bytes]) -> str | None:
+    """None when the command succeeded, else what it said."""
+    try:
+        done = subprocess.run(command, capture_output=True, check=False)
+    except FileNotFoundError:
+        return f"{command[0]!s} is missing: install the packages fuse3 and mount"
+    return None if done.returncode == 0 else done.stderr.decode(errors="replace").strip()
 
 
 def answers(directory: Path) -> bool:

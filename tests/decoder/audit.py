@@ -57,7 +57,7 @@ def audit_opened(
     if not records.batch:
         return ["there is no batch"]
     lines = [*_counters(records), *_snapshots(records), *_versions(records, settled=settled)]
-    lines += _references(records, region_bytes)
+    lines += _references(records, region_bytes, settled=settled)
     lines += _packs(repository, settled=settled, closed=settled and closed)
     epochs = {f"snapshot {s.name}": s.epoch for s in records.snapshots.values() if s.state != catalog.PURGING}
     for name, view in [("present", repository.present()), *((n, View(repository, e)) for n, e in epochs.items())]:
@@ -102,6 +102,11 @@ def _snapshots(records: Catalog) -> Iterator[str]:
     for name, count in Counter(snapshot.name for snapshot in in_order).items():
         if count > 1:
             yield f"snapshot {name}: {count} of this name"
+    counters = records.counters
+    if counters is not None and counters.next_snapshot - 1 in records.snapshots:
+        last = records.snapshots[counters.next_snapshot - 1].name
+        if records.last_name != last:
+            yield f"snapshot {last}: the last, but the last name given is {records.last_name}"
     for snapshot in in_order:
         if snapshot.state not in {catalog.KEPT, catalog.DELETED, catalog.PURGING}:
             yield f"snapshot {snapshot.name}: state {snapshot.state}"
@@ -127,8 +132,8 @@ def _versions(records: Catalog, *, settled: bool) -> Iterator[str]:
                     yield f"{where}: nobody sees its version of epoch {version.epoch}, replaced at {newer.epoch}"
 
 
-def _references(records: Catalog, region_bytes: int) -> Iterator[str]:
-    """The reference count of a blob is the number of extents, in all versions, that name it."""
+def _references(records: Catalog, region_bytes: int, *, settled: bool) -> Iterator[str]:
+    """The reference count of a blob is the number of extents, in all versions, that name it; those with none are listed."""
     counted: Counter[int] = Counter()
     for where, extents, inside in _extent_versions(records, region_bytes):
         yield from _extent_lines(where, extents, inside, records)
@@ -136,12 +141,15 @@ def _references(records: Catalog, region_bytes: int) -> Iterator[str]:
     for number, blob in records.blobs.items():
         if counted[number] != blob.references:
             yield f"blob {number}: {blob.references} references recorded, {counted[number]} counted"
-        if not counted[number]:
+        if not counted[number] and (settled or number not in records.idle):
             yield f"blob {number}: nothing refers to it"
         if records.blob_numbers.get(blob.blob_id) != number:
             yield f"blob {number}: its id leads to {records.blob_numbers.get(blob.blob_id)}"
         if blob.pack not in records.packs:
             yield f"blob {number}: in pack {blob.pack}, which has no record"
+    for number in records.idle:
+        if counted[number] or number not in records.blobs:
+            yield f"blob {number}: listed as idle, with {counted[number]} references"
     for blob_id, number in records.blob_numbers.items():
         if number not in records.blobs:
             yield f"blob id {blob_id.hex()}: leads to {number}, which has no record"

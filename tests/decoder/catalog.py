@@ -113,6 +113,7 @@ class Snapshot:
 class Orphan:
     epoch: int
     first: int
+    owner: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +146,9 @@ class Catalog:
     snapshots: dict[int, Snapshot] = field(default_factory=dict)
     orphans: dict[tuple[int, int], Orphan] = field(default_factory=dict)
     counters: Counters | None = None
+    last_name: str | None = None
+    idle: tuple[int, ...] = ()
+    """Blobs on record that nothing refers to."""
 
 
 def replay(batches: Iterable[tuple[int, bytes]]) -> Catalog:
@@ -199,13 +203,13 @@ def _read(rows: dict[tuple[int, bytes], bytes], batch: int) -> Catalog:
 
 
 def _read_plain(catalog: Catalog, table: int, key: bytes, value: bytes) -> None:
-    decoded = messagepack.decode(value)
+    if table == META:
+        _read_meta(catalog, key, value)
+        return
     if table == BLOB_IDS:
-        catalog.blob_numbers[key] = _int(decoded)
+        catalog.blob_numbers[key] = _int(messagepack.decode(value))
         return
-    if table == META and key != b"counters":
-        return
-    fields = _list(decoded)
+    fields = _list(messagepack.decode(value))
     if table == BLOBS:
         catalog.blobs[_u64(key)] = Blob(_bytes(fields[0]), *_ints(fields[1:6], 5))
     elif table == PACKS:
@@ -222,10 +226,17 @@ def _read_plain(catalog: Catalog, table: int, key: bytes, value: bytes) -> None:
             tags=tuple(map(_str, _list(tags))),
             changes=_int(changes),
         )
-    elif table == ORPHANS:
-        catalog.orphans[key[0], _u64(key[1:])] = Orphan(*_ints(fields[:2], 2))
     else:
-        catalog.counters = Counters(*_ints(fields[:6], 6))
+        catalog.orphans[key[0], _u64(key[1:])] = Orphan(*_ints(fields[:3], 3))
+
+
+def _read_meta(catalog: Catalog, key: bytes, value: bytes) -> None:
+    if key == b"counters":
+        catalog.counters = Counters(*_ints(_list(messagepack.decode(value))[:6], 6))
+    elif key == b"last-name":
+        catalog.last_name = value.decode()
+    elif key == b"idle":
+        catalog.idle = tuple(map(_int, _list(messagepack.decode(value))))
 
 
 def read_inode(value: bytes) -> Inode:
