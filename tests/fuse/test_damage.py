@@ -89,7 +89,7 @@ def fresh_mount(repository: Repository) -> None:
     repository.mount()
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_byte_of_a_pack(mounted_repository: Repository, seed: int) -> None:
     repository = mounted_repository
     repository.expect_trouble(".")
@@ -193,7 +193,7 @@ def test_every_byte_of_what_stands_twice(make_repository: Callable[..., Reposito
     for path in files:
         size = path.stat().st_size
         # some from each stretch of the file, its first and last byte among them
-        for offset in sorted({0, size - 1, *(size * n // 6 for n in range(1, 6))}):
+        for offset in (0, size // 3, size * 2 // 3, size - 1):
             flip(path, offset)
             repository.mount()
             assert (repository.directory / "file").read_bytes() == b"content", f"byte {offset} of {path.name}"

@@ -277,7 +277,7 @@ class Exerciser:
         assert self.path.read_bytes() == self.model
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_random_reads_writes_truncates_and_mappings(place: Path, seed: int) -> None:
     exerciser = Exerciser(place / "file", seed, size_max=3 * MIB)
     try:

@@ -21,7 +21,7 @@ import random, sqlite3, sys
 path, seed = sys.argv[1], int(sys.argv[2])
 rng = random.Random(seed)
 db = sqlite3.connect(path, timeout=60, isolation_level=None)
-for n in range(150):
+for n in range(80):
     db.execute("BEGIN IMMEDIATE")
     source, target = rng.sample(range(50), 2)
     amount = rng.randrange(100)
@@ -54,7 +54,7 @@ def test_sqlite_with_several_writers(place: Path, journal: str) -> None:
     assert [writer.wait() for writer in writers] == [0, 0, 0]
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
-        assert database.execute("SELECT count(*) FROM transfers").fetchone()[0] == 3 * 135
+        assert database.execute("SELECT count(*) FROM transfers").fetchone()[0] == 3 * 72
         assert database.execute("SELECT sum(balance) FROM accounts").fetchone()[0] == 50_000
 
 

@@ -261,7 +261,7 @@ def test_random_histories(mounted_repository: Repository, seed: int) -> None:
     root.mkdir()
     changer = Changer(root, rng)
     kept: dict[str, Manifest] = {}
-    for number in range(6):
+    for number in range(5):
         for _ in range(25):
             changer.step()
         expected = manifest(root)

@@ -9,6 +9,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
+import pytest
+
+from backupfs import limits
+from backupfs.engine import filedata
 from backupfs.engine.attributes import AttributeChanges
 from backupfs.engine.checking import Finding
 from backupfs.engine.filesystem import FileSystem
@@ -17,7 +21,8 @@ from backupfs.engine.seams import Seams
 from backupfs.offload import Offload
 from backupfs.stores.files import Files
 from tests.crash.disk import SimulatedDisk
-from tests.crash.simulation import KDF, PASSWORD, InlineOffload, SeededRandomness, SteppingClock, Who, run
+from tests.crash.simulation import KDF, PASSWORD, SMALL_LIMITS, InlineOffload, SeededRandomness, SteppingClock, Who, run
+from tests.decoder.audit import audit
 
 ROOT: Final = 1
 SNAPSHOTS: Final = 2
@@ -38,6 +43,13 @@ def simulated(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:
         run(lambda: test(*args, **kwargs), test.__qualname__)
 
     return in_no_time
+
+
+def make_small(patch: pytest.MonkeyPatch) -> None:
+    """Everything fills up soon."""
+    for name, value in SMALL_LIMITS.items():
+        patch.setattr(limits, name, value)
+    patch.setattr(filedata, "_WINDOW_BYTES", SMALL_LIMITS["CHUNK_MAX_BYTES"])
 
 
 class World:
@@ -99,6 +111,20 @@ class World:
             REPOSITORY, self.unlocked(), self.state, seams=self.seams(), read_data=read_data, progress=lambda _done, _total: None
         )
         return [finding async for finding in findings]
+
+    def export(self, directory: Path) -> Path:
+        """A copy of the repository in real files, for programs that read those."""
+        for name in self.disk.image().listing():
+            path = Path(name)
+            if path.is_relative_to(REPOSITORY):
+                copy = directory / path.relative_to(REPOSITORY)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(self.content(path))
+        return directory
+
+    def audit(self, directory: Path, *, settled: bool = True) -> list[str]:
+        """What the independent decoder finds wrong, leaks included."""
+        return audit(self.export(directory), PASSWORD, settled=settled, closed=settled, region_bytes=limits.REGION_BYTES)
 
     def objects(self, folder: str) -> list[Path]:
         """All files below a folder of the repository."""
