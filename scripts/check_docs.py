@@ -110,10 +110,7 @@ def exit_codes(kind: type[errors.BackupfsError] = errors.BackupfsError) -> set[i
 
 def exit_code_faults(texts: list[str]) -> Iterator[str]:
     sections = [
-        section
-        for text in texts
-        for section in re.split(r"^#{1,6}\s+", text, flags=re.MULTILINE)
-        if section.lower().startswith("exit codes")
+        section for text in texts for section in re.split(r"^#{1,6}\s+", text, flags=re.MULTILINE) if section.lower().startswith("exit codes")
     ]
     documented = {int(code) for section in sections for code in EXIT_CODE_ROW.findall(section)}
     used = exit_codes() | {0, 2, 130}

@@ -10,7 +10,7 @@ references are counted here, for every version put or dropped, so they cannot go
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from backupfs.catalog.index import Index, JournalPlace
+from backupfs.catalog.index import Index
 from backupfs.errors import DamageError
 from backupfs.format import catalog as records
 from backupfs.format.catalog import (
@@ -391,11 +391,6 @@ class Catalog:
     def frozen_layers(self) -> int:
         """How many layers wait for the index."""
         return len(self._frozen)
-
-    @property
-    def applied(self) -> JournalPlace:
-        """The journal position that the index shows."""
-        return self._index.position
 
     # inside
 

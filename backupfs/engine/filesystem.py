@@ -80,7 +80,6 @@ class _FileHandle:
 @dataclass(slots=True)
 class _DirectoryHandle:
     ino: int
-    internal: bool = False
 
 
 class FileSystem:

@@ -30,7 +30,6 @@ class Sealed(enum.IntEnum):
     SLOT_MASTER = 6
     SLOT_LABEL = 7
     INDEX_VALUE = 8
-    INDEX_KEY = 9
     CHECKPOINT_PART = 10
     CHECKPOINT_MANIFEST = 11
     HEAD = 12

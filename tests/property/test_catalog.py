@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
 from backupfs import limits
 from backupfs.catalog.catalog import Catalog, Layer
 from backupfs.catalog.index import Index
@@ -19,8 +20,8 @@ from backupfs.errors import DamageError, FileSystemError
 from backupfs.format import catalog as records
 from backupfs.format.catalog import EPOCH_MAX, TOMBSTONE, Blob, Extent, PackState, Table, dentry_key, number_key, region_key
 from backupfs.format.journal import Change
-from tests.unit.catalog.material import make_keys
 from tests.crash.simulation import SeededRandomness
+from tests.unit.catalog.material import make_keys
 
 Object = tuple[Table, bytes]
 State = dict[Object, bytes]
@@ -292,9 +293,7 @@ class VersionRules:
         versions = [(table, key, value) for table in (Table.DENTRIES, Table.REGIONS) for key, value in self.rows(table)]
         rows = {records.split_change(key) for key, _ in self.index.scan(Table.CHANGES, b"")}
         assert rows == {(records.split_version(key)[1], table, records.split_version(key)[0]) for table, key, _ in versions}
-        counted = Counter(
-            extent[2] for table, _, value in versions if table is Table.REGIONS and value for extent in records.decode_region(value)
-        )
+        counted = Counter(extent[2] for table, _, value in versions if table is Table.REGIONS and value for extent in records.decode_region(value))
         blobs = {records.number_of(key): records.decode_blob(value) for key, value in self.rows(Table.BLOBS)}
         assert {number: blob.references for number, blob in blobs.items()} == dict(counted)
         assert {number: (blob.pack, blob.offset) for number, blob in blobs.items()} == {n: self.places[n] for n in blobs}

@@ -7,11 +7,13 @@ import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from types import ModuleType
+from typing import Any, Final, ParamSpec, TypeVar
 
 import pytest
 
 from backupfs import limits
+from backupfs.catalog import index
 from backupfs.engine import filedata
 from backupfs.engine.attributes import AttributeChanges
 from backupfs.engine.checking import Finding
@@ -50,6 +52,24 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
     for name, value in SMALL_LIMITS.items():
         patch.setattr(limits, name, value)
     patch.setattr(filedata, "_WINDOW_BYTES", SMALL_LIMITS["CHUNK_MAX_BYTES"])
+
+
+def make_fast(patch: pytest.MonkeyPatch) -> None:
+    """The index is not synced: nobody cuts this host's power."""
+    patch.setattr(index, "lmdb", _Unsynced(index.lmdb))
+
+
+class _Unsynced:
+    """The library, but that nothing waits for the disk."""
+
+    def __init__(self, library: ModuleType) -> None:
+        self._library = library
+
+    def open(self, path: str, **options: Any) -> object:
+        return self._library.open(path, sync=False, **options)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._library, name)
 
 
 class World:
@@ -96,9 +116,7 @@ class World:
         return Seams(self.files, self.clock, SeededRandomness(f"mount {self._mounts}"), self.offload)
 
     @asynccontextmanager
-    async def mounted(
-        self, *, read_only: bool = False, accept_rollback: bool = False, owner: tuple[int, int] = (0, 0)
-    ) -> AsyncIterator["Mounted"]:
+    async def mounted(self, *, read_only: bool = False, accept_rollback: bool = False, owner: tuple[int, int] = (0, 0)) -> AsyncIterator["Mounted"]:
         """Mount, and stop cleanly at the end."""
         async with open_filesystem(
             REPOSITORY, self.unlocked(), self.state, seams=self.seams(), read_only=read_only, owner=owner, accept_rollback=accept_rollback
