@@ -6,6 +6,7 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TypeVar, TypeVarTuple
 
 import trio
@@ -102,12 +103,39 @@ def seams(files: Files, seed: object, after_index: Callable[[], None] = lambda: 
     return Seams(files=files, clock=SteppingClock(), randomness=SeededRandomness(seed), offload=InlineOffload(after_index))
 
 
+PATIENCE_S = 100_000.0
+"""Of the simulation's time, in which no work takes any: whatever is not done by then never is."""
+
+
+class ImpatientClock(trio.testing.MockClock):
+    """Jumps ahead whenever everybody waits; ends a run that waits for ever, and says for what."""
+
+    def __init__(self) -> None:
+        super().__init__(autojump_threshold=0)
+
+    def _autojump(self) -> None:
+        super()._autojump()
+        if self.current_time() > PATIENCE_S:
+            root = trio.lowlevel.current_root_task()
+            raise AssertionError("it never ends:\n" + "\n".join(_waiting(root) if root is not None else []))
+
+
+def _waiting(task: trio.lowlevel.Task) -> list[str]:
+    frames = [f"{frame.f_code.co_name}:{line}" for frame, line in task.iter_await_frames() if _is_ours(frame)]
+    below = [line for nursery in task.child_nurseries for child in nursery.child_tasks for line in _waiting(child)]
+    return [f"{task.name}: {' > '.join(frames)}", *below] if frames else below
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return "site-packages" not in frame.f_code.co_filename and "contextlib" not in frame.f_code.co_filename
+
+
 def run(main: Callable[[], Awaitable[T]], seed: object) -> T:
     """Run to the end, in no time, with the tasks in an order that the seed gives."""
     # trio shuffles the tasks it wakes; this is how its own users (pytest-trio, hypothesis) make that repeatable.
     setattr(trio_run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)  # noqa: B010 - it is declared final
     trio_run._r.seed(f"scheduling/{seed}")
-    return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    return trio.run(main, clock=ImpatientClock())
 
 
 class IndexCopies:

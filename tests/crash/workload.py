@@ -19,8 +19,6 @@ ROOT: Final = 1
 SNAPSHOTS: Final = b".snapshots"
 WHO: Final = Who()
 _READ_BYTES: Final = 1 << 16
-_PATIENCE_S: Final = 1000.0
-"""Of the simulation's time, in which nothing takes any: longer means never."""
 
 
 class Workload:
@@ -74,11 +72,7 @@ class Workload:
     async def step(self, what: str, *, acknowledges: bool = False) -> AsyncIterator[int]:
         """One request: asked at the start, answered at the end."""
         begun = self._position()
-        try:
-            with trio.fail_after(_PATIENCE_S):
-                yield begun
-        except trio.TooSlowError:
-            raise AssertionError(f"never answered: {what}") from None
+        yield begun
         self._model.end_step(what, begun, self._position(), acknowledges=acknowledges)
 
     # --- requests ---------------------------------------------------------------------------------------------------
