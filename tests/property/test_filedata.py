@@ -13,7 +13,7 @@ from tests.unit.engine.world import Mounted, World, make_fast, make_small, simul
 
 NAMES = [b"a", b"b", b"c"]
 STEPS = 45
-RUNS = 24
+RUNS = 10
 
 
 class Files:
@@ -168,7 +168,8 @@ async def live(state: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("number", range(RUNS))
-def test_contents_against_byte_strings(tmp_path: Path, seed: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contents_against_byte_strings(tmp_path: Path, seed: int, scale: float, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     make_small(monkeypatch)
     make_fast(monkeypatch)
-    simulated(live)(tmp_path, f"{seed}/{number}")
+    for again in range(max(int(scale), 1)):
+        simulated(live)(tmp_path / str(again), f"{seed}/{number}/{again}")
