@@ -60,14 +60,21 @@ class Index:
         except OSError as error:
             raise StoreError(f"the index in {directory} cannot be made: {error.strerror}") from error
         self._sealers: dict[int, Sealer] = {}
-        self._begin_key(randomness)
-        self._read = self._env.begin()
-        self._cursor = self._read.cursor()
+        try:
+            self._begin_key(randomness)
+            self._read = self._env.begin()
+            self._cursor = self._read.cursor()
+        except lmdb.Error as error:
+            self._env.close()
+            raise DamageError(f"the index in {directory} cannot be used: {error}") from error
 
     @property
     def position(self) -> JournalPlace:
         """The journal position that has been applied, as the loop's transaction sees it."""
-        value = self._read.get(_POSITION)
+        try:
+            value = self._read.get(_POSITION)
+        except lmdb.Error as error:
+            raise self._damage(error) from error
         if value is None:
             return 0, 0, 0
         place: JournalPlace = _POSITION_LAYOUT.unpack(self._unseal(_POSITION, value))
@@ -91,14 +98,17 @@ class Index:
     def scan(self, table: Table, start: bytes) -> Iterator[tuple[bytes, bytes]]:
         """(key, sealed record) of a table from `start` on. Only until the next `renew`; `open_record` gives the record."""
         prefix = _PREFIX[table]
-        cursor = self._read.cursor()
-        found = cursor.set_range(prefix + start)
-        while found:
-            key = cursor.key()
-            if key[:1] != prefix:
-                return
-            yield key[1:], cursor.value()
-            found = cursor.next()
+        try:
+            cursor = self._read.cursor()
+            found = cursor.set_range(prefix + start)
+            while found:
+                key = cursor.key()
+                if key[:1] != prefix:
+                    return
+                yield key[1:], cursor.value()
+                found = cursor.next()
+        except lmdb.Error as error:
+            raise self._damage(error) from error
 
     def seek(self, table: Table, start: bytes) -> tuple[bytes, bytes] | None:
         """The first (key, sealed record) of a table from `start` on."""

@@ -122,20 +122,19 @@ class FileSystem:
     @asynccontextmanager
     async def running(self) -> AsyncIterator["FileSystem"]:
         """Run the tasks; at the end store and commit everything. Raises at the end what kept something from being stored."""
+        if not self._volume.read_only:
+            self._finish_truncations()
+            for ino in list(self._names.orphans):
+                state = self._inodes.get(ino)
+                if state is not None:
+                    self._to_reap[ino] = state
+            self._chores.set()
         async with trio.open_nursery() as nursery:
-            await nursery.start(self._outliving, self._data.run)
+            await nursery.start(self._outliving, self._new_scope(), self._data.run)
             if not self._volume.read_only:
-                nursery.start_soon(self._outliving, self._committer.run)
-                nursery.start_soon(self._outliving, self._committer.run_index)
-                nursery.start_soon(self._outliving, self._commit_regularly)
-                nursery.start_soon(self._outliving, self._watch_space)
-                nursery.start_soon(self._outliving, self._do_chores)
-                self._finish_truncations()
-                for ino in list(self._names.orphans):
-                    state = self._inodes.get(ino)
-                    if state is not None:
-                        self._to_reap[ino] = state
-                self._chores.set()
+                committer = self._committer
+                for work in (committer.run, committer.run_index, self._commit_regularly, self._watch_space, self._do_chores):
+                    nursery.start_soon(self._outliving, self._new_scope(), work)
             try:
                 yield self
             finally:
@@ -146,10 +145,16 @@ class FileSystem:
         if self._volume.failure is not None:
             raise self._volume.failure
 
-    async def _outliving(self, work: Callable[..., Awaitable[None]], task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    def _new_scope(self) -> trio.CancelScope:
+        scope = trio.CancelScope(shield=True)
+        self._scopes.append(scope)
+        return scope
+
+    async def _outliving(
+        self, scope: trio.CancelScope, work: Callable[..., Awaitable[None]], task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         """Run a task that only `_close` ends, since closing needs it. One that dies stops writing instead of leaving others to wait for it."""
-        with trio.CancelScope(shield=True) as scope:
-            self._scopes.append(scope)
+        with scope:
             try:
                 if task_status is trio.TASK_STATUS_IGNORED:
                     await work()

@@ -151,14 +151,14 @@ class Namespace:
         entry = self._existing(parent, name)
         target = self.find(new_parent, new_name)
         state = self.inode(entry.ino)
+        if target is not None and flags & RENAME_NOREPLACE:
+            raise FileSystemError(errno.EEXIST)
+        if target is not None and target.ino == entry.ino:
+            return None
         if flags & RENAME_EXCHANGE:
             if target is None:
                 raise FileSystemError(errno.ENOENT)
             self._exchange(old_dir, name, entry, new_dir, new_name, target)
-            return None
-        if target is not None and flags & RENAME_NOREPLACE:
-            raise FileSystemError(errno.EEXIST)
-        if target is not None and target.ino == entry.ino:
             return None
         if new_dir.record.nlink == 0:
             raise FileSystemError(errno.ENOENT)

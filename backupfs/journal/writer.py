@@ -42,6 +42,8 @@ class JournalWriter:
         self._randomness = randomness
         self._previous = previous
         self._sequence = previous.previous_sequence
+        self._taken = self._sequence
+        """The highest number given to a segment, begun or not."""
         self._batch = batch
         self._handle: Handle | None = None
         self._sealer: Sealer | None = None
@@ -61,10 +63,9 @@ class JournalWriter:
 
     def open(self, above: int = 0) -> None:
         """Begin a segment; it is durable, and names what came before, when this returns. Its number is higher than `above`."""
-        sequence = max(self._sequence, above) + 1
+        sequence = self._taken = max(self._taken, above) + 1
         header, self._sealer = self._keys.new_object(JOURNAL_MAGIC, journal_object_id(sequence), self._randomness)
         handle = self._files.create(open_segment_path(self._directory, sequence))
-        self._sequence = sequence
         try:
             header_bytes = objects.encode(header)
             frame = self._frame(HEADER_BYTES, FrameKind.OPEN, self._batch, msgspec.msgpack.encode(self._previous))
@@ -76,6 +77,7 @@ class JournalWriter:
             self._files.unlink(open_segment_path(self._directory, sequence))
             raise
         self._handle = handle
+        self._sequence = sequence
         self._hasher = self._keys.journal_hasher().update(header_bytes).update(b"".join(frame))
         self._end = HEADER_BYTES + sum(map(len, frame))
         self._batches = 0

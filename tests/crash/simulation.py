@@ -12,6 +12,7 @@ from typing import TypeVar, TypeVarTuple
 import trio
 import trio.testing
 from trio._core import _run as trio_run
+from trio._core._run import CancelStatus
 
 from backupfs import limits
 from backupfs.engine.seams import Seams
@@ -107,17 +108,38 @@ PATIENCE_S = 100_000.0
 """Of the simulation's time, in which no work takes any: whatever is not done by then never is."""
 
 
-class ImpatientClock(trio.testing.MockClock):
-    """Jumps ahead whenever everybody waits; ends a run that waits for ever, and says for what."""
+class Patience:
+    """Ends a run that waits for ever, and says for what. Cancelling alone would not reach what is shielded."""
 
     def __init__(self) -> None:
-        super().__init__(autojump_threshold=0)
+        self.verdict = ""
+        self.clock = trio.testing.MockClock(autojump_threshold=0)
+        self._jump = self.clock._autojump
+        self._main: trio.lowlevel.Task | None = None
+        self._outermost: object = None
+        # The clock jumps whenever everybody waits; its class is final.
+        setattr(self.clock, "_autojump", self._jump_or_end)  # noqa: B010 - a method
 
-    def _autojump(self) -> None:
-        super()._autojump()
-        if self.current_time() > PATIENCE_S:
-            root = trio.lowlevel.current_root_task()
-            raise AssertionError("it never ends:\n" + "\n".join(_waiting(root) if root is not None else []))
+    def begin(self) -> None:
+        """Called by the main task."""
+        self._main = trio.lowlevel.current_task()
+        self._outermost = self._main._cancel_status
+
+    def _jump_or_end(self) -> None:
+        self._jump()
+        if self.clock.current_time() > PATIENCE_S and self._main is not None:
+            self.verdict = self.verdict or "it never ends:\n" + "\n".join(_waiting(self._main))
+            for task in _below(self._main):
+                status: CancelStatus | None = task._cancel_status
+                while status is not None and status is not self._outermost:
+                    status._scope.shield = False
+                    status._scope.cancel()
+                    status = status._parent
+
+
+def _below(task: trio.lowlevel.Task) -> list[trio.lowlevel.Task]:
+    children = [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+    return [task, *(deeper for child in children for deeper in _below(child))]
 
 
 def _waiting(task: trio.lowlevel.Task) -> list[str]:
@@ -135,7 +157,16 @@ def run(main: Callable[[], Awaitable[T]], seed: object) -> T:
     # trio shuffles the tasks it wakes; this is how its own users (pytest-trio, hypothesis) make that repeatable.
     setattr(trio_run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)  # noqa: B010 - it is declared final
     trio_run._r.seed(f"scheduling/{seed}")
-    return trio.run(main, clock=ImpatientClock())
+    patience = Patience()
+
+    async def begin() -> T:
+        patience.begin()
+        return await main()
+
+    try:
+        return trio.run(begin, clock=patience.clock)
+    finally:
+        assert not patience.verdict, patience.verdict
 
 
 class IndexCopies:

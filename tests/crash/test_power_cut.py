@@ -11,6 +11,7 @@ import errno
 import itertools
 import os
 import random
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,12 +58,12 @@ def _small(log_rule: LogRule) -> Iterator[None]:
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Host:
+def host(tmp_path: Path) -> Iterator[Host]:
     """Its index lies in memory where that is possible: it is written thousands of times."""
     shared = Path("/dev/shm")
-    if not os.access(shared, os.W_OK):
-        return Host(tmp_path / "state")
-    return Host(shared / "backupfs-tests" / tmp_path.relative_to("/") / "state")
+    base = shared if os.access(shared, os.W_OK) else tmp_path
+    with tempfile.TemporaryDirectory(prefix="backupfs-tests-", dir=base) as directory:
+        yield Host(Path(directory) / "state")
 
 
 def every_position(history: History) -> range:
@@ -141,6 +142,13 @@ def test_with_the_index_deleted_it_is_the_same_tree_and_check_finds_nothing(life
         assert second.faults == [], later.name
         assert second.trees == first.trees, later.name
         assert check(host, second.disk) == [], later.name
+
+
+def test_a_file_system_that_is_stopped_at_once_ends(host: Host, seed: int) -> None:
+    """Before its tasks have run for the first time."""
+    for order in range(10):
+        history = record(host, seed + order, count=0)
+        assert check(host, history.disk) == []
 
 
 def test_a_repository_is_made_whole_or_not_at_all(host: Host, seed: int) -> None:
