@@ -259,6 +259,9 @@ class Checker:
         if loaded is not None:
             upto = self.upto
             closed_at = upto.segment_bytes if upto is not None and upto.segment == loaded.sequence else None
+            if closed_at is None and loaded.in_store:
+                # Nobody follows it, so it was closed in order: to its last byte it is what was written.
+                closed_at = len(loaded.data)
             yield loaded, closed_at, hold
 
     def _pack_head(self, pack: records.Pack) -> tuple[Sealer, bool]:

@@ -283,9 +283,10 @@ def _open_volume(
             journal.open(above=max(replayed.torn, default=0))
             recovery.retire_segments(replayed, open_directory, aside, store, files)
             if changes:
-                position = journal.append(encode_batch(changes))
-                index.apply([((position.segment, position.segment_bytes, position.batch), changes)])
-                index.renew()
+                journal.append(encode_batch(changes))
+            position = journal.position
+            index.apply([((position.segment, position.segment_bytes, position.batch), changes)])
+            index.renew()
             head.save(journal.position, journal.last_hash())
         catalog = Catalog(index, counters.epoch, 0)
         catalog.changed_in_epoch = len(catalog.applied_changes(records.change_key(counters.epoch, 0, b""), counters.epoch, 1000))

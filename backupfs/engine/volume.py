@@ -91,6 +91,8 @@ class Volume:
     def close_journal(self) -> None:
         """End the journal's segment and remember how far this host has seen it. Blocks."""
         self.journal.close()
+        end = self.journal.position
+        self.index.apply([((end.segment, end.segment_bytes, end.batch), [])])
         self.head.save(self.journal.position, self.journal.last_hash())
 
     def fail(self, error: BackupfsError) -> None:

@@ -99,6 +99,8 @@ class World:
         world._make_state()
         if (self.state / "index").exists():
             shutil.copytree(self.state / "index", state / "index")
+        if world.disk.exists(self.state / "head"):
+            world.disk.rename(self.state / "head", state / "head")
         world._mounts = self._mounts + 1000
         return world
 
