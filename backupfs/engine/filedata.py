@@ -80,6 +80,7 @@ class FileData:
         self._jobs = trio.Semaphore(limits.FLUSH_JOBS)
         self._ahead = 0
         self._crowded: set[tuple[int, int]] = set()
+        self._tails: dict[int, InodeState] = {}
         self._ended_to: dict[int, bytes] = {}
         self.stuck = False
         """The last attempt to store something failed: waiting for room would be waiting for ever."""
@@ -224,9 +225,19 @@ class FileData:
                         await self._start([state], FlushMode.STREAM)
                 pressed = self.dirty_bytes > limits.DIRTY_BYTES_MAX // 2
                 old = trio.current_time() - limits.DIRTY_AGE_S
+                for state in [s for s in self._tails.values() if not s.flushing and s.written_at <= old]:
+                    del self._tails[state.ino]
+                    if state.clean and not state.writers and not state.dead:
+                        await self._jobs.acquire()
+                        self._background(self._finish_tail, state)
                 due = [s for s in self._dirty.values() if s.runs and not s.flushing and (pressed or s.written_at <= old)]
                 for group in _groups(due):
                     await self._start(group, FlushMode.ALL if pressed else FlushMode.COLD)
+
+    def let_go(self, state: InodeState) -> None:
+        """The last writer of a file has closed it: when it has been left alone for a while, small blobs at its end become one chunk."""
+        if state.unfinished is not None:
+            self._tails[state.ino] = state
 
     async def truncate(self, state: InodeState, size: int) -> None:
         """Set a file's size. Bytes beyond it are gone at once, whatever their number; a longer file ends in a hole."""
@@ -306,6 +317,26 @@ class FileData:
         finally:
             self._ahead -= 1
             self._volume.catalog.unpin(number)
+
+    async def _finish_tail(self, state: InodeState) -> None:
+        state.flushing = True
+        try:
+            unfinished, state.unfinished = state.unfinished, None
+            if unfinished is not None and unfinished[0] == state.record.size:
+                end, start = unfinished
+                if len(self.extents(state.record, records.EPOCH_MAX, start, end)) > 1:
+                    with trio.CancelScope(shield=True):
+                        await self._rewrite(state, start, end)
+        except BackupfsError as error:
+            # The bytes stay as they are stored; nobody asked for this.
+            log.error("the end of inode %d could not be made one chunk: %s", state.ino, error)
+        finally:
+            state.flushing = False
+            if state.clean:
+                self._is_clean(state)
+            self._settled.set()
+            self._settled = trio.Event()
+            self._jobs.release()
 
     async def _start(self, states: list[InodeState], mode: FlushMode) -> None:
         await self._jobs.acquire()
@@ -524,7 +555,10 @@ class FileData:
     async def _rewrite_window(self, state: InodeState, extents: list[Extent]) -> None:
         """Store the stretch of a region that has the most extents in chunks of its own."""
         low, high = rules.rechunk_window(extents, _WINDOW_BYTES)
-        high = min(high, extents[-1][0] + extents[-1][1])
+        await self._rewrite(state, low, min(high, extents[-1][0] + extents[-1][1]))
+
+    async def _rewrite(self, state: InodeState, low: int, high: int) -> None:
+        """Store the bytes [low, high) anew, in chunks of their own. The file is marked as being stored."""
         data = memoryview(await self.read_stored(state.record, records.EPOCH_MAX, low, high))
         lengths = self._volume.chunker().cut(data, is_end=True)
         starts = [sum(lengths[:i]) for i in range(len(lengths))]

@@ -573,6 +573,8 @@ class FileSystem:
             return
         state.handles -= 1
         state.writers -= handle.writes
+        if not state.writers:
+            self._data.let_go(state)
         self._maybe_reap(state)
 
     async def fsync(self, fh: int, datasync: bool) -> None:

@@ -138,7 +138,7 @@ def _load(reader: JournalReader, sequence: int, in_store: bool, start: Position,
         if seen is not None and seen.position == Position(sequence, len(data), start.batch):
             # It was closed in order behind the last batch that the index has: nothing more can stand in it.
             segment.valid_bytes = len(data)
-    if sequence == start.segment:
+    if sequence == start.segment and len(segment.data) >= start.segment_bytes:
         segment.valid_bytes = max(segment.valid_bytes, start.segment_bytes)
     return segment
 
@@ -177,13 +177,20 @@ def replay(reader: JournalReader, index: Index, seen: SeenHistory | None, progre
                 waiting, waiting_bytes = [], 0
                 progress(result.batches)
         result.position = Position(segment.sequence, segment.valid_bytes, result.position.batch)
-        result.last = SegmentOpen(segment.sequence, segment.valid_bytes, reader.hash(segment, segment.valid_bytes))
+        result.last = SegmentOpen(segment.sequence, segment.valid_bytes, _true_hash(reader, segment, seen))
     if waiting:
         index.apply(waiting)
     if not seen_found:
         raise RollbackError(_ROLLBACK)
     index.renew()
     return result
+
+
+def _true_hash(reader: JournalReader, segment: Segment, seen: SeenHistory | None) -> bytes:
+    """Hash of what counts of a segment, as it was written if this host has noted that: it may be damaged where the index has all of it."""
+    if seen is not None and (seen.position.segment, seen.position.segment_bytes) == (segment.sequence, segment.valid_bytes):
+        return seen.hash
+    return reader.hash(segment, segment.valid_bytes)
 
 
 def _expect(batch: Batch, before: Position) -> None:
