@@ -226,13 +226,15 @@ class FileData:
                 pressed = self.dirty_bytes > limits.DIRTY_BYTES_MAX // 2
                 old = trio.current_time() - limits.DIRTY_AGE_S
                 for state in [s for s in self._tails.values() if not s.flushing and s.written_at <= old]:
-                    del self._tails[state.ino]
-                    if state.clean and not state.writers and not state.dead:
-                        await self._jobs.acquire()
-                        self._background(self._finish_tail, state)
+                    await self._jobs.acquire()
+                    self._background(self._finish_tail, state)
                 due = [s for s in self._dirty.values() if s.runs and not s.flushing and (pressed or s.written_at <= old)]
-                for group in _groups(due):
-                    await self._start(group, FlushMode.ALL if pressed else FlushMode.COLD)
+                cold = [] if pressed else [state for state in due if not state.writers]
+                for group in _groups(cold):
+                    await self._start(group, FlushMode.COLD)
+                # Of a file that somebody may go on writing the end is not cut: the next bytes decide where.
+                for group in _groups([state for state in due if pressed or state.writers]):
+                    await self._start(group, FlushMode.ALL)
 
     def let_go(self, state: InodeState) -> None:
         """The last writer of a file has closed it: when it has been left alone for a while, small blobs at its end become one chunk."""
@@ -319,6 +321,10 @@ class FileData:
             self._volume.catalog.unpin(number)
 
     async def _finish_tail(self, state: InodeState) -> None:
+        self._tails.pop(state.ino, None)
+        if state.flushing or state.writers or state.dead or not state.clean:
+            self._jobs.release()
+            return
         state.flushing = True
         try:
             unfinished, state.unfinished = state.unfinished, None

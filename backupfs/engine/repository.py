@@ -289,6 +289,10 @@ def _open_volume(
             index.renew()
             head.save(journal.position, journal.last_hash())
         catalog = Catalog(index, counters.epoch, 0)
+        if read_only and value is None:
+            # Never mounted for writing: an empty root, in memory only.
+            for table, key, record in _first_records(counters, owner, seams.clock.now_ns())[:1]:
+                catalog.active.put_version(Table(table), key[:-8], counters.epoch, record)
         catalog.changed_in_epoch = len(catalog.applied_changes(records.change_key(counters.epoch, 0, b""), counters.epoch, 1000))
         space = Space(open_directory, files)
         if not read_only:

@@ -276,7 +276,9 @@ def test_after_any_faults_everything_is_where_the_last_sync_said(seed: int, numb
     draw = random.Random(f"{seed}/{number}")
     packs = Packs(f"{seed}/{number}")
     rate = draw.choice([0.05, 0.2, 0.5])
-    packs.failing = lambda operation, _number: errno.EIO if operation in ("sync", "sync_directory", "write_at", "rename") and draw.random() < rate else None
+    packs.failing = lambda operation, _number: (
+        errno.EIO if operation in ("sync", "sync_directory", "write_at", "rename") and draw.random() < rate else None
+    )
     durable: set[int] = set()
     for step in range(60):
         try:

@@ -54,7 +54,7 @@ WAYS: dict[str, Steps] = {
 
 
 async def written(world: World, content: bytes, steps: Steps) -> None:
-    """Append `content` in pieces, something else between them; then leave it alone."""
+    """Append `content` in pieces, something else between them; then close it and leave it alone."""
     at = 0
     waiting = list(steps)
     while at < len(content):
@@ -78,6 +78,7 @@ async def written(world: World, content: bytes, steps: Steps) -> None:
                     fh = await m.open(b"f")
                 elif then == "mount":
                     break
+            await m.close(b"f")
             await cold(m)
 
 

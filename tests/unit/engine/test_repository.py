@@ -10,7 +10,16 @@ from backupfs import limits
 from backupfs.codec import keys as key_codec
 from backupfs.engine import repository as repository_module
 from backupfs.engine.repository import calibrated_kdf, change_password, create_repository, rebuild_index, repository_id, unlock
-from backupfs.errors import DamageError, FileSystemError, LockedError, ReadOnlyError, RepositoryMissingError, StoreFullError, UsageError, WrongPasswordError
+from backupfs.errors import (
+    DamageError,
+    FileSystemError,
+    LockedError,
+    ReadOnlyError,
+    RepositoryMissingError,
+    StoreFullError,
+    UsageError,
+    WrongPasswordError,
+)
 from backupfs.format import config as config_format
 from backupfs.format.config import CIPHER_CHACHA20_POLY1305
 from backupfs.format.keyslot import KdfParameters

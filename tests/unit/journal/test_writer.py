@@ -372,7 +372,9 @@ def test_a_first_frame_of_another_kind_is_damage(monkeypatch: pytest.MonkeyPatch
         writer = log.writer()
         real = JournalWriter._frame
         with monkeypatch.context() as patch:
-            patch.setattr(JournalWriter, "_frame", lambda self, at, _kind, number, _payload, kind=kind, body=body, real=real: real(self, at, kind, number, body))
+            patch.setattr(
+                JournalWriter, "_frame", lambda self, at, _kind, number, _payload, kind=kind, body=body, real=real: real(self, at, kind, number, body)
+            )
             writer.open()
         writer.append(payload(1))
         with pytest.raises(DamageError, match="opening"):
