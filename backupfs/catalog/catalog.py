@@ -344,6 +344,19 @@ class Catalog:
                     if number_key(other) in place.plain[Table.PACKS]:
                         self._shift_live(layers[depth:], other, step, those)
 
+    def pack_taken(self, layer: Layer, number: int) -> None:
+        """`layer` and those frozen after it were given their counters before this pack got its number: nobody may get it again."""
+        layers = [self.active, *self._frozen]
+        for depth in range(self._depth(layer), -1, -1):
+            value = layers[depth].plain[Table.META].get(records.META_COUNTERS)
+            if value is None and layers[depth] is layer:
+                below = (older.plain[Table.META].get(records.META_COUNTERS) for older in layers[depth + 1 :])
+                value = next((v for v in below if v is not None), None) or self._index.get(Table.META, records.META_COUNTERS)
+            if value is not None:
+                counters = records.decode_counters(value)
+                counters.pack = max(counters.pack, number + 1)
+                layers[depth].put(Table.META, records.META_COUNTERS, records.encode(counters))
+
     def _depth(self, layer: Layer) -> int:
         return 0 if layer is self.active else 1 + self._frozen.index(layer)
 

@@ -219,6 +219,7 @@ class Committer:
                 facts = volume.packs.facts(place.pack)
                 assert facts is not None, "a blob moved into a pack that is not open"
                 volume.catalog.move_blob(layer, number, place.pack, place.offset, place.stored_bytes, facts)
+                volume.catalog.pack_taken(layer, place.pack)
 
     def _write_blocking(self, layer: Layer) -> tuple[dict[int, Location], Position | None, list[Change]]:
         moved = self._volume.packs.sync()

@@ -151,6 +151,8 @@ def replay(reader: JournalReader, index: Index, seen: SeenHistory | None, progre
     waiting_bytes = 0
     # An index that is as new as what was seen is itself the proof of it.
     seen_found = seen is None or seen.position.batch <= start.batch
+    # Given up after a failed write, and never handed over: the segments that followed say how far they count.
+    result.unclosed.extend(sequence for sequence, in_store in reader.sequences() if sequence < start.segment and not in_store)
     for segment in chain(reader, start, seen, result.torn):
         if not segment.in_store:
             result.unclosed.append(segment.sequence)

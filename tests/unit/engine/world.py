@@ -101,7 +101,6 @@ class World:
             shutil.copytree(self.state / "index", state / "index")
         if world.disk.exists(self.state / "head"):
             world.disk.rename(self.state / "head", state / "head")
-        world._mounts = self._mounts + 1000
         return world
 
     def without_index(self) -> None:
@@ -113,9 +112,9 @@ class World:
         return unlock(REPOSITORY, password, files=self.files)
 
     def seams(self) -> Seams:
-        """What the engine is given; every time other random bytes."""
+        """What the engine is given; other random bytes for every host and every time."""
         self._mounts += 1
-        return Seams(self.files, self.clock, SeededRandomness(f"mount {self._mounts}"), self.offload)
+        return Seams(self.files, self.clock, SeededRandomness(f"{self.state.name} mount {self._mounts}"), self.offload)
 
     @asynccontextmanager
     async def mounted(self, *, read_only: bool = False, accept_rollback: bool = False, owner: tuple[int, int] = (0, 0)) -> AsyncIterator["Mounted"]:
