@@ -54,6 +54,8 @@ INLINE_WORK_BYTES: Final = 32 * KIB
 """Less than this is cut and hashed on the loop: handing it to a thread costs more."""
 READ_AHEAD_BYTES: Final = 4 * MIB
 READ_AHEAD_TASKS: Final = 8
+TAIL_BLOBS_MAX: Final = 64
+"""So many small blobs may make up the unfinished end of a file that is synced again and again; then they are stored as one."""
 DIRTY_AGE_S: Final = 2.0
 """Bytes of files that stopped growing are stored after this long."""
 

@@ -49,6 +49,8 @@ class _Job:
     fresh: int
     mode: FlushMode
     appends: bool
+    boundary: int | None
+    """Where the unfinished chunk begins that this run goes on with, when it is too small to be worth looking for that chunk's end."""
     settles: int
     """With this job all bytes are stored that the file had when it was so long; 0 when others are left."""
 
@@ -413,16 +415,29 @@ class FileData:
         runs = list(runs)
         for run in runs:
             start = run.start
+            boundary: int | None = None
             if start and start == state.stored_bytes:
-                start = self._boundary_before(state, start)
+                boundary = self._boundary_before(state, start)
+                if mode is not FlushMode.ALL or not self._is_small_addition(state, boundary, run):
+                    start, boundary = boundary, None
             taken = state.runs.take(run.start, run.end)
             assert taken is not None
             state.in_flight.put_below(taken)
             size = state.record.size
             is_last = run is runs[-1]
             settles = size if is_last and mode is not FlushMode.STREAM else 0
-            jobs.append(_Job(state, taken, start, taken.start, mode if is_last else FlushMode.COLD, taken.end >= size, settles))
+            jobs.append(_Job(state, taken, start, taken.start, mode if is_last else FlushMode.COLD, taken.end >= size, boundary, settles))
         return jobs
+
+    def _is_small_addition(self, state: InodeState, boundary: int, run: Run) -> bool:
+        """Whether a run may be stored as a small blob without looking back: so many in a row, and never as much as must hold a boundary."""
+        config = self._volume.keys.config
+        return (
+            state.unfinished is not None
+            and state.tail_blobs < limits.TAIL_BLOBS_MAX
+            and run.length < config.chunk_min_bytes
+            and run.end - boundary < config.chunk_max_bytes
+        )
 
     async def _prefix(self, job: _Job) -> bytes | bytearray:
         """The bytes between the last boundary and what is fresh, with what other jobs of the file are about to store there."""
@@ -461,12 +476,10 @@ class FileData:
         boundary = job.start + sum(lengths[:-1] if unfinished and not prefix else lengths)
         covered = job.start + sum(lengths)
         if unfinished and prefix and covered < end:
-            if not lengths:
-                stored_from = job.fresh
-                lengths = [end - job.fresh]
-            else:
-                lengths.append(end - covered)
+            lengths.append(end - covered)
             covered = end
+        if unfinished and job.boundary is not None and len(lengths) == 1:
+            boundary = job.boundary
         pieces = []
         at = stored_from - job.start
         for length in lengths:
@@ -495,6 +508,7 @@ class FileData:
             self._set_extents(state, cut.stored_from, at, extents)
         state.stored_bytes = max(state.stored_bytes, min(max(cut.end, job.settles), state.record.size))
         state.unfinished = (cut.end, cut.boundary) if job.appends and job.mode is not FlushMode.COLD else None
+        state.tail_blobs = 1 if job.boundary is None else state.tail_blobs + 1
         self._inodes.touch(state)
 
     def _put_back(self, job: _Job) -> None:

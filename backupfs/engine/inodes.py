@@ -33,6 +33,8 @@ class InodeState:
     xattrs: dict[bytes, bytes] | None = None
     unfinished: tuple[int, int] | None = None
     """(end, start) of a chunk at the file's end whose cut is not known: its bytes up to `end` are stored in small blobs from `start` on."""
+    tail_blobs: int = 0
+    """How many small blobs the unfinished chunk is stored in."""
     written_at: float = 0.0
     error: int = 0
     error_count: int = 0
