@@ -8,7 +8,7 @@ Worker threads append, the committer syncs; one lock guards the book-keeping, ne
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,7 +70,7 @@ class OpenPack:
     sync_lock: threading.Lock = field(default_factory=threading.Lock)
     """Held by whoever syncs the pack: what another took out of `unsynced` is durable, or back in it, once this can be had."""
     writers: int = 0
-    unclaimed: int = 0
+    unclaimed: set[int] = field(default_factory=set)
     """Blobs appended whose places nobody has taken note of yet."""
     name_synced: bool = False
     full: bool = False
@@ -122,7 +122,7 @@ class PackWriter:
         locations: dict[int, Location] = {}
         for choice, items in groups.items():
             try:
-                self._append_group(choice, items, locations, claimed_later=True)
+                self._append_group(choice, items, locations, {blob.number for blob, _ in items})
             except StoreError:
                 self.disclaim(locations)
                 raise
@@ -146,17 +146,26 @@ class PackWriter:
                 self._move(pack)
         raise StoreError("what was written could not be made durable, in three different packs; the disk may be failing")
 
-    def disclaim(self, locations: Mapping[int, Location]) -> None:
-        """Nobody will take note of these appended blobs."""
-        for number, location in locations.items():
-            self.claim(number, location)
+    def disclaim(self, numbers: Collection[int]) -> None:
+        """Nobody will take note of these appended blobs: they need not become durable, and no pack lists them."""
+        with self._lock:
+            for pack in self._open:
+                gone = [frame for frame in pack.unsynced if frame.number in numbers]
+                if gone:
+                    pack.unsynced = [frame for frame in pack.unsynced if frame.number not in numbers]
+                    pack.unsynced_bytes -= sum(frame.entry.stored_bytes for frame in gone)
+                    listed = {frame.entry for frame in gone}
+                    pack.entries = [entry for entry in pack.entries if entry not in listed]
+                pack.unclaimed.difference_update(numbers)
+            for number in numbers:
+                self._moved.pop(number, None)
+                self._untold.pop(number, None)
 
     def claim(self, number: int, location: Location) -> Location:
         """Take note of an appended blob's place: where it stands now, in case its pack was given up since."""
         with self._lock:
             for pack in self._open:
-                if pack.number == location.pack:
-                    pack.unclaimed -= 1
+                pack.unclaimed.discard(number)
             return self._moved.get(number, location)
 
     def facts(self, number: int) -> tuple[bytes, int] | None:
@@ -210,7 +219,7 @@ class PackWriter:
         self._files.unlink(pack.path)
 
     def _append_group(
-        self, choice: int, items: list[tuple[NewBlob, bytes | memoryview]], locations: dict[int, Location], claimed_later: bool
+        self, choice: int, items: list[tuple[NewBlob, bytes | memoryview]], locations: dict[int, Location], unclaimed: set[int]
     ) -> None:
         first_blob = min(blob.number for blob, _ in items)
         pack = self._writable(choice, first_blob)
@@ -234,7 +243,7 @@ class PackWriter:
                     pack.failed = pack.full = True
                 raise
             with self._lock:
-                pack.unclaimed += len(frames) if claimed_later else 0
+                pack.unclaimed |= unclaimed
                 pack.entries.extend(frame.entry for frame in frames)
                 pack.unsynced.extend(frames)
                 pack.unsynced_bytes += sum(frame.entry.stored_bytes for frame in frames)
@@ -308,6 +317,7 @@ class PackWriter:
         """Seal a failed pack's unsynced blobs anew into another. What was synced stays where it is: the pack is finished at recovery."""
         with self._lock:
             frames, pack.unsynced = pack.unsynced, []
+            unclaimed = pack.unclaimed & {frame.number for frame in frames}
         again: list[tuple[NewBlob, bytes | memoryview]] = []
         for frame in frames:
             stored = pack.sealer.open(Sealed.BLOB, frame.entry.offset, frame.sealed, frame.entry.plain_bytes)
@@ -315,12 +325,16 @@ class PackWriter:
         moved: dict[int, Location] = {}
         if again:
             try:
-                self._append_group(self._favourite, again, moved, claimed_later=False)
+                self._append_group(self._favourite, again, moved, unclaimed)
             except StoreError:
                 with self._lock:
                     pack.unsynced = frames + pack.unsynced
                 raise
         with self._lock:
+            claimed_meanwhile = unclaimed - pack.unclaimed
+            for other in self._open:
+                other.unclaimed -= claimed_meanwhile
+            pack.unclaimed -= unclaimed
             self._moved.update(moved)
             self._untold.update(moved)
 

@@ -150,8 +150,7 @@ class BlobStore:
             nursery.start_soon(part, 0, new[:middle])
             nursery.start_soon(part, 1, new[middle:])
         if errors:
-            for half, blobs in zip(halves, (new[:middle], new[middle:]), strict=True):
-                self._volume.packs.disclaim({blob.number: place for blob, place in zip(blobs, half, strict=False)})
+            self._volume.packs.disclaim({blob.number for blob in new})
             raise errors[0]
         return halves[0] + halves[1]
 

@@ -148,7 +148,7 @@ class Checker:
         live = sum(blob.stored_bytes for blob in blobs)
         if live != pack.live_bytes:
             found.append(Finding("count", name, f"{pack.live_bytes} live bytes on record, {live} counted", []))
-        entries: dict[bytes, PackEntry] | None = None
+        entries: set[PackEntry] | None = None
         try:
             sealer, closed = self._pack_head(pack)
             if closed:
@@ -159,9 +159,8 @@ class Checker:
                 self._bad_blobs[blob.id] = name
             return found
         for blob in blobs:
-            entry = None if entries is None else entries.get(blob.id)
             recorded = PackEntry(blob.id, blob.offset, blob.stored_bytes, blob.plain_bytes)
-            if entries is not None and entry != recorded:
+            if entries is not None and recorded not in entries:
                 found.append(Finding("damage", name, f"its trailer does not list blob {blob.id.hex()} as the catalog does", []))
         if self.read_data:
             found.extend(self._read_blobs(pack, name, sealer, blobs))
@@ -271,7 +270,7 @@ class Checker:
         header = objects.decode(head, PACK_MAGIC, what)
         return self.keys.object_sealer(header, pack.object_id), closed
 
-    def _pack_end(self, pack: records.Pack, name: str) -> dict[bytes, PackEntry]:
+    def _pack_end(self, pack: records.Pack, name: str) -> set[PackEntry]:
         size = self._store.size(name)
         if size < HEADER_BYTES + END_BYTES:
             raise DamageError(f"it is {size} bytes long: cut off")
@@ -281,7 +280,7 @@ class Checker:
         footer = pack_format.decode_footer(sealer.open(Sealed.PACK_FOOTER, size - END_BYTES, end[:FOOTER_BYTES]), size)
         sealed = self._store.get(name, footer.trailer_offset, footer.trailer_bytes)
         plain = sealer.open(Sealed.PACK_TRAILER, footer.trailer_offset, sealed)
-        return {entry.blob_id: entry for entry in pack_format.decode_trailer(plain, footer)}
+        return set(pack_format.decode_trailer(plain, footer))
 
     def _read_blobs(self, pack: records.Pack, name: str, sealer: Sealer, blobs: list[Blob]) -> Iterator[Finding]:
         for blob in blobs:

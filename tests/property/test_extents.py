@@ -1,5 +1,7 @@
 """Extents against a plain list: for every byte of the file, which byte of which blob it is, or None."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,11 +43,11 @@ def spread(found: list[Extent], size: int = SIZE) -> Bytes:
 
 
 def is_sorted(found: list[Extent]) -> bool:
-    return all(a[0] + a[1] <= b[0] for a, b in zip(found, found[1:], strict=False)) and all(e[1] > 0 for e in found)
+    return all(a[0] + a[1] <= b[0] for a, b in pairwise(found)) and all(e[1] > 0 for e in found)
 
 
 def is_joined(found: list[Extent]) -> bool:
-    return not any(a[0] + a[1] == b[0] and a[2] == b[2] and a[3] + a[1] == b[3] for a, b in zip(found, found[1:], strict=False))
+    return not any(a[0] + a[1] == b[0] and a[2] == b[2] and a[3] + a[1] == b[3] for a, b in pairwise(found))
 
 
 bounds = st.tuples(st.integers(0, SIZE), st.integers(0, SIZE)).map(sorted)

@@ -76,7 +76,9 @@ class Tree:
         try:
             await request
         except FileSystemError as error:
-            assert error.errno in refusals, f"{errno.errorcode[error.errno]} instead of {refusals}"
+            if error.errno not in refusals:
+                error.add_note(f"{errno.errorcode[error.errno]} instead of {refusals}")
+                raise
             return False
         assert not refusals, f"done in spite of {refusals}"
         return True

@@ -35,7 +35,8 @@ def check(runs: Runs, model: Model) -> None:
 @given(actions, offsets, offsets)
 def test_as_a_dictionary_of_bytes(steps: list[tuple[str, int, bytes | int]], low: int, high: int) -> None:
     runs, model = Runs(), Model()
-    for kind, at, what in steps:
+    for kind, where, what in steps:
+        at = where
         if isinstance(what, bytes):
             if kind == "append" and model:
                 at = runs.runs[-1].end

@@ -37,7 +37,7 @@ class Packs:
         for directory in (ROOT, OPEN):
             self.disk.make_directory(directory)
         self.failing: Callable[[str, int], int | None] = lambda _operation, _number: None
-        self.files = FaultyFiles(self.disk, lambda operation, number: self.failing(operation, number))
+        self.files = FaultyFiles(self.disk, self._verdict)
         self.keys = make_keys()
         self.compressor = Compressor(1, 1)
         self.randomness = SeededRandomness(seed)
@@ -48,6 +48,9 @@ class Packs:
         self.plain: dict[int, bytes] = {}
         self.places: dict[int, Location] = {}
         self.names: dict[int, bytes] = {}
+
+    def _verdict(self, operation: str, number: int) -> int | None:
+        return self.failing(operation, number)
 
     def append(self, *plains: bytes) -> list[int]:
         numbers = list(range(self.counters.blob, self.counters.blob + len(plains)))
@@ -217,7 +220,33 @@ def test_part_of_an_append_failing_leaves_no_claim_open(packs: Packs, monkeypatc
         packs.append(*(noise(n) for n in range(50, 62)))
     packs.sync()
     for pack in packs.writer.finish():
-        assert pack.unclaimed == 0
+        assert not pack.unclaimed
+
+
+def test_what_moves_before_it_is_noted_keeps_its_new_pack_open(packs: Packs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another's commit moves a blob that was just appended; the pack it gets to is full, and waits for it to be noted."""
+    blob = NewBlob(1, packs.keys.blob_id(noise(1)), noise(1))
+    [place] = packs.writer.append([blob])
+    monkeypatch.setattr(limits, "PACK_TARGET_BYTES", 500)
+    packs.fail("sync")
+    moved = packs.sync()
+    assert packs.writer.full_packs() == []
+    assert packs.writer.claim(1, place) == moved[1]
+    assert [pack.number for pack in packs.writer.full_packs()] == [moved[1].pack]
+
+
+def test_what_nobody_will_note_is_dropped(packs: Packs) -> None:
+    blobs = [NewBlob(n, packs.keys.blob_id(noise(n)), noise(n)) for n in (1, 2)]
+    places = packs.writer.append(blobs)
+    packs.fail("sync")
+    packs.writer.sync()
+    packs.writer.disclaim({1})
+    assert packs.writer.claim(1, places[0]) == places[0]
+    packs.fail("sync")
+    assert set(packs.writer.sync()) <= {2}
+    packs.append(noise(3))
+    packs.fail("sync")
+    assert 1 not in packs.writer.sync()
 
 
 @pytest.mark.parametrize("kind", ["sync", "sync_directory"])
@@ -308,7 +337,7 @@ def test_after_any_faults_everything_is_where_the_last_sync_said(seed: int, numb
 
 def synced_only(disk: SimulatedDisk) -> SimulatedDisk:
     """The disk after a power cut that takes everything unsynced, and with it what was written around a failed sync."""
-    files = {node: b"" for node in disk.image().files}
+    files = dict.fromkeys(disk.image().files, b"")
     pending: dict[int, list[tuple[int, bytes]]] = {}
     for event in disk.log:
         if event.op is Op.WRITE:

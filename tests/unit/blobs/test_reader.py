@@ -1,6 +1,5 @@
 """Reading blobs back: nothing that is not exactly what was written is ever given."""
 
-import errno
 import random
 from pathlib import Path
 
@@ -154,7 +153,7 @@ def test_an_unreadable_disk_is_no_damage(packs: Packs) -> None:
     packs.reader._files = packs.files
     for kind in ("read_at", "open"):
         packs.reader.forget(object_id)
-        packs.failing = lambda operation, _number, kind=kind: errno.EIO if operation == kind else None
+        packs.fail(kind)
         with pytest.raises(StoreError):
             packs.reader.read(right, object_id)
         packs.failing = lambda _operation, _number: None

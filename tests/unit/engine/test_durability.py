@@ -60,7 +60,7 @@ class GatedOffload:
 
 async def until(condition: Callable[[], object]) -> None:
     with trio.fail_after(1000):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what is looked at has no event
             await trio.sleep(0.01)
 
 

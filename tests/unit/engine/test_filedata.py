@@ -13,8 +13,9 @@ from backupfs import limits
 from backupfs.codec.chunker import Chunker
 from backupfs.engine.attributes import AttributeChanges
 from backupfs.errors import FileSystemError
+from tests.crash.simulation import PASSWORD
 from tests.decoder.decoder import Repository
-from tests.unit.engine.world import KIB, MIB, PASSWORD, ROOT, WHO, Mounted, World, read_all, simulated
+from tests.unit.engine.world import KIB, MIB, ROOT, WHO, Mounted, World, read_all, simulated
 
 
 def noise(size: int, seed: object = 0) -> bytes:

@@ -77,6 +77,23 @@ async def test_killed_again_and_again(tmp_path: Path, small: None) -> None:
     assert world.audit(tmp_path / "copy") == []
 
 
+class Mounting:
+    """Lets the `fails`-th call that changes something fail, as long as the mount is not there."""
+
+    CHANGING = frozenset({"create", "write_at", "sync", "sync_directory", "rename", "unlink", "make_directory"})
+
+    def __init__(self, fails: int) -> None:
+        self.fails = fails
+        self.calls = 0
+        self.over = False
+
+    def verdict(self, operation: str, _number: int) -> int | None:
+        if self.over or operation not in self.CHANGING:
+            return None
+        self.calls += 1
+        return 5 if self.calls == self.fails else None
+
+
 @simulated
 async def test_a_recovery_cut_short_at_any_call_is_repeated(tmp_path: Path, small: None) -> None:
     """The first mount after a kill fails at each of its calls in turn; the next one goes on."""
@@ -86,7 +103,6 @@ async def test_a_recovery_cut_short_at_any_call_is_repeated(tmp_path: Path, smal
         await m.fs.commit()
         killed = world.after_kill(tmp_path / "k")
     image = killed.disk.image()
-    changing = {"create", "write_at", "sync", "sync_directory", "rename", "unlink", "make_directory"}
     number = failures = 0
     while True:
         number += 1
@@ -94,25 +110,16 @@ async def test_a_recovery_cut_short_at_any_call_is_repeated(tmp_path: Path, smal
         once.state.mkdir()
         for parent in [*reversed(once.state.parents[:-1]), once.state]:
             once.disk.make_directory(parent)
-        opening = True
-        calls = 0
-
-        def verdict(operation: str, _number: int) -> int | None:
-            nonlocal calls
-            calls += opening and operation in changing
-            return 5 if opening and operation in changing and calls == number else None  # noqa: B023 - used within the turn
-
-        once.files = FaultyFiles(once.disk, verdict)
+        mounting = Mounting(number)
+        once.files = FaultyFiles(once.disk, mounting.verdict)
         try:
             async with once.mounted():
-                opening = False
+                mounting.over = True
         except StoreError:
             failures += 1
         else:
-            assert calls < number, "what was not needed did not fail"
+            assert mounting.calls < number, "what was not needed did not fail"
             break
-        finally:
-            opening = False
         once.files = once.disk
         await expect(once, 0)
         assert open_files(once) == []
@@ -151,8 +158,8 @@ async def test_a_missing_pack_costs_the_files_in_it(tmp_path: Path, log_rule: Lo
             try:
                 assert await m.get(b"0-%d" % i) == noise(30_000, (0, i))
                 readable += 1
-            except MissingObjectError as error:
-                assert error.kind == "missing-object"
+            except MissingObjectError:
+                continue
         assert readable < 4
         await m.put(b"new", b"goes on")
     assert any(finding.kind == "missing-object" for finding in await killed.check())

@@ -6,10 +6,12 @@ import shutil
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, ParamSpec, TypeVar
 
+import lmdb
 import pytest
 
 from backupfs import limits
@@ -56,7 +58,7 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
 
 def make_fast(patch: pytest.MonkeyPatch) -> None:
     """The index is not synced: nobody cuts this host's power."""
-    patch.setattr(index, "lmdb", _Unsynced(index.lmdb))
+    patch.setattr(index, "lmdb", _Unsynced(lmdb))
 
 
 class _Unsynced:
@@ -268,7 +270,7 @@ async def list_directory(fs: FileSystem, ino: int) -> list[tuple[bytes, int]]:
     found: list[tuple[bytes, int]] = []
     cookie = 0
     while entries := await fs.readdir(fh, cookie):
-        assert all(a.next_cookie < b.next_cookie for a, b in zip(entries, entries[1:], strict=False)), "cookies rise"
+        assert all(a.next_cookie < b.next_cookie for a, b in pairwise(entries)), "cookies rise"
         cookie = entries[-1].next_cookie
         found += [(e.name, e.attributes.ino) for e in entries if e.name != b".snapshots"]
     await fs.releasedir(fh)

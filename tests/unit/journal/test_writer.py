@@ -34,10 +34,13 @@ class Log:
         for directory in (ROOT, OPEN, ROOT / "journal"):
             self.disk.make_directory(directory)
         self.failing: Callable[[str, int], int | None] = lambda _operation, _number: None
-        self.files = FaultyFiles(self.disk, lambda operation, number: self.failing(operation, number))
+        self.files = FaultyFiles(self.disk, self._verdict)
         self.keys = make_keys()
         self.compressor = Compressor(1, 1)
         self.store = LocalStore(ROOT, self.files)
+
+    def _verdict(self, operation: str, number: int) -> int | None:
+        return self.failing(operation, number)
 
     def writer(self, previous: SegmentOpen = FIRST, batch: int = 0, seed: object = 0) -> JournalWriter:
         return JournalWriter(OPEN, self.files, self.store, self.keys, self.compressor, SeededRandomness(seed), previous, batch)
@@ -160,7 +163,7 @@ def test_after_a_failed_append_comes_a_new_segment(operation: str) -> None:
     writer.append(payload(2))
     assert log.files.calls[calls] == "create", "the failed file is not written to again"
     assert log.read() == [(1, payload(1)), (2, payload(2))]
-    assert [s.valid_bytes for s in log.chain()][0] == end.segment_bytes
+    assert log.chain()[0].valid_bytes == end.segment_bytes
 
 
 @pytest.mark.parametrize("operation", ["write_at", "sync"])
