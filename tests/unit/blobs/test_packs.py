@@ -244,6 +244,7 @@ def test_what_nobody_will_note_is_dropped(packs: Packs) -> None:
     assert packs.writer.claim(1, places[0]) == places[0]
     packs.fail("sync")
     assert set(packs.writer.sync()) <= {2}
+    packs.counters.blob = 10
     packs.append(noise(3))
     packs.fail("sync")
     assert 1 not in packs.writer.sync()
