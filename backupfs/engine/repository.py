@@ -98,7 +98,7 @@ def create_repository(
     """Make a repository in a directory that is missing or empty; gives its id. Blocks. UsageError when something is there."""
     if files.exists(root) and files.list(root):
         raise UsageError(f"{root} is not empty; a repository is made in a new or an empty directory", path=str(root))
-    _make_parents(root, files)
+    _make_directories(root, files)
     config = Config(
         repository_id=randomness.draw(16),
         created_ns=clock.now_ns(),
@@ -259,6 +259,8 @@ def _open_volume(
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     remove_scratch(state)
     open_directory, aside = root / OPEN, root / SET_ASIDE
+    # A copy of a repository may have lost its empty directories: git and object stores keep none.
+    _make_directories(open_directory, files)
     store = LocalStore(root, files)
     compressor = Compressor(unlocked.config.compression, unlocked.config.compression_level)
     head = Head(state / HEAD, files, keys, seams.randomness)
@@ -386,9 +388,10 @@ def _put_twice(store: LocalStore, name: str, data: bytes) -> None:
     store.put(name + COPY, data)
 
 
-def _make_parents(root: Path, files: Files) -> None:
+def _make_directories(path: Path, files: Files) -> None:
+    """Make the directory and those above it, as far as they are missing; all are durable on return."""
     missing = []
-    at = root
+    at = path
     while not files.exists(at):
         missing.append(at)
         at = at.parent

@@ -31,8 +31,6 @@ def copied(request: pytest.FixtureRequest) -> Iterator[Repository]:
     with workspace() as base:
         made = Repository(base / "golden", password=PASSWORD)
         shutil.copytree(GOLDEN / request.param / "repository", made.path)
-        for directory in ("keys", "open", "packs", "journal"):
-            (made.path / directory).mkdir(exist_ok=True)
         made.mount("--every", "off")
         try:
             yield made

@@ -203,7 +203,7 @@ def _packs(repository: Repository, *, settled: bool, closed: bool) -> Iterator[s
         for object_id in repository.closed_packs.keys() - known:
             yield f"pack {object_id.hex()}: no record"
     if closed:
-        for path in sorted((repository.store.root / "open").iterdir()):
+        for path in sorted((repository.store.root / "open").glob("*")):
             if path.name != "reserve":
                 yield f"open/{path.name}: left"
 
