@@ -45,6 +45,8 @@ DIRTY_BYTES_MAX: Final = 48 * MIB
 """Bytes written and not yet stored; writers wait beyond it."""
 FLUSH_RUN_BYTES: Final = 8 * MIB
 """A run this long is chunked and stored while more arrives."""
+FLUSH_JOB_BYTES: Final = 16 * MIB
+"""So much of one growing file goes to a thread at once: it is held several times over while it is joined, compressed and sealed."""
 FLUSH_SMALL_BYTES: Final = 1 * MIB
 """So many bytes of small files go to a worker thread together."""
 FLUSH_FILES: Final = 512

@@ -247,7 +247,8 @@ class PackWriter:
                 pack.entries.extend(frame.entry for frame in frames)
                 pack.unsynced.extend(frames)
                 pack.unsynced_bytes += sum(frame.entry.stored_bytes for frame in frames)
-                too_much = pack.unsynced_bytes > limits.PACK_UNSYNCED_BYTES
+                # A full pack is let go of at once: several fill up between two batches.
+                too_much = pack.full or pack.unsynced_bytes > limits.PACK_UNSYNCED_BYTES
                 for frame in frames:
                     locations[frame.number] = Location(pack.number, frame.entry.offset, frame.entry.stored_bytes)
             if too_much:

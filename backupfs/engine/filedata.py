@@ -95,7 +95,7 @@ class FileData:
         """Take bytes in. Atomic; the caller has waited for `room`."""
         size = len(data)
         before = state.runs.total_bytes
-        state.runs.write(offset, data)
+        run_bytes = state.runs.write(offset, data)
         self.dirty_bytes += state.runs.total_bytes - before
         end = offset + size
         if end > state.record.size:
@@ -103,7 +103,7 @@ class FileData:
             self._inodes.touch(state)
         state.written_at = trio.current_time()
         self._dirty[state.ino] = state
-        if state.runs.total_bytes >= limits.FLUSH_RUN_BYTES:
+        if run_bytes >= limits.FLUSH_RUN_BYTES:
             self._long[state.ino] = state
             self._work.set()
         elif self.dirty_bytes > limits.DIRTY_BYTES_MAX // 2:
@@ -339,11 +339,7 @@ class FileData:
             # The bytes stay as they are stored; nobody asked for this.
             log.error("the end of inode %d could not be made one chunk: %s", state.ino, error)
         finally:
-            state.flushing = False
-            if state.clean:
-                self._is_clean(state)
-            self._settled.set()
-            self._settled = trio.Event()
+            self._let_go_on([state])
             self._jobs.release()
 
     async def _start(self, states: list[InodeState], mode: FlushMode) -> None:
@@ -393,26 +389,31 @@ class FileData:
                 job.state.written_at = trio.current_time()
             raise
         finally:
-            for state in states:
-                state.flushing = False
-                if state.clean:
-                    self._is_clean(state)
-            self._settled.set()
-            self._settled = trio.Event()
-            if self.dirty_bytes <= limits.DIRTY_BYTES_MAX or self.stuck:
-                self._room.set()
-                self._room = trio.Event()
-            if self._long:
-                self._work.set()
+            self._let_go_on(states)
+
+    def _let_go_on(self, states: Sequence[InodeState]) -> None:
+        """These files are no longer being stored: whoever waited for that, or for room, looks again."""
+        for state in states:
+            state.flushing = False
+            if state.clean:
+                self._is_clean(state)
+            elif not self.stuck and any(run.length >= limits.FLUSH_RUN_BYTES for run in state.runs.runs):
+                self._long[state.ino] = state
+        self._settled.set()
+        self._settled = trio.Event()
+        if self.dirty_bytes <= limits.DIRTY_BYTES_MAX or self.stuck:
+            self._room.set()
+            self._room = trio.Event()
+        if self._long:
+            self._work.set()
 
     def _plan(self, state: InodeState, mode: FlushMode) -> list[_Job]:
-        """Take runs of a file into flight: all, or up to the last long one."""
-        runs = state.runs.runs
+        """Take runs of a file into flight: all, or some megabytes of those up to the last long one."""
+        runs = list(state.runs.runs)
         if mode is FlushMode.STREAM:
             last = max((i for i, run in enumerate(runs) if run.length >= limits.FLUSH_RUN_BYTES), default=-1)
-            runs = runs[: last + 1]
+            runs = _first_bytes(runs[: last + 1], limits.FLUSH_JOB_BYTES)
         jobs = []
-        runs = list(runs)
         for run in runs:
             start = run.start
             boundary: int | None = None
@@ -605,6 +606,17 @@ class FileData:
         with trio.CancelScope(shield=True):
             while not self.end_regions(data, orphan, limits.REAP_RECORDS_PER_STEP, state.record):
                 await trio.lowlevel.checkpoint()
+
+
+def _first_bytes(runs: list[Run], size_bytes: int) -> list[Run]:
+    """The first runs, about `size_bytes` of them; the last may be cut short."""
+    chosen: list[Run] = []
+    for run in runs:
+        chosen.append(run if run.length <= size_bytes else run.slice(run.start, run.start + size_bytes))
+        size_bytes -= run.length
+        if size_bytes <= limits.CHUNK_MAX_BYTES:
+            break
+    return chosen
 
 
 def _groups(states: Sequence[InodeState]) -> list[list[InodeState]]:

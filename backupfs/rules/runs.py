@@ -51,19 +51,19 @@ class Runs:
     def __bool__(self) -> bool:
         return bool(self.runs)
 
-    def write(self, offset: int, data: Piece) -> None:
-        """Put `data` at `offset`."""
+    def write(self, offset: int, data: Piece) -> int:
+        """Put `data` at `offset`. Gives the length of the run that it has become part of."""
         if not data:
-            return
+            return 0
         runs = self.runs
         if runs and runs[-1].end == offset:
             last = runs[-1]
             last.pieces.append(data)
             last.length += len(data)
             self.total_bytes += len(data)
-            return
+            return last.length
         self.remove(offset, offset + len(data))
-        self._insert(Run(offset, len(data), [data]))
+        return self._insert(Run(offset, len(data), [data]))
 
     def put_below(self, run: Run) -> None:
         """Put older bytes back: only where nothing newer stands."""
@@ -121,7 +121,7 @@ class Runs:
     def _first_ending_after(self, offset: int) -> int:
         return bisect_right(self.runs, offset, key=lambda run: run.end)
 
-    def _insert(self, run: Run) -> None:
+    def _insert(self, run: Run) -> int:
         runs = self.runs
         index = bisect_right(runs, run.start, key=lambda other: other.start)
         self.total_bytes += run.length
@@ -132,5 +132,6 @@ class Runs:
             before = runs[index - 1]
             before.pieces.extend(run.pieces)
             before.length += run.length
-        else:
-            runs.insert(index, run)
+            return before.length
+        runs.insert(index, run)
+        return run.length

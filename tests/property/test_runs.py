@@ -46,8 +46,9 @@ def test_as_a_dictionary_of_bytes(steps: list[tuple[str, int, bytes | int]], low
                     runs.put_below(Run(at, len(what), [what[:5], memoryview(what)[5:]]))
                 model = data | model
             else:
-                runs.write(at, what)
+                length = runs.write(at, what)
                 model |= data
+                assert length == (sum(run.length for run in runs.runs if run.start <= at < run.end) if what else 0)
         elif kind == "remove":
             runs.remove(at, at + what)
             model = {i: byte for i, byte in model.items() if not at <= i < at + what}

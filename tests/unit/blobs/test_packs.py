@@ -186,6 +186,17 @@ def test_much_unsynced_is_synced_at_once(packs: Packs, monkeypatch: pytest.Monke
     packs.check()
 
 
+def test_a_pack_that_fills_up_is_synced_at_once(packs: Packs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the next batch there may be many of them, and what is unsynced stays in memory."""
+    monkeypatch.setattr(limits, "PACK_TARGET_BYTES", 5000)
+    for number in range(40):
+        packs.append(noise(number))
+    full = packs.writer.full_packs()
+    assert len(full) > 5
+    assert sum(event.op is Op.SYNC for event in packs.disk.log) >= len(full)
+    packs.check()
+
+
 @pytest.mark.parametrize("kind", ["write_at", "create"])
 def test_a_failed_append_counts_for_nothing(packs: Packs, kind: str) -> None:
     packs.append(noise(1))
