@@ -417,20 +417,11 @@ class FileSystem:
         state = self._names.inode(ino)
         record = state.record
         now = self._volume.now_ns()
-        if changes.size is not None:
-            if not stat.S_ISREG(record.mode):
-                raise FileSystemError(errno.EISDIR if stat.S_ISDIR(record.mode) else errno.EINVAL)
-            if changes.size > limits.FILE_SIZE_MAX_BYTES:
-                raise FileSystemError(errno.EFBIG)
-            if changes.size > record.size and self._is_short():
-                raise FileSystemError(errno.ENOSPC)
-            await self._data.truncate(state, changes.size)
-            if self._data.ended:
-                self._chores.set()
-            await self._admit_change(ino)
-            self._drop_privileges(state, who.uid == 0)
-            if changes.mtime_ns is None:
-                record.mtime_ns = now
+        if changes.size is not None and not await self._resize(ino, state, changes.size, who):
+            # The kernel keeps the times of a file that has been given the size it had, and so does this side.
+            now = record.ctime_ns
+        elif changes.size is not None:
+            record.mtime_ns = now
         if changes.uid is not None or changes.gid is not None:
             record.uid = record.uid if changes.uid is None else changes.uid
             record.gid = record.gid if changes.gid is None else changes.gid
@@ -449,6 +440,23 @@ class FileSystem:
         record.ctime_ns = now if changes.ctime_ns is None else changes.ctime_ns
         self._inodes.touch(state)
         return self._attributes(state)
+
+    async def _resize(self, ino: int, state: InodeState, size: int, who: Caller) -> bool:
+        """Set a file's size. Whether it had another."""
+        record = state.record
+        if not stat.S_ISREG(record.mode):
+            raise FileSystemError(errno.EISDIR if stat.S_ISDIR(record.mode) else errno.EINVAL)
+        if size > limits.FILE_SIZE_MAX_BYTES:
+            raise FileSystemError(errno.EFBIG)
+        if size > record.size and self._is_short():
+            raise FileSystemError(errno.ENOSPC)
+        differs = size != record.size
+        await self._data.truncate(state, size)
+        if self._data.ended:
+            self._chores.set()
+        await self._admit_change(ino)
+        self._drop_privileges(state, who.uid == 0)
+        return differs
 
     async def getxattr(self, ino: int, name: bytes) -> bytes:
         """An extended attribute's value; ENODATA."""
