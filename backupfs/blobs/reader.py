@@ -98,12 +98,20 @@ class BlobReader:
         try:
             handle = self._files.open(self._directory / object_id.hex())
         except MissingObjectError:
-            return _Source(self._sealer(object_id, self._store.get(pack_name(object_id), 0, HEADER_BYTES)), None)
+            return _Source(self._closed_sealer(pack_name(object_id), object_id), None)
         try:
             return _Source(self._sealer(object_id, self._files.read_at(handle, 0, HEADER_BYTES)), handle)
         except BaseException:
             self._files.close(handle)
             raise
+
+    def _closed_sealer(self, name: str, object_id: bytes) -> Sealer:
+        head = self._store.get(name, 0, HEADER_BYTES)
+        try:
+            return self._sealer(object_id, head)
+        except DamageError:
+            # It stands at the end once more (of a pack that recovery has finished another one does, which opens no blob).
+            return self._sealer(object_id, self._store.get(name, max(self._store.size(name) - HEADER_BYTES, 0), HEADER_BYTES))
 
     def _sealer(self, object_id: bytes, head: bytes) -> Sealer:
         return self._keys.object_sealer(objects.decode(head, PACK_MAGIC, f"pack {object_id.hex()}"), object_id)

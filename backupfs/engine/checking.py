@@ -148,22 +148,31 @@ class Checker:
         live = sum(blob.stored_bytes for blob in blobs)
         if live != pack.live_bytes:
             found.append(Finding("count", name, f"{pack.live_bytes} live bytes on record, {live} counted", []))
+        try:
+            head, closed = self._read_pack(pack.object_id, 0, HEADER_BYTES)
+        except StoreError as error:
+            return [*found, *self._unreadable(name, blobs, error)]
+        sealers: list[Sealer] = []
         entries: set[PackEntry] | None = None
         try:
-            sealer, closed = self._pack_head(pack)
-            if closed:
-                entries = self._pack_end(pack, name)
-        except (DamageError, StoreError) as error:
+            sealers.append(self._pack_sealer(pack, head, f"pack {pack.object_id.hex()}"))
+        except DamageError as error:
             found.append(Finding(error.kind, name, str(error), []))
-            for blob in blobs:
-                self._bad_blobs[blob.id] = name
-            return found
+        if closed:
+            try:
+                sealer, end = self._pack_end(pack, name)
+                sealers.append(sealer)
+                entries = self._pack_trailer(sealer, end, name)
+            except (DamageError, StoreError) as error:
+                found.append(Finding(error.kind, name, str(error), []))
+        if not sealers:
+            return [*found, *self._unreadable(name, blobs, None)]
         for blob in blobs:
             recorded = PackEntry(blob.id, blob.offset, blob.stored_bytes, blob.plain_bytes)
             if entries is not None and recorded not in entries:
                 found.append(Finding("damage", name, f"its trailer does not list blob {blob.id.hex()} as the catalog does", []))
         if self.read_data:
-            found.extend(self._read_blobs(pack, name, sealer, blobs))
+            found.extend(self._read_blobs(pack, name, sealers[0], blobs))
         self._done_bytes += live
         self.progress(self._done_bytes, self._total_bytes)
         return found
@@ -263,21 +272,27 @@ class Checker:
                 closed_at = len(loaded.data)
             yield loaded, closed_at, hold
 
-    def _pack_head(self, pack: records.Pack) -> tuple[Sealer, bool]:
-        """The sealer of a pack's blobs, and whether the pack is closed."""
-        what = f"pack {pack.object_id.hex()}"
-        head, closed = self._read_pack(pack.object_id, 0, HEADER_BYTES)
-        header = objects.decode(head, PACK_MAGIC, what)
-        return self.keys.object_sealer(header, pack.object_id), closed
+    def _unreadable(self, name: str, blobs: list[Blob], error: StoreError | None) -> list[Finding]:
+        """No blob of this pack can be read, because of `error` or of something that is told already."""
+        for blob in blobs:
+            self._bad_blobs[blob.id] = name
+        return [] if error is None else [Finding(error.kind, name, str(error), [])]
 
-    def _pack_end(self, pack: records.Pack, name: str) -> set[PackEntry]:
+    def _pack_sealer(self, pack: records.Pack, header: bytes, what: str) -> Sealer:
+        return self.keys.object_sealer(objects.decode(header, PACK_MAGIC, what), pack.object_id)
+
+    def _pack_end(self, pack: records.Pack, name: str) -> tuple[Sealer, int]:
+        """The sealer that a pack's end header gives, and where that header stands."""
         size = self._store.size(name)
         if size < HEADER_BYTES + END_BYTES:
             raise DamageError(f"it is {size} bytes long: cut off")
-        end = self._store.get(name, size - END_BYTES, END_BYTES)
-        header = objects.decode(end[FOOTER_BYTES:], PACK_MAGIC, f"end of pack {pack.object_id.hex()}")
-        sealer = self.keys.object_sealer(header, pack.object_id)
-        footer = pack_format.decode_footer(sealer.open(Sealed.PACK_FOOTER, size - END_BYTES, end[:FOOTER_BYTES]), size)
+        end = size - HEADER_BYTES
+        return self._pack_sealer(pack, self._store.get(name, end, HEADER_BYTES), f"end of pack {pack.object_id.hex()}"), end
+
+    def _pack_trailer(self, sealer: Sealer, end: int, name: str) -> set[PackEntry]:
+        """What the trailer before the end header at `end` lists."""
+        at = end - FOOTER_BYTES
+        footer = pack_format.decode_footer(sealer.open(Sealed.PACK_FOOTER, at, self._store.get(name, at, FOOTER_BYTES)), end + HEADER_BYTES)
         sealed = self._store.get(name, footer.trailer_offset, footer.trailer_bytes)
         plain = sealer.open(Sealed.PACK_TRAILER, footer.trailer_offset, sealed)
         return set(pack_format.decode_trailer(plain, footer))

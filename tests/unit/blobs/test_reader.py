@@ -45,7 +45,8 @@ def test_every_flipped_byte_is_damage(packs: Packs, where: str) -> None:
         packs.disk.damage(path, at, 1 << at % 8)
         packs.reader.forget(object_id)
         for number, place in packs.places.items():
-            hit = at < 128 or place.offset <= at < place.offset + place.stored_bytes
+            # of a closed pack the header stands at the end once more
+            hit = (at < 128 and where == "open") or place.offset <= at < place.offset + place.stored_bytes
             if hit:
                 with pytest.raises(DamageError):
                     packs.read(number)

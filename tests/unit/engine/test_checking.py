@@ -65,16 +65,16 @@ async def test_every_kind_of_damage_in_a_pack_is_named_with_its_files(tmp_path: 
     named: dict[str, set[str]] = {}
     for path in world.objects("packs"):
         size = len(world.content(path))
-        for place in (0, 70, HEADER_BYTES, HEADER_BYTES + 5000, size - END_BYTES - 3, size - END_BYTES, size - 50, size - 1):
+        ends = [0, 70, size - END_BYTES - 3, size - END_BYTES, size - 50, size - 1]
+        for place in [*ends, *range(HEADER_BYTES, size - END_BYTES - 3, 2000)]:
             world.disk.damage(path, place)
             found = await world.check()
             world.disk.damage(path, place)
             assert pack_with(world, found) == {relative(path)}, place
             paths = {p for finding in found for p in finding.paths}
             named.setdefault(relative(path), set()).update(paths)
-            if place in (HEADER_BYTES, HEADER_BYTES + 5000):
-                assert len([f for f in found if f.kind == "damage"]) == 1
-                assert len([f for f in found if f.kind == "damaged-files"]) == 1
+            # the ends name no file, and a blob all that have it
+            assert [f.kind for f in found] in ([["damage"]] if place in ends else [["damage", "damaged-files"], ["damage"]]), place
     first, second = sorted(named.values(), key=len, reverse=True)
     one = {"one", "same"}
     assert first - one == {f".snapshots/{snapshot}/old"} | {
