@@ -22,6 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from tests.oracle.manifest import assert_same, manifest
+
 ROOT: Final = Path(__file__).resolve().parent.parent
 PASSWORD: Final = "correct horse battery staple"
 HANG_S: Final = 300
@@ -89,6 +91,8 @@ class Repository:
         self.directory = base / "mount"
         self.password = password
         self.user = user
+        self.is_damaged = False
+        """Set by a test that has left the repository so that it cannot be read in full, or not without its index."""
         self._expected: list[str] = []
         self._foreground: list[subprocess.Popen[bytes]] = []
         base.mkdir(parents=True, exist_ok=True)
@@ -166,6 +170,18 @@ class Repository:
     def snapshot_names(self) -> list[str]:
         """As the root's `.snapshots` lists them, oldest first."""
         return sorted(name for name in os.listdir(self.directory / SNAPSHOTS) if name != "latest")
+
+    def end_without_index(self) -> None:
+        """Unmount, lose the index, look whether everything in present and past is still the same, unmount again."""
+        if self.is_damaged or self.user is not None:
+            self.unmount()
+            return
+        before = manifest(self.directory)
+        self.unmount()
+        shutil.rmtree(self.index)
+        self.mount("--every", "off")
+        assert_same(before, manifest(self.directory))
+        self.unmount()
 
     # --- the process ---
 
@@ -285,7 +301,9 @@ def workspace() -> Iterator[Path]:
 
 @contextmanager
 def repository(base: Path, *options: str, mounted: bool = True, init: Sequence[str] = (), user: int | None = None) -> Iterator[Repository]:
-    """A new repository below `base`, mounted with `options`. A test that passes must not leave trouble in the log."""
+    """A new repository below `base`, mounted with `options`. A test that passes must not leave trouble in the log, and what it has made must
+    be the same once the index is lost.
+    """
     made = Repository(base, user=user)
     try:
         made.init(*init)
@@ -295,7 +313,7 @@ def repository(base: Path, *options: str, mounted: bool = True, init: Sequence[s
         unexpected = made.trouble()
         assert not unexpected, "\n".join(unexpected)
         if mounted and made.is_mounted():
-            made.unmount()
+            made.end_without_index()
             unexpected = made.trouble()
             assert not unexpected, "\n".join(unexpected)
     finally:

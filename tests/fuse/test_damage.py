@@ -131,6 +131,7 @@ def test_a_pack_damaged_while_mounted(mounted_repository: Repository) -> None:
     (repository.directory / "new").write_bytes(b"life goes on")
     repository.remount()
     assert (repository.directory / "new").read_bytes() == b"life goes on"
+    repository.is_damaged = True
 
 
 def test_a_pack_that_is_gone_costs_its_files_only(mounted_repository: Repository) -> None:
