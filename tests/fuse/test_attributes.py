@@ -45,6 +45,11 @@ def _replace(path: Path) -> None:
     os.rename(new, path)
 
 
+def _then_utime(path: Path, change: Callable[[], None]) -> None:
+    change()
+    os.utime(path, ns=(OLD_NS, OLD_NS + 5))
+
+
 def _attribute(path: Path, *, remove: bool = False) -> None:
     os.setxattr(path, "user.one", b"value")
     if remove:
@@ -72,8 +77,8 @@ CALLS: Final[dict[str, Callable[[Path], object]]] = {
     "chown": lambda path: os.chown(path, os.getuid(), os.getgid()),
     "utime": lambda path: os.utime(path, ns=(OLD_NS + 1, OLD_NS + 2)),
     "utime now": os.utime,
-    "truncate, then utime": lambda path: (os.truncate(path, 4), os.utime(path, ns=(OLD_NS, OLD_NS + 5))),
-    "write, then utime": lambda path: (_write(path, 0, b"X"), os.utime(path, ns=(OLD_NS, OLD_NS + 5))),
+    "truncate, then utime": lambda path: _then_utime(path, lambda: os.truncate(path, 4)),
+    "write, then utime": lambda path: _then_utime(path, lambda: _write(path, 0, b"X")),
     "link": lambda path: os.link(path, _second_link(path)),
     "link and unlink": _link_and_unlink,
     "rename": lambda path: path.rename(path.with_name(f"{path.name} renamed")),
@@ -85,10 +90,20 @@ CALLS: Final[dict[str, Callable[[Path], object]]] = {
 
 def _all_stat(root: Path) -> dict[str, tuple[int, ...]]:
     """Everything that a fresh mount must say as well; blocks only count what is stored by then."""
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
     for path in sorted([root, *root.rglob("*")]):
         s = path.lstat()
-        found[str(path.relative_to(root))] = (s.st_ino, s.st_mode, s.st_nlink, s.st_uid, s.st_gid, s.st_size, s.st_atime_ns, s.st_mtime_ns, s.st_ctime_ns)
+        found[str(path.relative_to(root))] = (
+            s.st_ino,
+            s.st_mode,
+            s.st_nlink,
+            s.st_uid,
+            s.st_gid,
+            s.st_size,
+            s.st_atime_ns,
+            s.st_mtime_ns,
+            s.st_ctime_ns,
+        )
     return found
 
 
