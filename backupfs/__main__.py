@@ -1,7 +1,11 @@
-"""`python -m backupfs`."""
+"""The program: `backupfs`, and `python -m backupfs`."""
 
 import sys
 
-from backupfs.cli.main import main
+try:
+    from backupfs.cli.main import main
+except KeyboardInterrupt:  # Ctrl-C while it was being loaded: there is nothing to end yet
+    sys.exit(130)
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -53,8 +53,10 @@ LATEST_NAME = b"latest"
 _INO_MASK = (1 << INO_BITS) - 1
 _BLOCK = 512
 _READDIR_RUN = 208
-_COOKIE_SNAPSHOTS = 1
-_COOKIE_FIRST = 3
+_COOKIE_SELF = 1
+_COOKIE_PARENT = 2
+_COOKIE_SNAPSHOTS = 3
+_COOKIE_FIRST = 4
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR
 _CUT_ATTEMPTS = 8
 _STORE_ATTEMPTS = 3
@@ -402,14 +404,7 @@ class FileSystem:
 
     async def getattr(self, ino: int) -> Attributes:
         """What stat shows."""
-        if ino == SNAPSHOTS_INO:
-            return self._snapshots_attributes()
-        if ino == LATEST_INO:
-            return self._latest_attributes()
-        serial, live = ino >> INO_BITS, ino & _INO_MASK
-        if serial:
-            return self._past_attributes(serial, live, self._record(ino))
-        return self._attributes(self._names.inode(live))
+        return self._any_attributes(ino)
 
     async def setattr(self, ino: int, changes: AttributeChanges, fh: int | None, who: Caller) -> Attributes:
         """Change attributes."""
@@ -612,13 +607,13 @@ class FileSystem:
         return fh
 
     async def readdir(self, fh: int, start: int) -> list[DirectoryEntry]:
-        """Some entries behind a cookie (0: from the start); none at the end."""
+        """Some entries behind a cookie (0: from the start), `.` and `..` first; none at the end."""
         ino = self._directories[fh].ino
+        found = self._dots(ino, start)
         if ino == SNAPSHOTS_INO:
-            return self._list_snapshots(start)
+            return found + self._list_snapshots(start)
         serial, inner = ino >> INO_BITS, ino & _INO_MASK
         view = self._view(serial)
-        found: list[DirectoryEntry] = []
         if ino == ROOT_INO and start < _COOKIE_SNAPSHOTS:
             found.append(DirectoryEntry(SNAPSHOTS_NAME, self._snapshots_attributes(), _COOKIE_SNAPSHOTS))
         after = b"" if start < _COOKIE_FIRST else (start << 1 | 1).to_bytes(8, "big") + b"\xff" * 8
@@ -839,6 +834,16 @@ class FileSystem:
         self._inodes.remember(state.ino)
         return self._attributes(state)
 
+    def _any_attributes(self, ino: int) -> Attributes:
+        if ino == SNAPSHOTS_INO:
+            return self._snapshots_attributes()
+        if ino == LATEST_INO:
+            return self._latest_attributes()
+        serial, live = ino >> INO_BITS, ino & _INO_MASK
+        if serial:
+            return self._past_attributes(serial, live, self._record(ino))
+        return self._attributes(self._names.inode(live))
+
     def _attributes(self, state: InodeState) -> Attributes:
         r = state.record
         unstored = 0 if state.clean else state.runs.total_bytes + state.in_flight.total_bytes
@@ -912,6 +917,21 @@ class FileSystem:
         if root is None:
             raise FileSystemError(errno.ESTALE)
         return self._past_attributes(serial, ROOT_INO, root)
+
+    def _dots(self, ino: int, start: int) -> list[DirectoryEntry]:
+        """The entries of a directory that lead to itself and upwards, as far as they lie behind a cookie."""
+        if start >= _COOKIE_PARENT:
+            return []
+        serial, inner = ino >> INO_BITS, ino & _INO_MASK
+        if inner == ROOT_INO:
+            parent = SNAPSHOTS_INO if serial else ROOT_INO
+        elif ino == SNAPSHOTS_INO:
+            parent = ROOT_INO
+        else:
+            links = self._record(ino).links
+            parent = serial << INO_BITS | links[0][0] if links else ino
+        both = ((b".", ino, _COOKIE_SELF), (b"..", parent, _COOKIE_PARENT))
+        return [DirectoryEntry(name, self._any_attributes(leads_to), cookie) for name, leads_to, cookie in both if cookie > start]
 
     def _list_snapshots(self, start: int) -> list[DirectoryEntry]:
         found: list[DirectoryEntry] = []

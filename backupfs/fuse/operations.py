@@ -108,6 +108,8 @@ def silent(handler: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]
     return guarded
 
 
+_UNCOUNTED: Final = (b".", b"..")
+"""The kernel counts no lookup for these."""
 _UNANSWERED: Final = frozenset({"forget"})
 
 
@@ -291,7 +293,8 @@ class Operations(pyfuse3.Operations):
         for item in await self._fs.readdir(fh, start_id):
             if not pyfuse3.readdir_reply(token, item.name, entry(item.attributes), item.next_cookie):
                 break
-            self._fs.remember(item.attributes.ino)
+            if item.name not in _UNCOUNTED:
+                self._fs.remember(item.attributes.ino)
 
     async def releasedir(self, fh: int) -> None:
         await self._fs.releasedir(fh)

@@ -342,7 +342,8 @@ async def _read_tree(fs: FileSystem, top: int) -> dict[Path, Found]:
             cookie = 0
             while entries := await fs.readdir(fh, cookie):
                 cookie = entries[-1].next_cookie
-                below = [(path + b"/" + e.name, e.attributes.ino) for e in entries if path or e.name != SNAPSHOTS]
+                named = [e for e in entries if e.name not in (b".", b"..") and (path or e.name != SNAPSHOTS)]
+                below = [(path + b"/" + e.name, e.attributes.ino) for e in named]
                 assert all(place not in found for place, _ in below), "a name is listed twice"
                 waiting += below
             await fs.releasedir(fh)

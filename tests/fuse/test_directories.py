@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounted import Repository
+from tests.mounted import Repository, run
 
 
 def fill(place: Path, count: int) -> list[str]:
@@ -40,6 +40,15 @@ def test_entries_that_stay_are_seen_once_while_others_go_and_come(place: Path, s
     assert {name: seen[name] for name in kept} == dict.fromkeys(kept, 1)
     assert max(seen.values()) == 1
     assert set(seen) <= set(names) | {f"renamed-{name}" for name in renamed} | {f"new-{n}" for n in range(250)}
+
+
+def test_a_directory_lists_itself_and_its_parent(place: Path) -> None:
+    (place / "a" / "b").mkdir(parents=True)
+    for directory in (place, place / "a", place / "a" / "b"):
+        lines = [line.split() for line in run(["ls", "-1aif", directory]).stdout.splitlines()]
+        listed = {name: number for number, name in lines}
+        assert listed["."] == str(directory.stat().st_ino)
+        assert listed[".."] == str(directory.parent.stat().st_ino)
 
 
 def test_removing_what_is_listed_while_it_is_listed(place: Path) -> None:

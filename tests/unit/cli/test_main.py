@@ -183,3 +183,11 @@ def test_nobody_who_reads_is_no_reason_for_a_traceback() -> None:
     os.close(writer)
     assert done.returncode == 1
     assert done.stderr == b""
+
+
+def test_ctrl_c_while_the_program_is_loaded_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt\n")
+    root = Path(__file__).parents[3]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{root}"}
+    done = subprocess.run([sys.executable, "-m", "backupfs", "version"], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

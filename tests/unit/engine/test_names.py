@@ -117,12 +117,12 @@ async def test_the_directory_of_snapshots(tmp_path: Path) -> None:
         assert await refused(fs.readlink(LATEST_INO)) == errno.ENOENT
         assert await refused(fs.getattr(LATEST_INO)) == errno.ENOENT
         fh = await fs.opendir(SNAPSHOTS_INO)
-        assert await fs.readdir(fh, 0) == []
+        assert [entry.name for entry in await fs.readdir(fh, 0)] == [b".", b".."]
         infos = [await fs.create_snapshot("test", f"message {i}", ["a", "b"]) for i in range(3)]
         assert len({info.name for info in infos}) == 3
         entries = await fs.readdir(fh, 0)
-        assert [entry.name for entry in entries] == [b"latest", *(info.name.encode() for info in infos)]
-        assert [e.name for e in await fs.readdir(fh, entries[1].next_cookie)] == [info.name.encode() for info in infos[1:]]
+        assert [entry.name for entry in entries] == [b".", b"..", b"latest", *(info.name.encode() for info in infos)]
+        assert [e.name for e in await fs.readdir(fh, entries[3].next_cookie)] == [info.name.encode() for info in infos[1:]]
         assert await fs.readdir(fh, entries[-1].next_cookie) == []
         await fs.fsyncdir(fh, datasync=False)
         await fs.releasedir(fh)
@@ -392,6 +392,29 @@ async def test_a_directory_that_is_gone_but_open(tmp_path: Path) -> None:
         assert await refused(fs.rmdir(ROOT, b"d", WHO)) == errno.ENOENT
         fs.forget(gone, 1)
         assert await refused(fs.getattr(gone)) == errno.ENOENT
+
+
+@simulated
+async def test_each_directory_lists_itself_and_what_is_above_it(tmp_path: Path) -> None:
+    async with mounted(tmp_path) as m:
+        fs = m.fs
+        await m.mkdir(b"a")
+        await m.mkdir(b"a/b")
+        info = await fs.create_snapshot("test")
+        top = (await fs.lookup(SNAPSHOTS_INO, info.name.encode())).ino
+        live_a = (await fs.lookup(ROOT, b"a")).ino
+        live_b = (await fs.lookup(live_a, b"b")).ino
+        past_a = (await fs.lookup(top, b"a")).ino
+        past_b = (await fs.lookup(past_a, b"b")).ino
+        above = {ROOT: ROOT, live_a: ROOT, live_b: live_a, SNAPSHOTS_INO: ROOT, top: SNAPSHOTS_INO, past_a: top, past_b: past_a}
+        for ino, parent in above.items():
+            fh = await fs.opendir(ino)
+            first, second, *_ = await fs.readdir(fh, 0)
+            assert [(e.name, e.attributes.ino) for e in (first, second)] == [(b".", ino), (b"..", parent)]
+            assert second.attributes == await fs.getattr(parent)
+            assert [e.name for e in (await fs.readdir(fh, first.next_cookie))[:1]] == [b".."]
+            assert b".." not in [e.name for e in await fs.readdir(fh, second.next_cookie)]
+            await fs.releasedir(fh)
 
 
 @simulated

@@ -265,14 +265,14 @@ async def read_all(fs: FileSystem, ino: int, piece: int = MIB) -> bytes:
 
 
 async def list_directory(fs: FileSystem, ino: int) -> list[tuple[bytes, int]]:
-    """(name, inode) of all entries but `.snapshots`."""
+    """(name, inode) of all entries but `.`, `..` and `.snapshots`."""
     fh = await fs.opendir(ino)
     found: list[tuple[bytes, int]] = []
     cookie = 0
     while entries := await fs.readdir(fh, cookie):
         assert all(a.next_cookie < b.next_cookie for a, b in pairwise(entries)), "cookies rise"
         cookie = entries[-1].next_cookie
-        found += [(e.name, e.attributes.ino) for e in entries if e.name != b".snapshots"]
+        found += [(e.name, e.attributes.ino) for e in entries if e.name not in (b".", b"..", b".snapshots")]
     await fs.releasedir(fh)
     return found
 
