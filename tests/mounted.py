@@ -76,6 +76,13 @@ def run(
     return done
 
 
+def unmounting(directory: Path, *, lazy: bool = False) -> list[str | Path]:
+    """The command that unmounts from outside: fusermount3, for which a minimal system lacks /etc/mtab, or umount."""
+    if os.path.lexists("/etc/mtab"):
+        return ["fusermount3", "-u", *(["-z", "-q"] if lazy else []), directory]
+    return ["umount", *(["-l", "-q"] if lazy else []), directory]
+
+
 def python_as(user: int, code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run Python code as another user, with the system's interpreter: the one of the tests may lie in a closed home."""
     return run(["/usr/bin/python3", "-I", "-c", code, *arguments], user=user, cwd=Path("/"))
@@ -248,7 +255,7 @@ class Repository:
 
     def close(self) -> None:
         """Nothing of it runs, nothing is mounted. Leaves the files; raises nothing."""
-        run(["fusermount3", "-u", "-z", "-q", self.directory], expect=None)
+        run(unmounting(self.directory, lazy=True), expect=None)
         for record in self.state_home.glob("*/mount.json") if self.state_home.is_dir() else []:
             _end(json.loads(record.read_bytes())["pid"], str(self.path))
         for process in self._foreground:

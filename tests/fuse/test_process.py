@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-from tests.mounted import PASSWORD, Repository, run, until
+from tests.mounted import PASSWORD, Repository, run, unmounting, until
 from tests.oracle.manifest import assert_same, manifest, tree_hash
 
 NO_REPOSITORY: Final = 10
@@ -182,7 +182,7 @@ def test_a_busy_mount_is_not_taken_away(mounted_repository: Repository) -> None:
 def test_unmounting_from_outside_is_a_clean_end(mounted_repository: Repository) -> None:
     process = os.pidfd_open(mounted_repository.pid())
     (mounted_repository.directory / "file").write_bytes(b"content")
-    run(["fusermount3", "-u", mounted_repository.directory])
+    run(unmounting(mounted_repository.directory))
     assert select.select([process], [], [], 60)[0]
     os.close(process)
     mounted_repository.mount()

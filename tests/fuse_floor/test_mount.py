@@ -23,6 +23,7 @@ from tests.conftest import LogRule
 from tests.fuse_floor.fake import FakeFileSystem
 from tests.fuse_floor.floor import Floor, serving
 from tests.fuse_floor.processes import FOR_EVERYBODY, NOBODY, server, started
+from tests.mounted import unmounting
 
 BOTH = InitFlag.DONT_MASK | InitFlag.HANDLE_KILLPRIV_V2
 OTHER = 65533
@@ -73,7 +74,7 @@ async def test_the_end_comes_from_outside(base: Path) -> None:
     mount = Mount(FakeFileSystem(), base / "mnt", MountOptions())
     async with trio.open_nursery() as nursery:
         await nursery.start(mount.serve)
-        await trio.run_process(["fusermount3", "-u", base / "mnt"])
+        await trio.run_process(unmounting(base / "mnt"))
     await mount.unmount()  # there is nothing left to do
     await mount.detach()
 
@@ -298,7 +299,7 @@ def test_an_ordinary_user_mounts_for_himself(base: Path) -> None:
         assert said.stdout == "x\n"
         for user in (0, OTHER):  # not even root, without allow_other
             assert as_user(user, "ls", os.fspath(directory)).returncode != 0
-        assert as_user(NOBODY, "fusermount3", "-u", os.fspath(directory)).returncode == 0
+        assert as_user(NOBODY, *map(os.fspath, unmounting(directory))).returncode == 0
 
 
 @pytest.mark.root
