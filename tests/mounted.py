@@ -76,11 +76,11 @@ def run(
     return done
 
 
-def unmounting(directory: Path, *, lazy: bool = False) -> list[str | Path]:
+def unmounting(directory: Path, *, lazy: bool = False) -> list[str]:
     """The command that unmounts from outside: fusermount3, for which a minimal system lacks /etc/mtab, or umount."""
     if os.path.lexists("/etc/mtab"):
-        return ["fusermount3", "-u", *(["-z", "-q"] if lazy else []), directory]
-    return ["umount", *(["-l", "-q"] if lazy else []), directory]
+        return ["fusermount3", "-u", *(["-z", "-q"] if lazy else []), os.fspath(directory)]
+    return ["umount", *(["-l", "-q"] if lazy else []), os.fspath(directory)]
 
 
 def python_as(user: int, code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
