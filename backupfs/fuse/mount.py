@@ -76,16 +76,20 @@ class Mount:
         failing) before it answers, nothing stays mounted; later, a dead mount stays.
         """
         await self._prepare()
-        await self._mount()
+        # From the first request on: pyfuse3 makes its lock while INIT is answered, and keeps it.
+        with waiting_closely(self._look_ns()):
+            await self._mount()
+            await self._serve_session(task_status)
+
+    async def _serve_session(self, task_status: trio.TaskStatus[None]) -> None:
         self._in_session = True
         answered = False
         try:
-            with waiting_closely(self._look_ns()):
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(partial(pyfuse3.main, max_tasks=MAX_TASKS))
-                    await trio.to_thread.run_sync(self._greet, abandon_on_cancel=True)
-                    answered = True
-                    task_status.started()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(partial(pyfuse3.main, max_tasks=MAX_TASKS))
+                await trio.to_thread.run_sync(self._greet, abandon_on_cancel=True)
+                answered = True
+                task_status.started()
         finally:
             self._in_session = False
             pyfuse3.close(unmount=False)

@@ -41,6 +41,7 @@ class _Descriptor:
     """Looking at one descriptor without waiting for it."""
 
     def __init__(self, number: int) -> None:
+        self.number = number
         poll = ctypes.PyDLL(None).poll
         poll.argtypes = (ctypes.POINTER(_PollRecord), ctypes.c_ulong, ctypes.c_int)
         self.readable: Callable[[], int] = partial(poll, ctypes.pointer(_PollRecord(number, select.POLLIN, 0)), 1, 0)
@@ -124,7 +125,7 @@ class _LowLevel:
     async def wait_readable(self, number: int) -> None:
         """Returns when there is something to read, and it is still there."""
         descriptor = self._descriptor
-        if descriptor is None:
+        if descriptor is None or descriptor.number != number:
             descriptor = self._descriptor = _Descriptor(number)
         self._since_turn += 1
         if self._since_turn >= REQUESTS_PER_TURN:

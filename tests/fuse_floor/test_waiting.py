@@ -116,6 +116,19 @@ async def test_requests_that_wait_let_others_through(floor: Floor, monkeypatch: 
         held.set()
 
 
+@pytest.mark.parametrize("handshake", [True, False])
+async def test_no_request_waits_for_a_lock_of_trio(base: Path, monkeypatch: pytest.MonkeyPatch, handshake: bool) -> None:
+    """pyfuse3 makes its lock at the first request, INIT, and keeps it: trio's own costs two scheduler passes a request."""
+
+    async def taken(self: trio.Lock) -> None:
+        raise AssertionError("trio's lock was taken")
+
+    monkeypatch.setattr(trio.Lock, "acquire", taken)
+    async with serving(base / "mnt", MountOptions(handshake=handshake)) as floor:
+        await floor.do(os.mkdir, floor.directory / "made")
+        await floor.mount.unmount()
+
+
 async def test_pyfuse3_is_as_it_was_behind_a_mount(base: Path) -> None:
     async with serving(base / "mnt"):
         assert vars(pyfuse3)["trio"] is not trio
