@@ -101,6 +101,7 @@ def _serve(
     with state.locked(seams.files), logging_to(state.log, detached, environ) as recent:
         daemon.keep_memory_private()
         daemon.keep_memory_together()
+        daemon.look_for_cycles_rarely()
         try:
             unlocked = unlock(job.repository, password, files=seams.files)
             serving = _wired(job, state, unlocked, seams, recent)
