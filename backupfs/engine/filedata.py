@@ -472,7 +472,7 @@ class FileData:
         data = memoryview(b"".join([prefix, *job.run.pieces]))
         end = job.start + len(data)
         unfinished = job.mode is FlushMode.ALL and job.appends
-        lengths = self._volume.chunker().cut(data, is_end=job.mode is not FlushMode.STREAM and not (unfinished and prefix))
+        lengths = self._volume.chunker.cut(data, is_end=job.mode is not FlushMode.STREAM and not (unfinished and prefix))
         stored_from = job.start
         boundary = job.start + sum(lengths[:-1] if unfinished and not prefix else lengths)
         covered = job.start + sum(lengths)
@@ -581,7 +581,7 @@ class FileData:
     async def _rewrite(self, state: InodeState, low: int, high: int) -> None:
         """Store the bytes [low, high) anew, in chunks of their own. The file is marked as being stored."""
         data = memoryview(await self.read_stored(state.record, records.EPOCH_MAX, low, high))
-        lengths = self._volume.chunker().cut(data, is_end=True)
+        lengths = self._volume.chunker.cut(data, is_end=True)
         starts = [sum(lengths[:i]) for i in range(len(lengths))]
         pieces = [data[at : at + length] for at, length in zip(starts, lengths, strict=True)]
         numbers = await self._blobs.store(await self._volume.seams.offload.cpu(self._blobs.identify, pieces))

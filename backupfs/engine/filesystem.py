@@ -1012,7 +1012,8 @@ class FileSystem:
             xattrs[name] = value
 
     def _set_xattrs(self, state: InodeState, xattrs: dict[bytes, bytes]) -> None:
-        self._inodes.set_xattrs(state, xattrs)
+        if xattrs != self._inodes.xattrs(state):  # `cp -a` gives each file the access list that its mode is anyway
+            self._inodes.set_xattrs(state, xattrs)
         state.record.ctime_ns = self._volume.now_ns()
         self._inodes.touch(state)
 

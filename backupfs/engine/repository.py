@@ -17,6 +17,7 @@ from backupfs.catalog.catalog import Catalog
 from backupfs.catalog.index import DISTRUSTED, Index
 from backupfs.clock import Clock
 from backupfs.codec import keys as key_codec
+from backupfs.codec.chunker import Chunker
 from backupfs.codec.compression import Compressor
 from backupfs.codec.keys import Keys
 from backupfs.engine import recovery
@@ -312,6 +313,7 @@ def _open_volume(
             reader=reader,
             journal=journal,
             compressor=compressor,
+            chunker=Chunker(unlocked.config, keys.chunk_seed),
             space=space,
             head=head,
             read_only=read_only,

@@ -41,6 +41,7 @@ class Volume:
     reader: BlobReader
     journal: JournalWriter
     compressor: Compressor
+    chunker: Chunker
     space: Space
     head: Head
     read_only: bool
@@ -49,10 +50,6 @@ class Volume:
     """While above zero, packs that nothing lives in stay: somebody reads the store as it was."""
     failure: BackupfsError | None = None
     errors: deque[str] = field(default_factory=lambda: deque(maxlen=limits.STATUS_ERRORS_MAX))
-
-    def chunker(self) -> Chunker:
-        """A chunker for one thread."""
-        return Chunker(self.keys.config, self.keys.chunk_seed)
 
     def now_ns(self) -> int:
         """The time stamp for a change made now."""
