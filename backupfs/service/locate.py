@@ -11,7 +11,7 @@ from pathlib import Path
 from backupfs.engine.repository import repository_id
 from backupfs.errors import RepositoryMissingError
 from backupfs.service.control import Client, connected
-from backupfs.service.messages import NotRunningError
+from backupfs.service.messages import MountRecord, NotRunningError
 from backupfs.service.state import StateDirectory, known_states
 from backupfs.stores.files import Files
 
@@ -31,13 +31,16 @@ def at_repository(repository: Path, home: Path, files: Files) -> Place:
 
 
 def at_directory(directory: Path, home: Path) -> Place | None:
-    """The repository that is noted as mounted on this directory. Whether its process still lives is not asked."""
+    """The repository that is mounted on this directory, as far as was noted; when no process answers, the one that was last.
+
+    A process that died leaves its note behind, and another repository may have been mounted there since.
+    """
     real = os.path.realpath(directory)
-    for state in known_states(home):
-        record = state.record()
-        if record is not None and record.directory == real:
-            return Place(Path(record.repository), state)
-    return None
+    noted = [(record.since_ns, state.path, Place(Path(record.repository), state)) for state, record in _records(home) if record.directory == real]
+    places = [place for _, _, place in sorted(noted, reverse=True)]
+    if len(places) > 1:
+        places.sort(key=_is_dead)
+    return places[0] if places else None
 
 
 def at_either(target: Path, home: Path, files: Files) -> Place:
@@ -49,6 +52,21 @@ def at_either(target: Path, home: Path, files: Files) -> Place:
         return at_repository(target, home, files)
     except RepositoryMissingError as error:
         raise RepositoryMissingError(f"{target} is no repository, and no mount of this user", path=str(target)) from error
+
+
+def _records(home: Path) -> Iterator[tuple[StateDirectory, MountRecord]]:
+    for state in known_states(home):
+        record = state.record()
+        if record is not None:
+            yield state, record
+
+
+def _is_dead(place: Place) -> bool:
+    try:
+        with connected(place.state.socket):
+            return False
+    except NotRunningError:
+        return True
 
 
 @contextmanager

@@ -25,11 +25,11 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def note(repository: Path, home: Path, directory: Path) -> None:
+def note(repository: Path, home: Path, directory: Path, since_ns: int = 0) -> None:
     """As a daemon does when its mount answers."""
     place = at_repository(repository, home, FILES)
     place.state.make()
-    place.state.note(MountRecord(str(repository), place.state.repository_id, str(directory), 4711, 0, read_only=False))
+    place.state.note(MountRecord(str(repository), place.state.repository_id, str(directory), 4711, since_ns, read_only=False))
 
 
 def test_a_repository_by_its_path_and_through_a_link(repository: Path, tmp_path: Path) -> None:
@@ -53,6 +53,28 @@ def test_a_mounted_directory_by_its_path_and_through_a_link(repository: Path, tm
         assert place.repository == repository
         assert at_either(path, tmp_path / "home", FILES).state.path == place.state.path
     assert at_directory(other, tmp_path / "home") is None
+
+
+async def test_a_directory_that_several_were_mounted_on(tmp_path: Path) -> None:
+    """Of those whose processes died the notes stay: the one that answers counts, or else the last."""
+
+    async def answer(request: Request, replies: Replies) -> object:
+        return None
+
+    home, mount = tmp_path / "home", tmp_path / "mount"
+    mount.mkdir()
+    roots = [tmp_path / f"repository{number}" for number in range(3)]
+    for number, root in enumerate(roots):
+        create_repository(root, b"secret", files=FILES, clock=SystemClock(), randomness=SystemRandomness(), kdf=KdfParameters(1, 1, 8))
+        note(root, home, mount, since_ns=number)
+    for alive in roots:
+        async with listening(at_repository(alive, home, FILES).state.socket, answer):
+            found = at_directory(mount, home)
+            assert found is not None
+            assert found.repository == alive
+    last = at_directory(mount, home)
+    assert last is not None
+    assert last.repository == roots[-1]
 
 
 def test_neither(tmp_path: Path) -> None:
