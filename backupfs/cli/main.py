@@ -284,8 +284,11 @@ def status(where: str | None, as_json: bool) -> None:
         with locate.daemon_of(place) as daemon:
             told = daemon.ask(StatusRequest())
     except NotRunningError:
-        output.json({"mounted": False, "repository": str(place.repository), "repository_id": place.state.repository_id})
+        died_on = record.directory if (record := place.state.record()) else None
+        output.json({"mounted": False, "repository": str(place.repository), "repository_id": place.state.repository_id, "died_on": died_on})
         output.say(f"{place.repository} is not mounted")
+        if died_on:
+            output.say(f"the process that served it on {died_on} has died; what was durable is safe: `backupfs mount {place.repository} {died_on}`")
         return
     output.json(told)
     shown = {name: value for name, value in told.items() if not isinstance(value, (dict, list))}

@@ -226,6 +226,9 @@ def test_a_dead_mount_fails_loudly_and_is_cleared_by_the_next_mount(mounted_repo
     with pytest.raises(OSError) as caught:
         os.listdir(root)
     assert caught.value.errno == errno.ENOTCONN
+    (told,) = mounted_repository.json("status", root)
+    assert (told["mounted"], told["died_on"]) == (False, str(root))
+    assert f"backupfs mount {mounted_repository.path} {root}" in mounted_repository.command("status", root).stdout
     mounted_repository.mount()
     assert (root / "file").read_bytes() == b"content"
 
@@ -311,7 +314,7 @@ def test_status_stats_and_version(mounted_repository: Repository) -> None:
         assert mounted_repository.command(verb, root).stdout
     mounted_repository.unmount()
     (status,) = mounted_repository.json("status", mounted_repository.path)
-    assert status["mounted"] is False
+    assert (status["mounted"], status["died_on"]) == (False, None)
     mounted_repository.mount()
 
 
