@@ -263,8 +263,9 @@ def _snapshots(setting: Setting) -> Figures:
         with _running(system):
             _many_files(system.tree, setting.count(files))
             system.snapshot()
+            system.settle()
             times = []
-            for n in range(SNAPSHOTS_TAKEN):
+            for n in range(2 * SNAPSHOTS_TAKEN):
                 (system.tree / "changed").write_bytes(b"%d" % n)
                 times.append(_seconds(system.snapshot))
             figures[f"snapshot-{files}"] = statistics.median(times) * 1000

@@ -10,7 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 EMPTYFS: Final = Path(__file__).resolve().parent.parent / "emptyfs.py"
 POLL_S: Final = 0.01
@@ -127,17 +127,27 @@ class BackupFs(MountedSystem):
         self._backupfs("umount", self.tree)
 
     def snapshot(self) -> None:
-        """Over the control socket: starting a Python for each would be most of what is measured."""
+        """Take one."""
+        self._ask("snapshot-create")
+
+    def settle(self) -> None:
+        """Returns when the index has everything: until then a thread is busy with it."""
+        while self._ask("status")["engine"]["layers_not_applied"]:
+            time.sleep(POLL_S)
+
+    def _ask(self, request: str) -> Any:
+        """Over the control socket: starting a Python for each request would be most of what is measured."""
         (path,) = self._state.glob("*/control.sock")
         with socket.socket(socket.AF_UNIX) as connection:
             directory = os.open(path.parent, os.O_PATH)  # the path of a socket has at most 107 bytes
             connection.connect(f"/proc/self/fd/{directory}/{path.name}")
             os.close(directory)
-            connection.sendall(b'{"request":"snapshot-create"}\n')
+            connection.sendall(json.dumps({"request": request}).encode() + b"\n")
             with connection.makefile("rb") as replies:
                 reply = json.loads(replies.readline())
         if reply["reply"] != "result":
-            raise RuntimeError(f"no snapshot: {reply}")
+            raise RuntimeError(f"{request}: {reply}")
+        return reply["value"]
 
     def _backupfs(self, *arguments: str | Path) -> None:
         run([sys.executable, "-m", "backupfs", *arguments], self._environment)
