@@ -289,8 +289,9 @@ class PackWriter:
         return OpenPack(number, object_id, header_bytes, sealer, handle, path)
 
     def _packs_to_sync(self) -> list[OpenPack]:
+        """All of them: also of one that has failed a thread may be syncing what was appended before."""
         with self._lock:
-            return [p for p in self._open if p.unsynced or not p.failed]
+            return list(self._open)
 
     def _sync_pack(self, pack: OpenPack) -> bool:
         """Sync a pack; false when it has been given up and blobs of it are to be moved."""

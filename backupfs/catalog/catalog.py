@@ -44,6 +44,8 @@ class Layer:
     value_bytes: int = 0
     references: dict[int, int] = field(default_factory=dict)
     new_blobs: dict[int, Blob] = field(default_factory=dict)
+    replaced_blobs: dict[int, Blob] = field(default_factory=dict)
+    """Blobs on record that were appended anew, because they could not be read where they stand: at their new places."""
     new_packs: dict[int, tuple[bytes, int]] = field(default_factory=dict)
 
     def put_version(self, table: Table, object_key: bytes, epoch: int, value: bytes | None) -> None:
@@ -246,8 +248,9 @@ class Catalog:
     def blob(self, number: int) -> Blob:
         """A blob's record, whether or not it has been in a batch. Raises DamageError when there is none."""
         for layer in self._layers():
-            if number in layer.new_blobs:
-                return layer.new_blobs[number]
+            found = layer.new_blobs.get(number) or layer.replaced_blobs.get(number)
+            if found is not None:
+                return found
         value = self.get(Table.BLOBS, number_key(number))
         if value is None:
             raise DamageError(f"blob {number} is referred to but has no record", blob=number)
@@ -272,13 +275,19 @@ class Catalog:
         self.active.new_blobs[number] = blob
         self.active.put(Table.BLOB_IDS, blob.id, records.encode(number))
 
+    def replace_blob(self, number: int, pack: int, offset: int, stored_bytes: int) -> None:
+        """A known blob that could not be read has been appended anew: whoever refers to it finds it there."""
+        layer = self.active
+        blobs = layer.new_blobs if number in layer.new_blobs else layer.replaced_blobs
+        blobs[number] = _elsewhere(self.blob(number), pack, offset, stored_bytes)
+
     def add_pack(self, number: int, object_id: bytes, first_blob: int) -> None:
         """A pack that blobs have been appended to."""
         self.active.new_packs[number] = object_id, first_blob
 
     def names_pack(self, number: int) -> bool:
         """Whether anything stands in this pack that is, or may yet be, referred to."""
-        if any(blob.pack == number for layer in self._layers() for blob in layer.new_blobs.values()):
+        if any(blob.pack == number for layer in self._layers() for blob in _appended(layer)):
             return True
         return self.get(Table.PACKS, number_key(number)) is not None
 
@@ -291,7 +300,7 @@ class Catalog:
             return None
         old = records.decode_pack(value)
         pack = Pack(old.object_id, old.live_bytes, PackState.SEALED, old.first_blob)
-        is_dead = not pack.live_bytes and not any(blob.pack == number for blob in self.active.new_blobs.values())
+        is_dead = not pack.live_bytes and not any(blob.pack == number for blob in _appended(self.active))
         self.put(Table.PACKS, key, None if is_dead else records.encode(pack))
         return pack if is_dead else None
 
@@ -320,9 +329,10 @@ class Catalog:
         left = 0
         for depth in range(self._depth(layer), -1, -1):
             place = layers[depth]
-            if number in place.new_blobs:
-                place.new_blobs[number] = _elsewhere(place.new_blobs[number], pack, offset, stored_bytes)
-                place.new_packs[pack] = facts
+            for blobs in (place.new_blobs, place.replaced_blobs):
+                if number in blobs:
+                    blobs[number] = _elsewhere(blobs[number], pack, offset, stored_bytes)
+                    place.new_packs[pack] = facts
             rows = place.plain[Table.BLOBS]
             if key in rows:
                 value = rows[key]
@@ -378,7 +388,7 @@ class Catalog:
 
     def has_changes(self) -> bool:
         """Whether a batch frozen now would hold anything."""
-        return self.active.records > 0 or bool(self.active.references)
+        return self.active.records > 0 or bool(self.active.references or self.active.replaced_blobs)
 
     def freeze(self) -> tuple[Layer, list[Pack]]:
         """Make the active layer a batch: settle references, and start a new layer. Also gives the packs that no blob lives in any more."""
@@ -469,6 +479,7 @@ class Catalog:
         """Turn reference counts of the active layer into rows of blobs and packs."""
         layer = self.active
         live: dict[int, int] = {}
+        self._settle_replaced(live)
         for number in layer.references.keys() | layer.new_blobs.keys():
             step = layer.references.get(number, 0)
             key = number_key(number)
@@ -505,6 +516,18 @@ class Catalog:
         layer.references.clear()
         self._note_idle()
         return self._settle_packs(live)
+
+    def _settle_replaced(self, live: dict[int, int]) -> None:
+        for number, new in self.active.replaced_blobs.items():
+            key = number_key(number)
+            value = self.get(Table.BLOBS, key)
+            if value is None:
+                raise DamageError(f"blob {number} was appended anew but has no record", blob=number)
+            old = records.decode_blob(value)
+            self._put_blob(key, new, old.references)
+            live[old.pack] = live.get(old.pack, 0) - old.stored_bytes
+            live[new.pack] = live.get(new.pack, 0) + new.stored_bytes
+        self.active.replaced_blobs.clear()
 
     def _note_idle(self) -> None:
         """Blobs that only pins keep are on record, so that they go at the next mount if the process dies before they are let go."""
@@ -546,6 +569,12 @@ class Catalog:
             elif value is not None or step:
                 layer.put(Table.PACKS, key, records.encode(pack))
         return dead
+
+
+def _appended(layer: Layer) -> Iterator[Blob]:
+    """Blobs of a layer that stand in packs and are in no row yet."""
+    yield from layer.new_blobs.values()
+    yield from layer.replaced_blobs.values()
 
 
 def _elsewhere(blob: Blob, pack: int, offset: int, stored_bytes: int) -> Blob:

@@ -12,7 +12,7 @@ import trio
 from backupfs import limits
 from backupfs.blobs.packs import Location, NewBlob
 from backupfs.engine.volume import Volume
-from backupfs.errors import BackupfsError, MissingObjectError, StoreError, StoreFullError
+from backupfs.errors import BackupfsError, DamageError, MissingObjectError, StoreError, StoreFullError
 from backupfs.format.catalog import Blob
 
 
@@ -41,6 +41,8 @@ class BlobStore:
         self._volume = volume
         self._pending: dict[bytes, _Pending] = {}
         self._reading: dict[int, trio.Event] = {}
+        self.damaged: set[int] = set()
+        """Blobs that could not be read. When the same content is written again it is stored in their place."""
 
     def identify(self, pieces: Sequence[bytes | memoryview]) -> list[Chunk]:
         """Chunks with their ids. Computes; called from a thread when there is much."""
@@ -65,8 +67,8 @@ class BlobStore:
             number = pending.number if pending is not None else catalog.known_blob(chunk.blob_id)
             if pending is not None:
                 waits.append(pending)
-            elif number is None:
-                number = self._volume.next_blob()
+            elif number is None or number in self.damaged:
+                number = self._volume.next_blob() if number is None else number
                 pending = self._pending[chunk.blob_id] = _Pending(number)
                 mine.append((chunk.blob_id, pending))
                 new.append(NewBlob(number, chunk.blob_id, chunk.plain))
@@ -115,6 +117,9 @@ class BlobStore:
             chunk = await self._read(number)
             volume.cache.put(number, chunk)
             return chunk
+        except DamageError:
+            self.damaged.add(number)
+            raise
         finally:
             del self._reading[number]
             event.set()
@@ -172,8 +177,12 @@ class BlobStore:
         for blob, asked in zip(new, locations, strict=True):
             place = volume.packs.claim(blob.number, asked)
             facts = volume.packs.facts(place.pack)
-            if facts is not None:
-                catalog.add_pack(place.pack, *facts)
+            assert facts is not None, "a pack was closed before its blobs were taken note of"
+            catalog.add_pack(place.pack, *facts)
+            if blob.number in self.damaged:
+                catalog.replace_blob(blob.number, place.pack, place.offset, place.stored_bytes)
+                self.damaged.remove(blob.number)
+                continue
             catalog.add_blob(blob.number, Blob(blob.blob_id, place.pack, place.offset, place.stored_bytes, len(blob.plain), 0))
 
 

@@ -61,7 +61,17 @@ class Committer:
         return self._volume.catalog.has_changes() or self._inodes.changed_count > 0
 
     def freeze(self) -> int:
-        """Make everything changed so far a batch; its ticket can be waited for. Atomic."""
+        """Make everything changed so far a batch; its ticket can be waited for. Atomic.
+
+        Raises BackupfsError when it cannot be made; writing has stopped then, for half of it may be counted.
+        """
+        try:
+            return self._freeze()
+        except BackupfsError as error:
+            self.fail(error)
+            raise
+
+    def _freeze(self) -> int:
         self._inodes.record_changed()
         catalog = self._volume.catalog
         counters = self._volume.counters
@@ -147,12 +157,15 @@ class Committer:
         while True:
             await self._work.wait()
             self._work = trio.Event()
+            if self._has_failed():
+                self._tell()
+                return
             while self._pending or (self._wanted and self.has_changes()):
                 if not self._pending:
                     self._wanted = False
                     self.freeze()
                 await self._make_durable(self._pending[0])
-                if self._volume.failure is not None:
+                if self._has_failed():
                     self._tell()
                     return
             self._wanted = False
@@ -277,6 +290,9 @@ class Committer:
             log.warning("pack %s was gone before it was removed", pack.object_id.hex())
         except StoreError as error:
             log.error("pack %s could not be removed: %s", pack.object_id.hex(), error)
+
+    def _has_failed(self) -> bool:
+        return self._volume.failure is not None
 
     def _tell(self) -> None:
         self._progress.set()

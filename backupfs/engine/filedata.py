@@ -363,7 +363,7 @@ class FileData:
             state.flushing = True
         try:
             for state in states:
-                jobs.extend(self._plan(state, mode))
+                self._plan(state, mode, jobs)
             with trio.CancelScope(shield=True):
                 prefixes = [await self._prefix(job) for job in jobs]
                 cuts: list[_Cut] = await self._compute(jobs, prefixes)
@@ -407,13 +407,12 @@ class FileData:
         if self._long:
             self._work.set()
 
-    def _plan(self, state: InodeState, mode: FlushMode) -> list[_Job]:
-        """Take runs of a file into flight: all, or some megabytes of those up to the last long one."""
+    def _plan(self, state: InodeState, mode: FlushMode, jobs: list[_Job]) -> None:
+        """Take runs of a file into flight: all, or some megabytes of those up to the last long one. A job for each is added to `jobs`."""
         runs = list(state.runs.runs)
         if mode is FlushMode.STREAM:
             last = max((i for i, run in enumerate(runs) if run.length >= limits.FLUSH_RUN_BYTES), default=-1)
             runs = _first_bytes(runs[: last + 1], limits.FLUSH_JOB_BYTES)
-        jobs = []
         for run in runs:
             start = run.start
             boundary: int | None = None
@@ -428,7 +427,6 @@ class FileData:
             is_last = run is runs[-1]
             settles = size if is_last and mode is not FlushMode.STREAM else 0
             jobs.append(_Job(state, taken, start, taken.start, mode if is_last else FlushMode.COLD, taken.end >= size, boundary, settles))
-        return jobs
 
     def _is_small_addition(self, state: InodeState, boundary: int, run: Run) -> bool:
         """Whether a run may be stored as a small blob without looking back: so many in a row, and never as much as must hold a boundary."""
@@ -490,15 +488,25 @@ class FileData:
 
     def _apply(self, job: _Job, cut: _Cut, numbers: list[int | None]) -> None:
         state, run = job.state, job.run
-        left = run.slice(max(cut.end, run.start), run.end)
+        if not state.dead:
+            # First what may fail: the bytes stay in flight, and are tried again, until extents refer to them.
+            self._place(state, cut, numbers)
         state.in_flight.remove(run.start, run.end)
         self.dirty_bytes -= run.length
         if state.dead:
             return
+        left = run.slice(max(cut.end, run.start), run.end)
         if left.length:
             before = state.runs.total_bytes
             state.runs.put_below(left)
             self.dirty_bytes += state.runs.total_bytes - before
+        size = state.record.size
+        state.stored_bytes = size if state.clean else max(state.stored_bytes, min(max(cut.end, job.settles), size))
+        state.unfinished = (cut.end, cut.boundary) if job.appends and job.mode is not FlushMode.COLD else None
+        state.tail_blobs = 1 if job.boundary is None else state.tail_blobs + 1
+        self._inodes.touch(state)
+
+    def _place(self, state: InodeState, cut: _Cut, numbers: list[int | None]) -> None:
         at = cut.stored_from
         extents: list[Extent] = []
         for chunk, number in zip(cut.chunks, numbers, strict=True):
@@ -507,10 +515,6 @@ class FileData:
             at += len(chunk.plain)
         if at > cut.stored_from:
             self._set_extents(state, cut.stored_from, at, extents)
-        state.stored_bytes = max(state.stored_bytes, min(max(cut.end, job.settles), state.record.size))
-        state.unfinished = (cut.end, cut.boundary) if job.appends and job.mode is not FlushMode.COLD else None
-        state.tail_blobs = 1 if job.boundary is None else state.tail_blobs + 1
-        self._inodes.touch(state)
 
     def _put_back(self, job: _Job) -> None:
         state = job.state
@@ -562,21 +566,27 @@ class FileData:
                 self._crowded.add((state.ino, region))
 
     async def _rechunk(self, state: InodeState) -> None:
-        """Write the most fragmented stretches of this file's overfull regions anew, until their records are short again."""
+        """Write the most fragmented stretches of this file's overfull regions anew, until their records are short again. Stretches that
+        cannot be read stay as they are.
+        """
         for ino, region in [entry for entry in self._crowded if entry[0] == state.ino]:
             before = limits.REGION_BYTES
             while not state.dead and state.record.data:
                 extents = self._region(state.record.data, region, records.EPOCH_MAX)
                 if len(extents) <= limits.REGION_EXTENTS_MAX // 2 or len(extents) >= before:
                     break
-                before = len(extents)
-                await self._rewrite_window(state, extents)
+                window = rules.rechunk_window(extents, _WINDOW_BYTES, self._blobs.damaged)
+                if window is None:
+                    break
+                known = len(self._blobs.damaged)
+                try:
+                    await self._rewrite(state, window[0], min(window[1], extents[-1][0] + extents[-1][1]))
+                    before = len(extents)
+                except DamageError as error:
+                    log.error("inode %d: a stretch of it stays fragmented: %s", ino, error)
+                    if len(self._blobs.damaged) == known:
+                        raise
             self._crowded.discard((ino, region))
-
-    async def _rewrite_window(self, state: InodeState, extents: list[Extent]) -> None:
-        """Store the stretch of a region that has the most extents in chunks of its own."""
-        low, high = rules.rechunk_window(extents, _WINDOW_BYTES)
-        await self._rewrite(state, low, min(high, extents[-1][0] + extents[-1][1]))
 
     async def _rewrite(self, state: InodeState, low: int, high: int) -> None:
         """Store the bytes [low, high) anew, in chunks of their own. The file is marked as being stored."""

@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import trio
@@ -35,7 +35,7 @@ from backupfs.engine.checking import Checker, Finding, Progress, check, scratch_
 from backupfs.engine.committer import Committer
 from backupfs.engine.filedata import FileData, FlushMode
 from backupfs.engine.inodes import InodeState, InodeTable
-from backupfs.engine.namespace import SNAPSHOTS_NAME, Namespace
+from backupfs.engine.namespace import RENAME_EXCHANGE, SNAPSHOTS_NAME, Namespace
 from backupfs.engine.snapshots import Snapshots
 from backupfs.engine.view import View
 from backupfs.engine.volume import Volume
@@ -84,6 +84,15 @@ class _DirectoryHandle:
     ino: int
 
 
+@dataclass(slots=True, eq=False)
+class _Task:
+    """A task that only the end of the file system ends, since closing needs it."""
+
+    work: Callable[..., Awaitable[None]]
+    scope: trio.CancelScope = field(default_factory=lambda: trio.CancelScope(shield=True))
+    ended: trio.Event = field(default_factory=trio.Event)
+
+
 class FileSystem:
     """One mounted repository. Made by `repository.open_filesystem`; `running` owns its tasks."""
 
@@ -105,7 +114,6 @@ class FileSystem:
         self._chores = trio.Event()
         self._chores_done = trio.Event()
         self._chores_stopped = False
-        self._scopes: list[trio.CancelScope] = []
         self._to_reap: dict[int, InodeState] = {}
         self.own_threads: set[int] = set()
         """Threads of this process that are using its own mount (the kernel's `pid` of a request is a thread's): their fsync commits nothing."""
@@ -131,41 +139,45 @@ class FileSystem:
                 if state is not None:
                     self._to_reap[ino] = state
             self._chores.set()
+        committer = self._committer
         async with trio.open_nursery() as nursery:
-            await nursery.start(self._outliving, self._new_scope(), self._data.run)
+            feeding = [_Task(self._data.run)]
+            writing: list[_Task] = []
+            await nursery.start(self._outliving, feeding[0])
             if not self._volume.read_only:
-                committer = self._committer
-                for work in (committer.run, committer.run_index, self._commit_regularly, self._watch_space, self._do_chores):
-                    nursery.start_soon(self._outliving, self._new_scope(), work)
+                feeding += map(_Task, (self._commit_regularly, self._watch_space, self._do_chores))
+                writing += map(_Task, (committer.run, committer.run_index))
+                for task in (*feeding[1:], *writing):
+                    nursery.start_soon(self._outliving, task)
             try:
                 yield self
             finally:
                 with trio.CancelScope(shield=True):
-                    await self._close()
-                for scope in self._scopes:
-                    scope.cancel()
+                    # Whoever has work for the committer first, the committer itself when it has done all of it, and then the journal.
+                    await _end(feeding)
+                    await self._store_and_commit()
+                    if self._volume.failure is None:
+                        committer.stop()
+                        await _ended(writing)
+                    await _end(writing)
+                    await self._close_journal()
         if self._volume.failure is not None:
             raise self._volume.failure
 
-    def _new_scope(self) -> trio.CancelScope:
-        scope = trio.CancelScope(shield=True)
-        self._scopes.append(scope)
-        return scope
-
-    async def _outliving(
-        self, scope: trio.CancelScope, work: Callable[..., Awaitable[None]], task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        """Run a task that only `_close` ends, since closing needs it. One that dies stops writing instead of leaving others to wait for it."""
-        with scope:
-            try:
+    async def _outliving(self, task: _Task, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run a task. One that dies stops writing instead of leaving others to wait for it."""
+        try:
+            with task.scope:
                 if task_status is trio.TASK_STATUS_IGNORED:
-                    await work()
+                    await task.work()
                 else:
-                    await work(task_status=task_status)
-            except Exception as error:
-                log.exception("a task of the engine failed")
-                self._committer.fail(BackupfsError(f"a task of the engine failed: {error!r}; this is a fault in backupfs"))
-                self._data.wake()
+                    await task.work(task_status=task_status)
+        except Exception as error:
+            log.exception("a task of the engine failed")
+            self._committer.fail(BackupfsError(f"a task of the engine failed: {error!r}; this is a fault in backupfs"))
+            self._data.wake()
+        finally:
+            task.ended.set()
 
     def _finish_truncations(self) -> None:
         """End the regions that a truncation had left to end when the process died: the file goes on, so before anyone writes to it."""
@@ -178,7 +190,7 @@ class FileSystem:
                 self._inodes.touch(state)
             self._data.ended.remove((data, orphan))
 
-    async def _close(self) -> None:
+    async def _store_and_commit(self) -> None:
         volume = self._volume
         if volume.read_only:
             return
@@ -201,14 +213,18 @@ class FileSystem:
         except BackupfsError as error:
             log.error("not everything could be committed before the end: %s", error)
             volume.fail(error)
-        self._committer.stop()
         if lost is not None:
             volume.fail(lost)
-        elif volume.failure is None:
-            try:
-                await volume.seams.offload.disk(volume.close_journal)
-            except BackupfsError as error:
-                log.error("the journal could not be closed; the next mount does it: %s", error)
+
+    async def _close_journal(self) -> None:
+        """Nobody writes to it any more."""
+        volume = self._volume
+        if volume.read_only or volume.failure is not None:
+            return
+        try:
+            await volume.seams.offload.disk(volume.close_journal)
+        except BackupfsError as error:
+            log.error("the journal could not be closed; the next mount does it: %s", error)
 
     async def _commit_regularly(self) -> None:
         volume = self._volume
@@ -378,11 +394,12 @@ class FileSystem:
         """Move a name. A file that replaces another has its data stored first, so that no batch shows it empty."""
         self._must_be_live(new_parent)
         await self._admit_change(parent)
-        entry = self._names.find(parent, name)
-        if entry is not None and self._names.find(new_parent, new_name) is not None:
-            state = self._names.inode(entry.ino)
-            if not state.clean:
-                await self._data.flush([state], FlushMode.ALL)
+        entry, target = self._names.find(parent, name), self._names.find(new_parent, new_name)
+        if entry is not None and target is not None:
+            moved = (entry, target) if flags & RENAME_EXCHANGE else (entry,)
+            unstored = [state for each in moved if not (state := self._names.inode(each.ino)).clean]
+            if unstored:
+                await self._data.flush(unstored, FlushMode.ALL)
                 await self._admit_change(parent)
         replaced = self._names.rename(parent, name, new_parent, new_name, flags)
         if replaced is not None:
@@ -802,16 +819,18 @@ class FileSystem:
         """Hold changes up for a moment and store the rest. True when nothing is left: changes are then still held up."""
         parked = self._parked = trio.Event()
         trouble: BackupfsError | None = None
-        stored = False
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._unpark_later, parked)
-            try:
-                await self._data.flush_all()
-                stored = self._parked is parked and not self._data.unstored()
-            except BackupfsError as error:
-                trouble = error
-            nursery.cancel_scope.cancel()
-        stored = stored and self._parked is parked and not self._data.unstored()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._unpark_later, parked)
+                try:
+                    await self._data.flush_all()
+                except BackupfsError as error:
+                    trouble = error
+                nursery.cancel_scope.cancel()
+        except BaseException:
+            self._unpark()
+            raise
+        stored = trouble is None and self._parked is parked and not self._data.unstored()
         if not stored:
             self._unpark()
         if trouble is not None:
@@ -1043,6 +1062,18 @@ class FileSystem:
         # The log lies in the clear: what is inside the mount is not named there, only to whoever asks the process.
         log.error("reading inode %d at %d: %s; `backupfs status` names the file", handle.ino, offset, error)
         self._volume.errors.append(f"damaged: {shown}: {error}")
+
+
+async def _end(tasks: Sequence[_Task]) -> None:
+    """Cancel these tasks; what they had begun and must not leave half done is done when this returns."""
+    for task in tasks:
+        task.scope.cancel()
+    await _ended(tasks)
+
+
+async def _ended(tasks: Sequence[_Task]) -> None:
+    for task in tasks:
+        await task.ended.wait()
 
 
 def _size(record: Inode) -> int:

@@ -105,11 +105,11 @@ class InodeTable:
         self._catalog.write(Table.INODES, number_key(state.ino), TOMBSTONE, epoch)
 
     def record_changed(self) -> None:
-        """Write all changed records into the catalog's active layer."""
-        changed, self._changed = self._changed, {}
-        for ino, state in changed.items():
-            state.changed = False
+        """Write all changed records into the catalog's active layer. Raises DamageError; what is not written then stays to be."""
+        for ino, state in list(self._changed.items()):
             self._catalog.write(Table.INODES, number_key(ino), records.encode(state.settled_record()))
+            state.changed = False
+            del self._changed[ino]
 
     @property
     def changed_count(self) -> int:

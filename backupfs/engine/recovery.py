@@ -145,6 +145,7 @@ def _load(reader: JournalReader, sequence: int, in_store: bool, start: Position,
 
 def replay(reader: JournalReader, index: Index, seen: SeenHistory | None, progress: Callable[[int], None]) -> Replayed:
     """Bring the index up to the journal's end. Raises DamageError or RollbackError; never takes a shorter journal for the whole. Blocks."""
+    reader.sync_open()
     start = Position(*index.position)
     result = Replayed(start, SegmentOpen(0, 0, b""))
     waiting: list[tuple[tuple[int, int, int], list[Change]]] = []

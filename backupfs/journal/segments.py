@@ -76,6 +76,18 @@ class JournalReader:
         self._keys = keys
         self._compressor = compressor
 
+    def sync_open(self) -> None:
+        """Make durable what a dead process left in the open directory. It may stand in the page cache only, and what is read of it counts."""
+        left = [name for name in self._files.list(self._directory) if name.startswith(OPEN_PREFIX)]
+        for name in left:
+            handle = self._files.open(self._directory / name)
+            try:
+                self._files.sync(handle)
+            finally:
+                self._files.close(handle)
+        if left:
+            self._files.sync_directory(self._directory)
+
     def sequences(self) -> list[tuple[int, bool]]:
         """(sequence, whether it is in the store) of all segments, in order."""
         found: dict[int, bool] = {}

@@ -4,7 +4,7 @@ An extent is (file offset, length, blob number, offset in the blob's plaintext).
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 from backupfs.format.catalog import Extent
 
@@ -68,13 +68,23 @@ def covered_bytes(extents: Sequence[Extent]) -> int:
     return sum(extent[1] for extent in extents)
 
 
-def rechunk_window(extents: Sequence[Extent], window_bytes: int) -> tuple[int, int]:
-    """The aligned window of the file that holds the most extents: what to write anew when a record grows too long."""
+def rechunk_window(extents: Sequence[Extent], window_bytes: int, unreadable: Container[int] = ()) -> tuple[int, int] | None:
+    """The aligned window of the file that holds the most extents: what to write anew when a record grows too long.
+
+    None when no window has two extents and none of an `unreadable` blob.
+    """
     counts: dict[int, int] = {}
-    for at, length, _, _ in extents:
-        for window in range(at // window_bytes, (at + length - 1) // window_bytes + 1):
+    spoilt: set[int] = set()
+    for at, length, blob, _ in extents:
+        windows = range(at // window_bytes, (at + length - 1) // window_bytes + 1)
+        for window in windows:
             counts[window] = counts.get(window, 0) + 1
-    worst = max(counts, key=lambda window: (counts[window], -window))
+        if blob in unreadable:
+            spoilt.update(windows)
+    possible = [window for window, count in counts.items() if count > 1 and window not in spoilt]
+    if not possible:
+        return None
+    worst = max(possible, key=lambda window: (counts[window], -window))
     return worst * window_bytes, (worst + 1) * window_bytes
 
 
