@@ -14,7 +14,7 @@ from backupfs.cli.output import Output, public, rfc3339
 from backupfs.cli.secrets import password
 from backupfs.clock import SystemClock
 from backupfs.engine.seams import Seams
-from backupfs.errors import BackupfsError, DamageError
+from backupfs.errors import BackupfsError, DamageError, UsageError
 from backupfs.format.layout import FORMAT_VERSION
 from backupfs.offload import ThreadOffload
 from backupfs.randomness import SystemRandomness
@@ -75,6 +75,10 @@ def main() -> int:
         return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains when it flushes
+        return 1
+    except (OSError, UnicodeError) as error:
+        named = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        Output("--json" in sys.argv).error(BackupfsError(named))
         return 1
     return code if isinstance(code, int) else 0
 
@@ -364,8 +368,14 @@ def snapshot_delete(where_and_names: tuple[str, ...], as_json: bool) -> None:
     if not names:
         raise click.UsageError("name at least one snapshot")
     place = _place(where)
+    known: list[Any] = []
+    with locate.daemon_of(place) as daemon:
+        daemon.ask(SnapshotListRequest(), known.append)
+    unknown = sorted(set(names) - {snapshot["name"] for snapshot in known})
+    if unknown:
+        raise UsageError(f"there is no snapshot {', '.join(unknown)}; nothing was deleted. `backupfs snapshot list` shows them")
     deleted = []
-    for name in names:
+    for name in dict.fromkeys(names):
         with locate.daemon_of(place) as daemon:
             deleted.append(daemon.ask(SnapshotDeleteRequest(name))["name"])
         output.say(f"deleted snapshot {name}")

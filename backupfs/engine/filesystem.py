@@ -323,6 +323,11 @@ class FileSystem:
 
     async def lookup(self, parent: int, name: bytes) -> Attributes:
         """The inode of a name; ENOENT. The kernel counts one lookup of it."""
+        if name in (b".", b".."):
+            # The kernel asks so for a directory that it knows by a file handle only.
+            ino = parent if name == b"." else self._parent(parent)
+            self.remember(ino)
+            return self._any_attributes(ino)
         if parent == ROOT_INO and name == SNAPSHOTS_NAME:
             return self._snapshots_attributes()
         if parent == SNAPSHOTS_INO:
@@ -472,17 +477,19 @@ class FileSystem:
 
     async def getxattr(self, ino: int, name: bytes) -> bytes:
         """An extended attribute's value; ENODATA."""
+        _must_be_attribute(name)
         value = self._xattrs(ino).get(name)
         if value is None:
             raise FileSystemError(errno.ENODATA)
         return value
 
-    async def listxattr(self, ino: int) -> list[bytes]:
-        """The names of all extended attributes."""
-        return list(self._xattrs(ino))
+    async def listxattr(self, ino: int, who: Caller) -> list[bytes]:
+        """The names of all extended attributes that the caller may know of."""
+        return [name for name in self._xattrs(ino) if posix.is_listed(name, who.uid == 0)]
 
     async def setxattr(self, ino: int, name: bytes, value: bytes, who: Caller) -> None:
         """Set an extended attribute; an access list also sets the mode."""
+        _must_be_attribute(name)
         await self._admit_change(ino)
         if self._is_short():
             raise FileSystemError(errno.ENOSPC)
@@ -500,6 +507,7 @@ class FileSystem:
 
     async def removexattr(self, ino: int, name: bytes, who: Caller) -> None:
         """Remove an extended attribute; ENODATA."""
+        _must_be_attribute(name)
         await self._admit_change(ino)
         state = self._names.inode(ino)
         xattrs = dict(self._inodes.xattrs(state))
@@ -693,6 +701,11 @@ class FileSystem:
             if handle.writes and handle.state is not None and not handle.internal and handle.ino not in seen:
                 seen[handle.ino] = self._names.path_of(handle.ino)
         return list(seen.items())
+
+    def written_at(self, ino: int) -> float:
+        """When (in trio's time) bytes of this inode came last."""
+        state = self._inodes.get(ino)
+        return 0.0 if state is None else state.written_at
 
     async def create_snapshot(self, why: str, message: str = "", tags: Sequence[str] = ()) -> SnapshotInfo:
         """Take a snapshot: one point in the order of requests. Durable when this returns."""
@@ -941,16 +954,18 @@ class FileSystem:
         """The entries of a directory that lead to itself and upwards, as far as they lie behind a cookie."""
         if start >= _COOKIE_PARENT:
             return []
+        both = ((b".", ino, _COOKIE_SELF), (b"..", self._parent(ino), _COOKIE_PARENT))
+        return [DirectoryEntry(name, self._any_attributes(leads_to), cookie) for name, leads_to, cookie in both if cookie > start]
+
+    def _parent(self, ino: int) -> int:
+        """The directory above a directory; itself when it has none."""
         serial, inner = ino >> INO_BITS, ino & _INO_MASK
         if inner == ROOT_INO:
-            parent = SNAPSHOTS_INO if serial else ROOT_INO
-        elif ino == SNAPSHOTS_INO:
-            parent = ROOT_INO
-        else:
-            links = self._record(ino).links
-            parent = serial << INO_BITS | links[0][0] if links else ino
-        both = ((b".", ino, _COOKIE_SELF), (b"..", parent, _COOKIE_PARENT))
-        return [DirectoryEntry(name, self._any_attributes(leads_to), cookie) for name, leads_to, cookie in both if cookie > start]
+            return SNAPSHOTS_INO if serial else ROOT_INO
+        if ino == SNAPSHOTS_INO:
+            return ROOT_INO
+        links = self._record(ino).links
+        return serial << INO_BITS | links[0][0] if links else ino
 
     def _list_snapshots(self, start: int) -> list[DirectoryEntry]:
         found: list[DirectoryEntry] = []
@@ -1074,6 +1089,11 @@ async def _end(tasks: Sequence[_Task]) -> None:
 async def _ended(tasks: Sequence[_Task]) -> None:
     for task in tasks:
         await task.ended.wait()
+
+
+def _must_be_attribute(name: bytes) -> None:
+    if not posix.is_attribute_name(name):
+        raise FileSystemError(errno.EOPNOTSUPP)
 
 
 def _size(record: Inode) -> int:

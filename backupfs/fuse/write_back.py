@@ -21,15 +21,15 @@ _READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 def sync_through_mount(mountpoint: Path, path: bytes | None, ino: int) -> None:
     """Have the kernel write back the live file `ino`, which `path` (relative to the root of the mount) led to a moment ago.
 
-    Where the file may not be opened (an ordinary user's mode 000), and for one without a path, the kernel is told to drop its cache of the
-    inode instead, which writes back first. FileNotFoundError, also when the path leads to another file by now: it was renamed or
-    removed, look for its path again. Other OSErrors are those of open(2) and fsync(2).
+    Where the file cannot be opened (an ordinary user's mode 000, a lease that somebody holds), and for one without a path, the kernel is told
+    to drop its cache of the inode instead, which writes back first. FileNotFoundError, also when the path leads to another file by now: it was
+    renamed or removed, or something is mounted over it, look for its path again. Other OSErrors are those of fsync(2).
     """
     try:
         if path is not None:
             _sync(mountpoint, path, ino)
             return
-    except PermissionError:
+    except (PermissionError, BlockingIOError):
         pass
     try:
         pyfuse3.invalidate_inode(ino)
@@ -39,7 +39,8 @@ def sync_through_mount(mountpoint: Path, path: bytes | None, ino: int) -> None:
 
 def _sync(mountpoint: Path, path: bytes, ino: int) -> None:
     with _found(mountpoint, path) as found:
-        if os.fstat(found).st_ino != ino:
+        facts = os.fstat(found)
+        if (facts.st_dev, facts.st_ino) != (os.stat(mountpoint).st_dev, ino):
             raise FileNotFoundError(errno.ENOENT, "another file has this name now", path)
         opened = os.open(f"/proc/self/fd/{found}", _READ)  # this very inode, whatever the name leads to meanwhile
         try:

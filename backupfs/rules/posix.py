@@ -1,6 +1,11 @@
 """Attribute rules of POSIX and Linux that are this side's duty: the kernel checks permissions, but the bits change here."""
 
 import stat
+from typing import Final
+
+from backupfs.rules import acl
+
+_NAMESPACES: Final = (b"user.", b"trusted.", b"security.")
 
 
 def mode_after_write(mode: int, writer_is_root: bool) -> int:
@@ -18,6 +23,18 @@ def new_owner(parent_mode: int, parent_gid: int, mode: int, gid: int) -> tuple[i
     if not parent_mode & stat.S_ISGID:
         return mode, gid
     return (mode | stat.S_ISGID if stat.S_ISDIR(mode) else mode), parent_gid
+
+
+def is_attribute_name(name: bytes) -> bool:
+    """Whether an extended attribute may have this name. The kernel checks who may set the named kinds; of `system.` only the access lists are
+    anything, and of others it would let anybody do anything.
+    """
+    return name in (acl.ACCESS, acl.DEFAULT) or (name.startswith(_NAMESPACES) and name not in _NAMESPACES)
+
+
+def is_listed(name: bytes, for_root: bool) -> bool:
+    """Whether a listing of extended attributes shows this name."""
+    return for_root or not name.startswith(b"trusted.")
 
 
 def _without_set_id(mode: int) -> int:

@@ -50,8 +50,9 @@ def plan(
     with place.state.locked(files):
         clear_stale(directory)
     check_machine(os.geteuid(), allow_other)
-    check_directory(directory, os.geteuid())
+    # Before it is said that the directory is not empty, with advice for that.
     refuse_overlap(directory, {"repository": place.repository, "local state": place.state.path})
+    check_directory(directory, os.geteuid())
     return MountJob(
         repository=place.repository,
         repository_id=place.state.repository_id,
@@ -158,5 +159,7 @@ def unmount(directory: Path, home: Path) -> Unmounted:
         except NotRunningError:
             _log.info("no process answers for %s", directory)
     if clear_stale(directory):
+        if place is not None:
+            place.state.forget()
         return Unmounted(str(directory), str(place.repository) if place else None, was_dead=True)
     raise NotRunningError(f"no backupfs of yours is mounted on {directory}")

@@ -40,7 +40,7 @@ def refuse_overlap(directory: Path, others: Mapping[str, Path]) -> None:
     """Raise UsageError when the mount point lies inside one of `others` (what it is -> where), or one of them inside
     it.
 
-    All of them exist. Links are followed, and a directory is known by its inode, whatever path leads to it.
+    What does not exist is nowhere. Links are followed, and a directory is known by its inode, whatever path leads to it.
     """
     for what, other in others.items():
         if _inside(directory, other):
@@ -50,6 +50,8 @@ def refuse_overlap(directory: Path, others: Mapping[str, Path]) -> None:
 
 
 def _inside(inner: Path, outer: Path) -> bool:
+    if not outer.exists():
+        return False
     real = Path(os.path.realpath(inner))
     goal = os.stat(outer)
-    return any(os.path.samestat(os.stat(step), goal) for step in (real, *real.parents))
+    return any(os.path.samestat(os.stat(step), goal) for step in (real, *real.parents) if step.exists())

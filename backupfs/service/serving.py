@@ -25,7 +25,7 @@ import trio
 
 from backupfs.clock import Clock
 from backupfs.engine.attributes import EngineStatus, SnapshotInfo, Stats
-from backupfs.errors import BackupfsError, ReadOnlyError
+from backupfs.errors import BackupfsError
 from backupfs.fuse.unmounting import MountBusyError
 from backupfs.rules.schedule import SECOND_NS
 from backupfs.service.control import Replies, listening
@@ -131,6 +131,8 @@ class _Running:
     taker: SnapshotTaker
     scheduler: Scheduler | None
     requests: dict[trio.CancelScope, trio.Event] = field(default_factory=dict)
+    is_unmounted: bool = False
+    """Set under `_ending`: whoever wanted to unmount as well has nothing left to do, and the engine may be closing."""
 
 
 class Serving(Generic[E]):
@@ -247,6 +249,8 @@ class Serving(Generic[E]):
     async def _stop_when_asked(self, running: _Running) -> None:
         await self._stop_asked.wait()
         async with self._ending:
+            if running.is_unmounted:
+                return
             try:
                 await running.taker.settle()
             except BackupfsError as error:
@@ -256,14 +260,21 @@ class Serving(Generic[E]):
             except MountBusyError as error:
                 _log.warning("the mount is in use by %s; it is taken away from them", _who(error))
                 await running.mount.detach()
+            running.is_unmounted = True
 
     async def _unmount(self, running: _Running) -> None:
         async with self._ending:
+            if running.is_unmounted:
+                return
             try:
                 await running.taker.settle()
-            except ReadOnlyError as error:  # for good: staying mounted would not save anything
+            except BackupfsError as error:
+                if not running.engine.status().failure:
+                    raise
+                # Writing has stopped for good: staying mounted would not save anything.
                 _log.error("not everything could be made durable before the end: %s", error)
             await running.mount.unmount()
+            running.is_unmounted = True
 
     # --- requests over the control socket ----------------------------------------------------------------------------
 

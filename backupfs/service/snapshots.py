@@ -6,6 +6,7 @@ both must serve.
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
@@ -17,6 +18,9 @@ WRITE_BACK_THREADS: Final = 4
 """Files brought in at once. Threads of their own: the engine's may all be needed to serve what these wait for."""
 ROUNDS: Final = 3
 """A file that is renamed while its turn comes is looked for again so many times."""
+PATIENCE_S: Final = 10.0
+"""So long a file's pages may fail to come. Somebody may hold the file in the kernel for ever: in a write(2) whose source is a page of a file
+system that does not answer."""
 _log = logging.getLogger(__name__)
 
 
@@ -25,6 +29,10 @@ class Cuttable(Protocol):
 
     def writable_paths(self) -> Sequence[tuple[int, bytes | None]]:
         """Inodes with a writable handle, each with a path relative to the root, or None when no name leads to it."""
+        ...
+
+    def written_at(self, ino: int) -> float:
+        """When (in trio's time) bytes of this inode came last."""
         ...
 
     async def create_snapshot(self, why: str, message: str = "", tags: Sequence[str] = ()) -> SnapshotInfo:
@@ -43,7 +51,10 @@ class SnapshotTaker:
         self._engine = engine
         self._write_back = write_back
         self._one_at_a_time = trio.Lock()
-        self._threads = trio.CapacityLimiter(WRITE_BACK_THREADS)
+        self._threads = trio.CapacityLimiter(math.inf)
+        """Unlimited, for a thread that was given up keeps its place. Their number is bounded by who starts them, and by `_held`."""
+        self._held: set[int] = set()
+        """Inodes that a thread is at. One that was given up and has not come back is not begun once more."""
 
     async def take(self, why: str, message: str = "", tags: Sequence[str] = ()) -> SnapshotInfo:
         """A snapshot with everything that was written, closed or not, before this was called. Durable on return."""
@@ -65,7 +76,8 @@ class SnapshotTaker:
             paths = {ino: now[ino] for ino in missed if ino in now}
             if not paths:
                 return
-        _log.warning("%d files open for writing were renamed faster than they could be written back before the cut", len(paths))
+        # Renamed again and again, or something is mounted over the path: by its number each can be reached as well.
+        await self._bring_in_all(dict.fromkeys(paths))
 
     async def _bring_in_all(self, paths: dict[int, bytes | None]) -> list[int]:
         """Write back these files. Those that were not found under their path are returned: removed, or renamed
@@ -81,9 +93,41 @@ class SnapshotTaker:
     async def _bring_in_some(self, left: Iterator[tuple[int, bytes | None]], missed: list[int]) -> None:
         for ino, path in left:
             try:
-                # abandoned rather than waited for: a process that goes down no longer serves what the thread waits for
-                await trio.to_thread.run_sync(self._write_back, path, ino, abandon_on_cancel=True, limiter=self._threads)
+                await self._bring_in_one(path, ino)
             except (FileNotFoundError, NotADirectoryError):
                 missed.append(ino)
             except OSError as error:
                 _log.warning("a file open for writing could not be written back before the cut: %s", error.strerror)
+
+    async def _bring_in_one(self, path: bytes | None, ino: int) -> None:
+        if ino in self._held:
+            _log.warning("inode %d is still held in the kernel, so what is written to it is not brought in", ino)
+            return
+        failed: list[OSError] = []
+        with trio.CancelScope(deadline=trio.current_time() + PATIENCE_S) as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._wait_longer, scope, ino)
+                try:
+                    # abandoned rather than waited for: a process that goes down no longer serves what the thread waits for
+                    await trio.to_thread.run_sync(self._write_back_now, path, ino, abandon_on_cancel=True, limiter=self._threads)
+                except OSError as error:
+                    failed.append(error)
+                nursery.cancel_scope.cancel()
+        if failed:
+            raise failed[0]
+        if scope.cancelled_caught:
+            _log.warning("inode %d is held in the kernel: what is written to it was not brought in within %d s", ino, PATIENCE_S)
+
+    def _write_back_now(self, path: bytes | None, ino: int) -> None:
+        """In a thread."""
+        self._held.add(ino)
+        try:
+            self._write_back(path, ino)
+        finally:
+            self._held.discard(ino)
+
+    async def _wait_longer(self, scope: trio.CancelScope, ino: int) -> None:
+        """While the file's pages come, there is patience."""
+        while True:
+            await trio.sleep(PATIENCE_S / 4)
+            scope.deadline = max(scope.deadline, self._engine.written_at(ino) + PATIENCE_S)

@@ -92,15 +92,28 @@ class Files(Protocol):
 
 
 @contextmanager
-def _translated(what: str, path: object) -> Iterator[None]:
+def _translated(what: str, where: Path | Handle) -> Iterator[None]:
     try:
         yield
-    except FileNotFoundError as error:
-        raise MissingObjectError(f"{what} {path}: it is not there", path=str(path)) from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreFullError(f"{what} {path}: no space is left there", path=str(path)) from error
-        raise StoreError(f"{what} {path}: {error.strerror}", path=str(path), errno=error.errno) from error
+        path = where if isinstance(where, Path) else _path_of(where)
+        raise _error(what, path, error) from error
+
+
+def _error(what: str, path: Path, error: OSError) -> StoreError:
+    if isinstance(error, FileNotFoundError):
+        return MissingObjectError(f"{what} {path}: it is not there", path=str(path))
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreFullError(f"{what} {path}: no space is left there", path=str(path))
+    return StoreError(f"{what} {path}: {error.strerror}", path=str(path), errno=error.errno)
+
+
+def _path_of(handle: Handle) -> Path:
+    """For people: a number says nothing to them."""
+    try:
+        return Path(os.readlink(f"/proc/self/fd/{handle}"))
+    except OSError:
+        return Path(f"descriptor {handle}")
 
 
 class SystemFiles:

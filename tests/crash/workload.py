@@ -353,7 +353,7 @@ async def _read_tree(fs: FileSystem, top: int) -> dict[Path, Found]:
 async def _read_one(fs: FileSystem, ino: int) -> Found:
     attributes = await fs.getattr(ino)
     mode = stat.S_IMODE(attributes.mode)
-    xattrs = tuple(sorted([(name, await fs.getxattr(ino, name)) for name in await fs.listxattr(ino)]))
+    xattrs = tuple(sorted([(name, await fs.getxattr(ino, name)) for name in await fs.listxattr(ino, WHO)]))
     if stat.S_ISDIR(attributes.mode):
         return Found(Shape("directory", ino, mode, b"", xattrs), b"")
     if stat.S_ISLNK(attributes.mode):

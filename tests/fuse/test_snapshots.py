@@ -1,6 +1,7 @@
 """Snapshots on a real mount: read-only, exact, complete with what is still open, unmoved by whatever comes after."""
 
 import errno
+import fcntl
 import mmap
 import os
 import random
@@ -155,6 +156,36 @@ def test_a_file_that_is_still_being_written_is_complete(mounted_repository: Repo
     mounted_repository.remount()
     assert {name: (past / name).read_bytes() for name in contents} == contents
     assert (root / "small").read_bytes() == contents["small"] + b"afterwards"
+
+
+def test_with_one_wrong_name_no_snapshot_is_deleted(mounted_repository: Repository) -> None:
+    name = mounted_repository.snapshot().name
+    done = mounted_repository.command("snapshot", "delete", mounted_repository.directory, name, "nosuch", expect=2)
+    assert "nosuch; nothing was deleted" in done.stderr
+    assert mounted_repository.snapshot_names() == [name]
+    mounted_repository.command("snapshot", "delete", mounted_repository.directory, name, name)
+    assert mounted_repository.snapshot_names() == []
+
+
+def test_what_the_pass_before_a_snapshot_cannot_open_is_brought_in_all_the_same(mounted_repository: Repository) -> None:
+    """A file under a lease, and one that a mount hides."""
+    root = mounted_repository.directory
+    (root / "sub").mkdir()
+    with open(root / "leased", "wb", buffering=0) as leased, open(root / "sub" / "hidden", "wb", buffering=0) as hidden:
+        leased.write(b"l" * 900)
+        hidden.write(b"h" * 900)
+        fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+        if os.geteuid() == 0:
+            run(["mount", "-t", "tmpfs", "none", root / "sub"])
+        try:
+            past = mounted_repository.snapshot()
+        finally:
+            if os.geteuid() == 0:
+                run(["umount", root / "sub"])
+            signal.signal(signal.SIGIO, before)
+        assert (past / "leased").read_bytes() == b"l" * 900
+        assert (past / "sub" / "hidden").read_bytes() == b"h" * 900
 
 
 def test_deleting_a_snapshot_leaves_the_others(mounted_repository: Repository) -> None:

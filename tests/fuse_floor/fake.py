@@ -158,7 +158,7 @@ class FakeFileSystem:
         self._count("setxattr")
         self.nodes[ino].xattrs[name] = value
 
-    async def listxattr(self, ino: int) -> list[bytes]:
+    async def listxattr(self, ino: int, who: Caller) -> list[bytes]:
         self._count("listxattr")
         return list(self.nodes[ino].xattrs)
 

@@ -278,7 +278,7 @@ async def look(m: Mounted, top: bytes) -> Shown:
 
 
 async def xattrs(m: Mounted, ino: int) -> list[tuple[bytes, bytes]]:
-    return sorted([(name, await m.fs.getxattr(ino, name)) for name in await m.fs.listxattr(ino)])
+    return sorted([(name, await m.fs.getxattr(ino, name)) for name in await m.fs.listxattr(ino, WHO)])
 
 
 def _join(path: bytes, name: bytes) -> bytes:

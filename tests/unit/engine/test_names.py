@@ -132,7 +132,7 @@ async def test_the_directory_of_snapshots(tmp_path: Path) -> None:
         assert latest == await fs.getattr(LATEST_INO)
         assert not latest.cacheable
         assert await fs.readlink(LATEST_INO) == infos[-1].name.encode()
-        assert await fs.listxattr(SNAPSHOTS_INO) == await fs.listxattr(LATEST_INO) == []
+        assert await fs.listxattr(SNAPSHOTS_INO, WHO) == await fs.listxattr(LATEST_INO, WHO) == []
         assert await refused(fs.getxattr(SNAPSHOTS_INO, b"user.a")) == errno.ENODATA
         top = await fs.lookup(SNAPSHOTS_INO, infos[0].name.encode())
         assert not top.cacheable
@@ -209,13 +209,13 @@ async def test_set_gid_directories_and_default_lists_are_inherited(tmp_path: Pat
         _, shown = await fs.create(top, b"f", 0o666, os.O_RDWR, USER)
         assert shown.mode & 0o777 == 0o660, "the default list decides, not the umask"
         assert await fs.getxattr(shown.ino, ACCESS) == acl((1, 6, NOBODY), (2, 6, 1234), (4, 5, NOBODY), (16, 6, NOBODY), (32, 0, NOBODY))
-        assert await fs.listxattr(shown.ino) == [ACCESS]
+        assert await fs.listxattr(shown.ino, WHO) == [ACCESS]
         below = await fs.mkdir(top, b"below", 0o755, USER)
         assert await fs.getxattr(below.ino, DEFAULT) == FULL
-        assert await fs.listxattr((await fs.symlink(top, b"l", b"t", USER)).ino) == []
+        assert await fs.listxattr((await fs.symlink(top, b"l", b"t", USER)).ino, WHO) == []
         await fs.setxattr(top, DEFAULT, acl((1, 7, NOBODY), (4, 5, NOBODY), (32, 0, NOBODY)), WHO)
         _, shown = await fs.create(top, b"minimal", 0o666, os.O_RDWR, USER)
-        assert (shown.mode & 0o777, await fs.listxattr(shown.ino)) == (0o640, [])
+        assert (shown.mode & 0o777, await fs.listxattr(shown.ino, WHO)) == (0o640, [])
 
 
 @simulated
@@ -230,7 +230,7 @@ async def test_access_lists_and_mode_are_one(tmp_path: Path) -> None:
         assert await fs.getxattr(ino, ACCESS) == acl((1, 6, NOBODY), (2, 6, 1234), (4, 5, NOBODY), (16, 4, NOBODY), (32, 0, NOBODY))
         await fs.setxattr(ino, ACCESS, acl((1, 6, NOBODY), (4, 4, NOBODY), (32, 4, NOBODY)), WHO)
         assert (await fs.getattr(ino)).mode & 0o777 == 0o644
-        assert await fs.listxattr(ino) == [], "what the mode says needs no list"
+        assert await fs.listxattr(ino, WHO) == [], "what the mode says needs no list"
         assert await refused(fs.setxattr(ino, ACCESS, b"nonsense", WHO)) == errno.EINVAL
         assert await refused(fs.setxattr(ino, DEFAULT, FULL, WHO)) == errno.EACCES
 
@@ -269,7 +269,7 @@ async def test_set_id_bits_go_where_they_must(tmp_path: Path) -> None:
             return ino
 
         async def state(ino: int) -> tuple[int, list[bytes]]:
-            return (await fs.getattr(ino)).mode & 0o7777, await fs.listxattr(ino)
+            return (await fs.getattr(ino)).mode & 0o7777, await fs.listxattr(ino, WHO)
 
         ino = await program(b"written")
         opened = await fs.open(ino, os.O_WRONLY, USER)
@@ -332,13 +332,13 @@ async def test_limits_of_extended_attributes(tmp_path: Path) -> None:
         for i in range(3):
             await fs.setxattr(ino, b"user.%d" % i, bytes([i]) * limits.XATTR_VALUE_MAX_BYTES, WHO)
         assert await refused(fs.setxattr(ino, b"user.3", bytes(limits.XATTR_VALUE_MAX_BYTES), WHO)) == errno.ENOSPC
-        assert len(await fs.listxattr(ino)) == 4
+        assert len(await fs.listxattr(ino, WHO)) == 4
         await fs.setxattr(ino, b"user.0", b"", WHO)
         assert await fs.getxattr(ino, b"user.0") == b""
         await fs.setxattr(ino, b"user.3", bytes(limits.XATTR_VALUE_MAX_BYTES), WHO)
-        for name in await fs.listxattr(ino):
+        for name in await fs.listxattr(ino, WHO):
             await fs.removexattr(ino, name, WHO)
-        assert await fs.listxattr(ino) == []
+        assert await fs.listxattr(ino, WHO) == []
 
 
 # --- links and directories ----------------------------------------------------------------------------------------------
@@ -395,6 +395,22 @@ async def test_a_directory_that_is_gone_but_open(tmp_path: Path) -> None:
 
 
 @simulated
+async def test_only_attributes_whose_kind_the_kernel_checks(tmp_path: Path) -> None:
+    """Of `system.` it checks nothing: anybody could set them on anybody's file."""
+    async with mounted(tmp_path) as m:
+        fs = m.fs
+        ino = (await fs.mknod(ROOT, b"f", stat.S_IFREG | 0o600, 0, WHO)).ino
+        for name in (b"system.evil", b"system.posix_acl", b"foo", b"user.", b"trusted.", b"os2.x", b""):
+            assert await refused(fs.setxattr(ino, name, b"", USER)) == errno.EOPNOTSUPP
+            assert await refused(fs.removexattr(ino, name, USER)) == errno.EOPNOTSUPP
+            assert await refused(fs.getxattr(ino, name)) == errno.EOPNOTSUPP
+        for name in (b"user.a", b"trusted.b", b"security.c"):
+            await fs.setxattr(ino, name, b"x", WHO)
+        assert set(await fs.listxattr(ino, WHO)) == {b"user.a", b"trusted.b", b"security.c"}
+        assert set(await fs.listxattr(ino, USER)) == {b"user.a", b"security.c"}
+
+
+@simulated
 async def test_each_directory_lists_itself_and_what_is_above_it(tmp_path: Path) -> None:
     async with mounted(tmp_path) as m:
         fs = m.fs
@@ -408,6 +424,8 @@ async def test_each_directory_lists_itself_and_what_is_above_it(tmp_path: Path) 
         past_b = (await fs.lookup(past_a, b"b")).ino
         above = {ROOT: ROOT, live_a: ROOT, live_b: live_a, SNAPSHOTS_INO: ROOT, top: SNAPSHOTS_INO, past_a: top, past_b: past_a}
         for ino, parent in above.items():
+            assert (await fs.lookup(ino, b".")).ino == ino
+            assert (await fs.lookup(ino, b"..")).ino == parent
             fh = await fs.opendir(ino)
             first, second, *_ = await fs.readdir(fh, 0)
             assert [(e.name, e.attributes.ino) for e in (first, second)] == [(b".", ino), (b"..", parent)]

@@ -296,7 +296,7 @@ async def test_who_is_inside_a_deleted_snapshot_gets_estale(tmp_path: Path) -> N
             lambda: m.fs.readdir(directory, 0),
             lambda: m.fs.open(ino, os.O_RDONLY, WHO),
             lambda: m.fs.opendir(top),
-            lambda: m.fs.listxattr(ino),
+            lambda: m.fs.listxattr(ino, WHO),
             lambda: m.fs.readlink(ino),
         ):
             assert await gone(request)

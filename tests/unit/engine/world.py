@@ -286,7 +286,7 @@ async def read_tree(fs: FileSystem, top: int) -> dict[bytes, object]:
         path, ino = waiting.pop()
         a = await fs.getattr(ino)
         group = groups.setdefault(a.ino, len(groups))
-        xattrs = sorted([(name, await fs.getxattr(ino, name)) for name in await fs.listxattr(ino)])
+        xattrs = sorted([(name, await fs.getxattr(ino, name)) for name in await fs.listxattr(ino, WHO)])
         content: object = None
         if stat.S_ISDIR(a.mode):
             entries = sorted(await list_directory(fs, ino))

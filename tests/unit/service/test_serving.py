@@ -57,6 +57,7 @@ class FakeEngine:
     opens_at_once: bool = True
     open_failure: Exception | None = None
     commit_failure: Exception | None = None
+    has_stopped: bool = False
     begun: dict[str, trio.Event] = field(default_factory=lambda: defaultdict(trio.Event))
     snapshot_may_end: trio.Event = field(default_factory=trio.Event)
     findings: int = 0
@@ -77,6 +78,9 @@ class FakeEngine:
 
     def writable_paths(self) -> Sequence[tuple[int, bytes | None]]:
         return [(7, b"path")]
+
+    def written_at(self, ino: int) -> float:
+        return 0.0
 
     async def create_snapshot(self, why: str, message: str = "", tags: Sequence[str] = ()) -> SnapshotInfo:
         self.events.append(f"snapshot {why}")
@@ -117,7 +121,8 @@ class FakeEngine:
         return blank(Stats)
 
     def status(self) -> EngineStatus:
-        return blank(EngineStatus)
+        status = blank(EngineStatus)
+        return msgspec.structs.replace(status, failure="writing has stopped") if self.has_stopped else status
 
 
 @dataclass
@@ -260,6 +265,18 @@ async def test_a_second_signal_changes_nothing(house: House, nursery: trio.Nurse
     assert house.events == ["open", "mount", *SETTLED, *ENDED]
 
 
+async def test_several_ends_at_once_are_one(house: House, nursery: trio.Nursery) -> None:
+    """Whoever comes second must not use an engine that is closing."""
+    await started(house, nursery)
+    async with trio.open_nursery() as asking:
+        for _ in range(3):
+            asking.start_soon(house.ask, UnmountRequest())
+        os.kill(os.getpid(), signal.SIGTERM)
+    await house.ended.wait()
+    assert house.error is None
+    assert house.events == ["open", "mount", *SETTLED, *ENDED]
+
+
 async def test_a_signal_takes_a_busy_mount_away_and_the_log_names_processes_not_files(
     house: House, nursery: trio.Nursery, log_rule: LogRule, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -339,6 +356,7 @@ async def test_umount_of_a_mount_that_stopped_writing_for_good_ends_it_and_says_
     log_rule.expect("not everything could be made durable")
     await started(house, nursery)
     house.engine.commit_failure = ReadOnlyError("writing has stopped")
+    house.engine.has_stopped = True
     with pytest.raises(BackupfsError, match=r"is unmounted, but its end failed: writing has stopped; see .*/log"):
         await house.ask(UnmountRequest())
     await house.ended.wait()
