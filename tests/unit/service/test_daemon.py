@@ -111,6 +111,7 @@ def test_an_interrupted_command_ends_what_it_started(tmp_path: Path) -> None:
     script = (
         "import os, pathlib, signal, sys\n"
         "from backupfs.service import daemon\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it\n"
         "def work(report):\n"
         "    pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))\n"
         "    os.kill(os.getppid(), signal.SIGINT)\n"
