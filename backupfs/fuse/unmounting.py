@@ -72,7 +72,9 @@ def _by_command(point: bytes, lazy: bool) -> int:
 def _run(command: list[str | bytes]) -> str | None:
     """None when the command succeeded, else what it said."""
     try:
-        done = subprocess.run(command, capture_output=True, check=False)
+        # Descriptors are left to be closed by exec. Closing one that leads into the own mount sends a request to this very process, which would
+        # stand still, interpreter lock held, until the child has closed them all.
+        done = subprocess.run(command, capture_output=True, check=False, close_fds=False)
     except FileNotFoundError:
         return f"{command[0]!s} is missing: install the packages fuse3 and mount"
     return None if done.returncode == 0 else done.stderr.decode(errors="replace").strip()
