@@ -64,7 +64,10 @@ def test_everything_in_a_snapshot_is_read_only(mounted_repository: Repository) -
         "create in .snapshots": lambda: os.open(live / ".snapshots" / "new", os.O_CREAT | os.O_WRONLY),
     }
     before = manifest(past)
-    assert {name: errno.errorcode.get(errno_of(attempt) or 0) for name, attempt in attempts.items()} == dict.fromkeys(attempts, "EROFS")
+    answers = dict.fromkeys(attempts, "EROFS")
+    if os.geteuid():
+        answers["create in .snapshots"] = "EACCES"  # nobody may write there by its mode, and the kernel asks root only here
+    assert {name: errno.errorcode.get(errno_of(attempt) or 0) for name, attempt in attempts.items()} == answers
     for moving in (lambda: os.rename(file, live / "moved"), lambda: os.link(file, live / "linked")):
         assert errno_of(moving) in {errno.EROFS, errno.EXDEV}
     assert_same(before, manifest(past))
