@@ -21,9 +21,23 @@ PACK_UNSYNCED_BYTES: Final = 8 * MIB
 """Sealed bytes of a pack that stay in memory, for the case that syncing it fails; beyond this it is synced at once."""
 
 JOURNAL_FRAME_BYTES: Final = 4 * KIB
-JOURNAL_SEGMENT_TARGET_BYTES: Final = 64 * MIB
+JOURNAL_SEGMENT_TARGET_BYTES: Final = 16 * MIB
+"""Whoever reads a segment holds it in memory."""
 JOURNAL_FRAME_MAX_BYTES: Final = 256 * MIB
 """No honest frame is larger; a length beyond it is damage, not a reason to take memory."""
+
+CHECKPOINT_MIN_BYTES: Final = 4 * MIB
+"""A checkpoint is made when the journal since the last one is larger than this and than that checkpoint: so both stay in proportion to what there is,
+and all checkpoints together write about as much as the journal.
+"""
+CHECKPOINTS_KEPT: Final = 2
+CHECKPOINT_PART_BYTES: Final = 4 * MIB
+"""Of records, before compression."""
+CHECKPOINT_LOOK_S: Final = 10.0
+SORT_RUN_RECORDS: Final = 100_000
+"""So many records are sorted in memory, some 35 MB; more go to runs on disk."""
+BREATHE_RECORDS: Final = 256
+"""Long work in a thread lets the loop have the interpreter after so many records: half a millisecond."""
 
 BATCH_RECORDS: Final = 8192
 """A batch is frozen at this many records: encoding it holds the loop for some 20 ms."""

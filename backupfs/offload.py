@@ -3,6 +3,7 @@
 There is one limiter for each kind of work, so that slow disks do not take the processors' places and the index has exactly one writer.
 """
 
+import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar, TypeVarTuple
 
@@ -12,6 +13,9 @@ from backupfs import limits
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+_BREATH_S = 0.0002
+"""Without waiting at all the same thread would mostly take the interpreter's lock again at once."""
 
 
 class Offload(Protocol):
@@ -27,6 +31,12 @@ class Offload(Protocol):
 
     async def index(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
         """Write to the index; one at a time."""
+        ...
+
+    def breathe(self) -> None:
+        """Called every now and then by long work on many small things: lets the loop have the interpreter, and raises trio.Cancelled when
+        whoever waits for the work has been cancelled.
+        """
         ...
 
 
@@ -49,3 +59,8 @@ class ThreadOffload:
     async def index(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
         """See `Offload`."""
         return await trio.to_thread.run_sync(work, *args, limiter=self._index)
+
+    def breathe(self) -> None:
+        """See `Offload`."""
+        time.sleep(_BREATH_S)
+        trio.from_thread.check_cancelled()

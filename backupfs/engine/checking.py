@@ -21,6 +21,7 @@ from backupfs.catalog.catalog import Catalog
 from backupfs.catalog.index import Index
 from backupfs.codec.compression import Compressor
 from backupfs.codec.keys import Keys, Sealer
+from backupfs.engine.recovery import SoundCheckpoint
 from backupfs.engine.seams import Seams
 from backupfs.engine.view import View
 from backupfs.errors import DamageError, MissingObjectError, StoreError
@@ -28,11 +29,13 @@ from backupfs.format import catalog as records
 from backupfs.format import config as config_format
 from backupfs.format import keyslot, objects
 from backupfs.format import pack as pack_format
+from backupfs.format.checkpoint import checkpoint_name
 from backupfs.format.catalog import TOMBSTONE, Blob, Extent, SnapshotState, Table, number_key, split_version
 from backupfs.format.journal import SegmentOpen, decode_batch
 from backupfs.format.layout import SEAL_OVERHEAD_BYTES, Sealed
 from backupfs.format.objects import HEADER_BYTES, PACK_MAGIC
 from backupfs.format.pack import END_BYTES, FOOTER_BYTES, PackEntry
+from backupfs.journal.checkpoints import Checkpoints
 from backupfs.journal.segments import JournalReader, Position, Segment
 from backupfs.stores.local import LocalStore
 
@@ -65,6 +68,7 @@ class Checker:
     _index: Index = field(init=False)
     _catalog: Catalog = field(init=False)
     _compressor: Compressor = field(init=False)
+    _checkpoints: Checkpoints = field(init=False)
     _blobs_of: dict[int, list[Blob]] = field(default_factory=dict)
     _bad_blobs: dict[bytes, str] = field(default_factory=dict)
     _done_bytes: int = 0
@@ -74,6 +78,7 @@ class Checker:
         self._store = LocalStore(self.root, self.seams.files)
         config = self.keys.config
         self._compressor = Compressor(config.compression, config.compression_level)
+        self._checkpoints = Checkpoints(self._store, self.keys, self._compressor, self.seams.randomness)
         self._index = Index(self.scratch, self.keys, self.seams.randomness)
 
     def close(self) -> None:
@@ -100,12 +105,14 @@ class Checker:
         return found
 
     def check_journal(self) -> list[Finding]:
-        """Every segment; what can be replayed goes into the scratch index."""
+        """Every checkpoint and every segment; what can be replayed goes into the scratch index."""
         reader = JournalReader(self.root / "open", self.seams.files, self._store, self.keys, self._compressor)
         found: list[Finding] = []
-        batch = 0
+        images = self._check_checkpoints(found)
+        start = self._start(reader, images)
+        batch = 0 if start is None else start.manifest.batch
         whole = True
-        for segment, closed_at, known in self._segments(reader):
+        for segment, closed_at, known in self._segments(reader, start):
             damage = known or _frames_damage(reader, segment, closed_at)
             if damage is not None:
                 found.append(Finding(damage.kind, f"journal/{segment.sequence:016x}", str(damage), []))
@@ -123,6 +130,8 @@ class Checker:
                 place = (segment.sequence, item.position.segment_bytes, batch)
                 changes.append((place, list(decode_batch(item.payload))))
             self._index.apply(changes)
+            if whole and segment.sequence in images:
+                found.extend(self._differing(images[segment.sequence]))
         if batch == 0 and not found and any(self._store.list("packs")):
             found.append(Finding("damage", "journal", "there is no journal", []))
         self._index.renew()
@@ -130,6 +139,53 @@ class Checker:
         epoch = 1 if value is None else records.decode_counters(value).epoch
         self._catalog = Catalog(self._index, epoch, 0)
         return found
+
+    def _check_checkpoints(self, found: list[Finding]) -> dict[int, SoundCheckpoint]:
+        """Read every checkpoint; those that hold, by the segment that they end with."""
+        sound: dict[int, SoundCheckpoint] = {}
+        for number in self._checkpoints.sequences():
+            try:
+                manifest = self._checkpoints.manifest(number)
+                for _ in self._checkpoints.parts(number, manifest):
+                    continue
+            except (DamageError, StoreError) as error:
+                found.append(Finding(error.kind, checkpoint_name(number), f"{error}; the other checkpoint serves, or the index", []))
+                continue
+            sound[manifest.segment] = SoundCheckpoint(number, manifest)
+        return sound
+
+    def _start(self, reader: JournalReader, images: dict[int, SoundCheckpoint]) -> SoundCheckpoint | None:
+        """The oldest checkpoint that holds, loaded, when the journal's beginning is gone."""
+        oldest = next((sequence for sequence, _ in reader.sequences()), None)
+        if not images or (oldest is not None and self._begins_there(reader, oldest)):
+            return None
+        start = images[min(images)]
+        for part in self._checkpoints.parts(start.number, start.manifest):
+            self._index.apply([((0, 0, 0), part)])
+        return start
+
+    def _begins_there(self, reader: JournalReader, sequence: int) -> bool:
+        """Whether this segment is the first that there ever was. One that cannot be read is not the reason to start from elsewhere."""
+        try:
+            opening = _load(reader, sequence, in_store=True).opening
+        except (DamageError, StoreError):
+            return sequence == 1
+        return opening is None or not opening.previous_sequence
+
+    def _differing(self, image: SoundCheckpoint) -> Iterator[Finding]:
+        """Whether a checkpoint is the catalog as the journal has it up to the same place."""
+        self._index.renew()
+        name = checkpoint_name(image.number)
+        count = 0
+        for part in self._checkpoints.parts(image.number, image.manifest):
+            count += len(part)
+            for table, key, value in part:
+                if self._index.get(Table(table), key) != value:
+                    yield Finding("damage", name, "a record differs from what the journal has; rebuilding from it would give something else", [])
+                    return
+        there = sum(1 for table in Table if table is not Table.CHANGES for _ in self._index.scan(table, b""))
+        if there != count:
+            yield Finding("damage", name, f"{count} records instead of the {there} that the journal gives", [])
 
     def pack_names(self) -> list[tuple[int, records.Pack]]:
         """Number and record of every pack that the catalog names, to be given to `check_pack` one by one."""
@@ -242,13 +298,17 @@ class Checker:
             found.append(Finding("damaged-files", pack, f"{len(inos)} files contain damaged blobs", paths))
         return found
 
-    def _segments(self, reader: JournalReader) -> Iterator[tuple[Segment, int | None, DamageError | StoreError | None]]:
-        """Each segment with where it was closed (None: the last), or with what is wrong with it."""
+    def _segments(
+        self, reader: JournalReader, start: SoundCheckpoint | None
+    ) -> Iterator[tuple[Segment, int | None, DamageError | StoreError | None]]:
+        """Each segment behind `start` with where it was closed (None: the last), or with what is wrong with it."""
         loaded: Segment | None = None
         hold: DamageError | StoreError | None = None
         for sequence, in_store in reader.sequences():
             if self.upto is not None and sequence > self.upto.segment:
                 break
+            if start is not None and sequence <= start.manifest.segment:
+                continue
             try:
                 segment = _load(reader, sequence, in_store)
             except (DamageError, StoreError) as error:
@@ -261,7 +321,7 @@ class Checker:
             opening = segment.opening
             if loaded is not None:
                 yield loaded, opening.previous_bytes, hold or _link_damage(reader, loaded, opening)
-            elif opening.previous_sequence:
+            elif opening.previous_sequence and (start is None or opening != start.journal):
                 yield Segment(opening.previous_sequence, True, b""), None, DamageError("the segment is missing")
             loaded, hold = segment, None
         if loaded is not None:

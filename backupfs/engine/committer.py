@@ -18,7 +18,7 @@ from backupfs.engine.volume import Volume
 from backupfs.errors import BackupfsError, MissingObjectError, StoreError, StoreFullError
 from backupfs.format import catalog as records
 from backupfs.format.catalog import META_COUNTERS, Pack, Table
-from backupfs.format.journal import Change, encode_batch
+from backupfs.format.journal import Change, SegmentOpen, encode_batch
 from backupfs.journal.segments import Position
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,8 @@ class Committer:
         self._saved_counters = b""
         self._dead: deque[Pack] = deque()
         self._closing = trio.Lock()
+        self._end_asked: list[trio.Event] = []
+        self._ended: tuple[SegmentOpen, int] | None = None
         self.durable = volume.journal.position
         """Where the last batch ends that is durable."""
 
@@ -119,6 +121,20 @@ class Committer:
                 return
             await self._progress.wait()
 
+    async def end_segment(self) -> tuple[SegmentOpen, int]:
+        """Close the journal's segment: with everything frozen by now and all before it stands in the store when this returns. The segment, and the
+        last batch in it. Raises what kept it from being closed.
+        """
+        asked = trio.Event()
+        self._end_asked.append(asked)
+        self._work.set()
+        await asked.wait()
+        if self._volume.failure is not None:
+            raise self._volume.failure
+        if self._ended is None:
+            raise StoreError("the journal's segment could not be closed; the log says why")
+        return self._ended
+
     def fail(self, error: BackupfsError) -> None:
         """Writing stops for good; whoever waits is told."""
         self._volume.fail(error)
@@ -169,6 +185,8 @@ class Committer:
                     self._tell()
                     return
             self._wanted = False
+            if self._end_asked:
+                await self._end_segment()
             if self._stopping and not self._pending:
                 return
 
@@ -220,6 +238,21 @@ class Committer:
         self._tell()
         for pack in volume.packs.full_packs():
             await self.close_pack(pack)
+
+    async def _end_segment(self) -> None:
+        volume = self._volume
+        try:
+            await volume.seams.offload.disk(volume.journal.close)
+        except StoreError as error:
+            log.error("the journal's segment could not be closed: %s", error)
+        closed = volume.journal.closed
+        self._ended = None if closed is None else (closed, volume.journal.position.batch)
+        self._tell_ended()
+
+    def _tell_ended(self) -> None:
+        asked, self._end_asked = self._end_asked, []
+        for event in asked:
+            event.set()
 
     async def _write(self, layer: Layer) -> tuple[Position, list[Change]]:
         """Packs first, then the journal, in one visit to a thread unless blobs had to move to another pack."""
@@ -297,3 +330,5 @@ class Committer:
     def _tell(self) -> None:
         self._progress.set()
         self._progress = trio.Event()
+        if self._has_failed():
+            self._tell_ended()

@@ -32,6 +32,7 @@ from backupfs.engine.attributes import (
 )
 from backupfs.engine.blobstore import BlobStore
 from backupfs.engine.checking import Checker, Finding, Progress, check, scratch_directory
+from backupfs.engine.checkpointing import Checkpointer
 from backupfs.engine.committer import Committer
 from backupfs.engine.filedata import FileData, FlushMode
 from backupfs.engine.inodes import InodeState, InodeTable
@@ -105,6 +106,7 @@ class FileSystem:
         self._names = Namespace(volume, self._inodes, self._data, orphans)
         self._snapshots = Snapshots(volume.catalog)
         self._committer = Committer(volume, self._inodes)
+        self._checkpointer = Checkpointer(volume, self._committer)
         self._handles: dict[int, _FileHandle] = {}
         self._directories: dict[int, _DirectoryHandle] = {}
         self._next_fh = 1
@@ -145,7 +147,7 @@ class FileSystem:
             writing: list[_Task] = []
             await nursery.start(self._outliving, feeding[0])
             if not self._volume.read_only:
-                feeding += map(_Task, (self._commit_regularly, self._watch_space, self._do_chores))
+                feeding += map(_Task, (self._commit_regularly, self._watch_space, self._do_chores, self._checkpointer.run))
                 writing += map(_Task, (committer.run, committer.run_index))
                 for task in (*feeding[1:], *writing):
                     nursery.start_soon(self._outliving, task)
@@ -760,6 +762,11 @@ class FileSystem:
         finally:
             volume.held_packs -= 1
             self._committer.remove_held_packs()
+
+    async def make_checkpoint(self) -> None:
+        """Make a checkpoint of everything up to now, and cut the journal behind the one before, whether or not that is due."""
+        self._volume.check_writable()
+        await self._checkpointer.make()
 
     def stats(self) -> Stats:
         """How much there is."""

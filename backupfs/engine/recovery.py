@@ -19,8 +19,10 @@ from backupfs.engine.seams import Seams
 from backupfs.errors import DamageError, MissingObjectError, RollbackError
 from backupfs.format import catalog as records
 from backupfs.format.catalog import PackState, Table, number_key
+from backupfs.format.checkpoint import Manifest
 from backupfs.format.journal import Change, SegmentOpen, decode_batch
 from backupfs.format.pack import PackEntry
+from backupfs.journal.checkpoints import Checkpoints
 from backupfs.journal.segments import (
     OPEN_PREFIX,
     Batch,
@@ -32,6 +34,7 @@ from backupfs.journal.segments import (
 )
 from backupfs.stores.files import Files
 from backupfs.stores.local import LocalStore
+from backupfs.stores.port import Store
 
 log = logging.getLogger(__name__)
 
@@ -85,24 +88,61 @@ def set_index_aside(directory: Path) -> None:
     directory.rename(aside)
 
 
-def chain(reader: JournalReader, start: Position, seen: SeenHistory | None, torn: list[int]) -> Iterator[Segment]:
-    """The segments from `start` on as they follow each other, their frames behind `start` read.
+@dataclass(frozen=True, slots=True)
+class SoundCheckpoint:
+    """A checkpoint that has been read in full and holds."""
 
-    Those that were begun and never became whole are passed over and added to `torn`. Raises DamageError, naming the segment, when one is
-    missing, damaged behind `start` or names another predecessor; damage before `start` is only told, for the index has what stood there.
-    Blocks.
+    number: int
+    manifest: Manifest
+
+    @property
+    def position(self) -> Position:
+        """Where the journal goes on behind it."""
+        return Position(self.manifest.segment, self.manifest.segment_bytes, self.manifest.batch)
+
+    @property
+    def journal(self) -> SegmentOpen:
+        """The segment that it ends with, as the next one names it."""
+        return SegmentOpen(self.manifest.segment, self.manifest.segment_bytes, self.manifest.segment_hash)
+
+
+def sound_checkpoint(checkpoints: Checkpoints, take: Callable[[list[Change]], None] = lambda _: None) -> SoundCheckpoint | None:
+    """The newest checkpoint that holds; `take` is given its parts. None when there is none.
+
+    When one turns out not to hold, `take` has been given some of it: what an older one and the journal since then say stands above that. Blocks.
+    """
+    for number in reversed(checkpoints.sequences()):
+        try:
+            manifest = checkpoints.manifest(number)
+            for part in checkpoints.parts(number, manifest):
+                take(part)
+        except DamageError as error:
+            log.error("checkpoint %d does not hold, the one before it serves: %s", number, error)
+            continue
+        return SoundCheckpoint(number, manifest)
+    return None
+
+
+def chain(
+    reader: JournalReader, start: Position, cut: SegmentOpen | None, seen: SeenHistory | None, torn: list[int], last: int | None = None
+) -> Iterator[Segment]:
+    """The segments from `start` on, up to number `last`, as they follow each other, their frames behind `start` read.
+
+    The first may be missing when it is known from a checkpoint (`cut`). Those that were begun and never became whole are passed over and added to
+    `torn`. Raises DamageError, naming the segment, when one is missing, damaged behind `start` or names another predecessor; damage before `start` is
+    only told, for the index has what stood there. Blocks.
     """
     first = start.segment
     before: Segment | None = None
     for sequence, in_store in reader.sequences():
-        if sequence < first:
+        if sequence < first or (last is not None and sequence > last):
             continue
         segment = _load(reader, sequence, in_store, start, seen)
         if segment.opening is None:
             torn.append(sequence)
             continue
         opening = segment.opening
-        if before is None and first and sequence != first:
+        if before is None and first and sequence != first and opening != cut:
             raise DamageError(f"journal segment {first} is missing", segment=first)
         if before is None and not first and opening.previous_sequence:
             raise DamageError(f"journal segment {opening.previous_sequence} is missing", segment=opening.previous_sequence)
@@ -143,18 +183,31 @@ def _load(reader: JournalReader, sequence: int, in_store: bool, start: Position,
     return segment
 
 
-def replay(reader: JournalReader, index: Index, seen: SeenHistory | None, progress: Callable[[int], None]) -> Replayed:
-    """Bring the index up to the journal's end. Raises DamageError or RollbackError; never takes a shorter journal for the whole. Blocks."""
+def is_left_behind(index: Index, reader: JournalReader) -> bool:
+    """Whether the journal that this index needs has been cut off, because checkpoints took its place. Blocks."""
+    oldest = next(iter(reader.sequences()), None)
+    return oldest is not None and 0 < index.position[0] < oldest[0]
+
+
+def replay(reader: JournalReader, checkpoints: Checkpoints, index: Index, seen: SeenHistory | None, progress: Callable[[int], None]) -> Replayed:
+    """Bring the index up to the journal's end; an empty one starts from a checkpoint. Raises DamageError or RollbackError; never takes a shorter
+    journal for the whole. Blocks.
+    """
     reader.sync_open()
-    start = Position(*index.position)
-    result = Replayed(start, SegmentOpen(0, 0, b""))
+    start, cut = Position(*index.position), None
+    if not start.segment:
+        base = sound_checkpoint(checkpoints, lambda part: index.apply([((0, 0, 0), part)]))
+        if base is not None:
+            start, cut = base.position, base.journal
+            index.apply([((start.segment, start.segment_bytes, start.batch), [])])
+    result = Replayed(start, cut or SegmentOpen(0, 0, b""))
     waiting: list[tuple[tuple[int, int, int], list[Change]]] = []
     waiting_bytes = 0
     # An index that is as new as what was seen is itself the proof of it.
     seen_found = seen is None or seen.position.batch <= start.batch
     # Given up after a failed write, and never handed over: the segments that followed say how far they count.
     result.unclosed.extend(sequence for sequence, in_store in reader.sequences() if sequence < start.segment and not in_store)
-    for segment in chain(reader, start, seen, result.torn):
+    for segment in chain(reader, start, cut, seen, result.torn):
         if not segment.in_store:
             result.unclosed.append(segment.sequence)
         if seen is not None and not seen_found and segment.sequence == seen.position.segment:
@@ -165,7 +218,7 @@ def replay(reader: JournalReader, index: Index, seen: SeenHistory | None, progre
             raise RollbackError(_ROLLBACK)
         after = start.segment_bytes if segment.sequence == start.segment else 0
         for batch in reader.batches(segment, after):
-            _expect(batch, result.position)
+            expect(batch, result.position.batch)
             result.position = batch.position
             result.batches += 1
             waiting.append(
@@ -196,9 +249,23 @@ def _true_hash(reader: JournalReader, segment: Segment, seen: SeenHistory | None
     return reader.hash(segment, segment.valid_bytes)
 
 
-def _expect(batch: Batch, before: Position) -> None:
-    if batch.position.batch != before.batch + 1:
-        raise DamageError(f"the journal goes from batch {before.batch} to batch {batch.position.batch}")
+def expect(batch: Batch, before: int) -> None:
+    """Raises DamageError when this is not the batch after number `before`."""
+    if batch.position.batch != before + 1:
+        raise DamageError(f"the journal goes from batch {before} to batch {batch.position.batch}")
+
+
+def journal_since_checkpoint(reader: JournalReader, checkpoints: Checkpoints, store: Store) -> tuple[int, int]:
+    """(bytes of the closed segments behind the newest checkpoint, bytes of that checkpoint). One that does not hold counts as none. Blocks."""
+    covered, size = 0, 0
+    for number in reversed(checkpoints.sequences()):
+        try:
+            covered, size = checkpoints.manifest(number).segment, checkpoints.size_bytes(number)
+        except DamageError as error:
+            log.error("checkpoint %d does not hold: %s", number, error)
+            continue
+        break
+    return sum(store.size(segment_name(sequence)) for sequence, in_store in reader.sequences() if in_store and sequence > covered), size
 
 
 def retire_segments(result: Replayed, open_directory: Path, aside: Path, store: LocalStore, files: Files) -> None:

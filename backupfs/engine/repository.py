@@ -36,6 +36,7 @@ from backupfs.format.config import CIPHER_AES_256_GCM, CIPHER_CHACHA20_POLY1305,
 from backupfs.format.journal import Change, encode_batch
 from backupfs.format.keyslot import KdfParameters, KeySlot
 from backupfs.ids import FIRST_INO, ROOT_INO
+from backupfs.journal.checkpoints import Checkpoints
 from backupfs.journal.segments import JournalReader
 from backupfs.journal.writer import JournalWriter
 from backupfs.randomness import Randomness
@@ -241,7 +242,7 @@ def _rebuild(root: Path, unlocked: Unlocked, state: Path, seams: Seams) -> Rebui
         path.unlink()
     index = Index(directory, unlocked.keys, seams.randomness)
     try:
-        result = recovery.replay(_journal_reader(root, unlocked, seams), index, None, _quiet)
+        result = recovery.replay(_journal_reader(root, unlocked, seams), _checkpoints(root, unlocked, seams), index, None, _quiet)
         return RebuildReport(result.batches, result.position.segment, index.data_bytes())
     finally:
         index.close()
@@ -269,9 +270,14 @@ def _open_volume(
         head.forget()
         recovery.set_index_aside(state / INDEX)
     journal_reader = _journal_reader(root, unlocked, seams)
+    checkpoints = _checkpoints(root, unlocked, seams)
     index = recovery.open_index(state / INDEX, keys, seams)
+    if recovery.is_left_behind(index, journal_reader):
+        index.close()
+        recovery.set_index_aside(state / INDEX)
+        index = recovery.open_index(state / INDEX, keys, seams)
     try:
-        replayed = recovery.replay(journal_reader, index, head.load(), _quiet)
+        replayed = recovery.replay(journal_reader, checkpoints, index, head.load(), _quiet)
         reader = BlobReader(open_directory, files, store, keys, compressor)
         value = index.get(Table.META, META_COUNTERS)
         counters = Counters(1, FIRST_INO, 1, 1, 1, 1) if value is None else records.decode_counters(value)
@@ -300,6 +306,7 @@ def _open_volume(
         space = Space(open_directory, files)
         if not read_only:
             space.refresh(0)
+        journal_bytes, checkpoint_bytes = recovery.journal_since_checkpoint(journal_reader, checkpoints, store)
         return Volume(
             root=root,
             state=state,
@@ -312,6 +319,10 @@ def _open_volume(
             packs=packs,
             reader=reader,
             journal=journal,
+            journal_reader=journal_reader,
+            checkpoints=checkpoints,
+            journal_before_bytes=journal_bytes,
+            checkpoint_bytes=checkpoint_bytes,
             compressor=compressor,
             chunker=Chunker(unlocked.config, keys.chunk_seed),
             space=space,
@@ -326,6 +337,11 @@ def _open_volume(
 def _journal_reader(root: Path, unlocked: Unlocked, seams: Seams) -> JournalReader:
     compressor = Compressor(unlocked.config.compression, unlocked.config.compression_level)
     return JournalReader(root / OPEN, seams.files, LocalStore(root, seams.files), unlocked.keys, compressor)
+
+
+def _checkpoints(root: Path, unlocked: Unlocked, seams: Seams) -> Checkpoints:
+    compressor = Compressor(unlocked.config.compression, unlocked.config.compression_level)
+    return Checkpoints(LocalStore(root, seams.files), unlocked.keys, compressor, seams.randomness)
 
 
 def _first_records(counters: Counters, owner: tuple[int, int], now: int) -> list[Change]:

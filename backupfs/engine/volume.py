@@ -19,6 +19,8 @@ from backupfs.engine.seams import Seams
 from backupfs.engine.space import Space
 from backupfs.errors import BackupfsError, ReadOnlyError
 from backupfs.format.catalog import Counters
+from backupfs.journal.checkpoints import Checkpoints
+from backupfs.journal.segments import JournalReader
 from backupfs.journal.writer import JournalWriter
 from backupfs.stores.port import Store
 
@@ -40,6 +42,8 @@ class Volume:
     packs: PackWriter
     reader: BlobReader
     journal: JournalWriter
+    journal_reader: JournalReader
+    checkpoints: Checkpoints
     compressor: Compressor
     chunker: Chunker
     space: Space
@@ -47,7 +51,11 @@ class Volume:
     read_only: bool
     cache: ChunkCache = field(default_factory=lambda: ChunkCache(limits.CHUNK_CACHE_BYTES))
     held_packs: int = 0
-    """While above zero, packs that nothing lives in stay: somebody reads the store as it was."""
+    """While above zero, packs that nothing lives in stay, and no journal is cut: somebody reads the store as it was."""
+    journal_before_bytes: int = 0
+    """The journal between the newest checkpoint and what this process has appended."""
+    checkpoint_bytes: int = 0
+    """Size of the newest checkpoint."""
     failure: BackupfsError | None = None
     errors: deque[str] = field(default_factory=lambda: deque(maxlen=limits.STATUS_ERRORS_MAX))
 

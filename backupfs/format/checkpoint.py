@@ -1,14 +1,21 @@
 """A checkpoint: an image of the catalog at a journal position, in parts.
 
-    checkpoints/<sequence>/<part>         header · part (sealed at offset 128)
-    checkpoints/<sequence>/manifest       header · manifest (sealed at offset 128)
+    checkpoints/<sequence>-<part>         header · part (sealed at offset 128)
+    checkpoints/<sequence>                header · manifest (sealed at offset 128)
 
 A part's plaintext is `format.journal`'s body (lengths, compressed records, zeros) with the records of a run of keys,
 sorted by table and key, `CHANGES` left out. A part is named by the hex of its object id; the manifest lists them in
 order.
 """
 
+import re
+from typing import Final
+
 import msgspec
+
+from backupfs.errors import DamageError
+
+_NAME: Final = re.compile(r"checkpoints/([0-9a-f]{16})(?:-([0-9a-f]{32}))?", re.ASCII)
 
 
 class Part(msgspec.Struct, array_like=True, frozen=True):
@@ -30,3 +37,21 @@ class Manifest(msgspec.Struct, array_like=True, frozen=True):
 
 
 decode_manifest = msgspec.msgpack.Decoder(Manifest).decode
+
+
+def checkpoint_name(sequence: int) -> str:
+    """Name of a checkpoint's manifest."""
+    return f"checkpoints/{sequence:016x}"
+
+
+def part_name(sequence: int, object_id: bytes) -> str:
+    """Name of one of its parts."""
+    return f"checkpoints/{sequence:016x}-{object_id.hex()}"
+
+
+def decode_name(name: str) -> tuple[int, bytes | None]:
+    """(number of the checkpoint, object id of the part or None for the manifest). Raises DamageError."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise DamageError(f"{name!r} is no name of a checkpoint's object")
+    return int(match[1], 16), bytes.fromhex(match[2]) if match[2] else None

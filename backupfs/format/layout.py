@@ -33,6 +33,7 @@ class Sealed(enum.IntEnum):
     CHECKPOINT_PART = 10
     CHECKPOINT_MANIFEST = 11
     HEAD = 12
+    SORTED_RUN = 13
 
 
 def binding(repository_id: bytes, what: Sealed, object_id: bytes, position: int, detail: int = 0) -> bytes:

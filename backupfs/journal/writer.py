@@ -44,6 +44,8 @@ class JournalWriter:
         self._sequence = previous.previous_sequence
         self._taken = self._sequence
         """The highest number given to a segment, begun or not."""
+        self.appended_bytes = 0
+        """What has been appended by this process, all segments together."""
         self._batch = batch
         self._handle: Handle | None = None
         self._sealer: Sealer | None = None
@@ -56,6 +58,11 @@ class JournalWriter:
     def position(self) -> Position:
         """Where the journal ends: everything before is durable."""
         return Position(self._sequence, self._end, self._batch)
+
+    @property
+    def closed(self) -> SegmentOpen | None:
+        """The segment before the next one, when none is being appended to: its number, its bytes that count, their hash."""
+        return self._previous if self._handle is None else None
 
     def last_hash(self) -> bytes:
         """Hash of the segment that `position` names, up to there."""
@@ -129,7 +136,9 @@ class JournalWriter:
             raise
         for part in frame:
             self._hasher.update(part)
-        self._end += sum(map(len, frame))
+        written = sum(map(len, frame))
+        self._end += written
+        self.appended_bytes += written
 
     def _frame(self, at: int, kind: FrameKind, number: int, payload: bytes) -> list[bytes]:
         assert self._sealer is not None

@@ -38,6 +38,10 @@ SMALL_LIMITS = {
     "REGION_EXTENTS_MAX": 24,
     "REAP_RECORDS_PER_STEP": 4,
     "PURGE_RECORDS_PER_STEP": 8,
+    "CHECKPOINT_MIN_BYTES": 128 * limits.KIB,
+    "CHECKPOINT_PART_BYTES": 2 * limits.KIB,
+    "SORT_RUN_RECORDS": 40,
+    "BREATHE_RECORDS": 16,
 }
 """What makes a small workload meet every limit: packs and segments that fill up, files of many chunks and regions."""
 
@@ -97,6 +101,9 @@ class InlineOffload:
         result = work(*args)
         self._after_index()
         return result
+
+    def breathe(self) -> None:
+        """See `Offload`: nobody else could run."""
 
 
 def seams(files: Files, seed: object, after_index: Callable[[], None] = lambda: None) -> Seams:

@@ -1,0 +1,144 @@
+"""Making checkpoints, and cutting the journal behind them.
+
+Order: the journal's segment is closed · the image is written, its manifest last · the index has applied what the image holds · this host remembers
+how far it has seen the journal · checkpoints and segments that nobody needs any more go. An interruption anywhere leaves parts without a manifest, or
+segments that a checkpoint covers: the next one begins with removing both.
+"""
+
+import logging
+from collections.abc import Iterator
+from heapq import merge
+
+import trio
+
+from backupfs import limits
+from backupfs.engine import recovery
+from backupfs.engine.committer import Committer
+from backupfs.engine.volume import Volume
+from backupfs.errors import BackupfsError, DamageError
+from backupfs.format.journal import Change, SegmentOpen, decode_batch
+from backupfs.journal.checkpoints import Checkpoints
+from backupfs.journal.segments import JournalReader, Position, segment_name
+from backupfs.journal.sorting import RecordSorter
+
+log = logging.getLogger(__name__)
+
+_SCRATCH = "sorting"
+
+
+class Checkpointer:
+    """Decides when a checkpoint is due, and makes it. One task runs it."""
+
+    def __init__(self, volume: Volume, committer: Committer) -> None:
+        self._volume = volume
+        self._committer = committer
+        self._made_at = 0
+        """`appended_bytes` of the journal when the last checkpoint was made by this process."""
+        self._one_at_a_time = trio.Lock()
+
+    @property
+    def journal_bytes(self) -> int:
+        """The journal since the newest checkpoint."""
+        volume = self._volume
+        return volume.journal_before_bytes + volume.journal.appended_bytes - self._made_at
+
+    def is_due(self) -> bool:
+        """Whether the journal has grown so long that a checkpoint pays."""
+        return self.journal_bytes > max(limits.CHECKPOINT_MIN_BYTES, self._volume.checkpoint_bytes)
+
+    async def run(self) -> None:
+        """Task: until cancelled."""
+        while True:
+            await trio.sleep(limits.CHECKPOINT_LOOK_S)
+            if self._volume.failure is None and self.is_due() and not self._volume.held_packs:
+                try:
+                    await self.make()
+                except BackupfsError as error:
+                    log.error("no checkpoint could be made; the journal stays whole, and it is tried again: %s", error)
+
+    async def make(self) -> None:
+        """Make one now. Cancelled, it leaves nothing that counts. Raises StoreError, DamageError."""
+        async with self._one_at_a_time:
+            volume = self._volume
+            await self._committer.commit()
+            appended = volume.journal.appended_bytes
+            journal, batch = await self._committer.end_segment()
+            await volume.seams.offload.disk(self._write, journal, batch)
+            await self._committer.applied()
+            await volume.seams.offload.disk(self._cut, journal, batch)
+            self._made_at = appended
+            volume.journal_before_bytes = 0
+
+    def _write(self, journal: SegmentOpen, batch: int) -> None:
+        """In a thread."""
+        volume = self._volume
+        checkpoints = volume.checkpoints
+        for left in checkpoints.unfinished():
+            checkpoints.remove(left)
+        present = checkpoints.sequences()
+        number = present[-1] + 1 if present else 1
+        scratch = volume.state / _SCRATCH
+        volume.seams.files.make_directory(scratch)
+        breathe = volume.seams.offload.breathe
+        sorter = RecordSorter(scratch, volume.seams.files, volume.keys, volume.seams.randomness, breathe)
+        try:
+            base = recovery.sound_checkpoint(checkpoints)
+            for changes in _journal_since(volume.journal_reader, base, journal):
+                sorter.add(changes)
+            image = _records(checkpoints, base)
+            checkpoints.write(number, journal, batch, merged(image, sorter.records()), breathe)
+        finally:
+            sorter.close()
+        for damaged in [other for other in present if other > (base.number if base else 0)]:
+            log.error("checkpoint %d did not hold and goes: checkpoint %d was made without it", damaged, number)
+            checkpoints.remove(damaged)
+        volume.checkpoint_bytes = checkpoints.size_bytes(number)
+        log.info("checkpoint %d is made: %d bytes", number, volume.checkpoint_bytes)
+
+    def _cut(self, journal: SegmentOpen, batch: int) -> None:
+        """In a thread: remember how far this host has seen the journal, then remove what nobody needs."""
+        volume = self._volume
+        volume.head.save(Position(journal.previous_sequence, journal.previous_bytes, batch), journal.previous_hash)
+        kept = volume.checkpoints.sequences()[-limits.CHECKPOINTS_KEPT :]
+        oldest = volume.checkpoints.manifest(kept[0])
+        for number in volume.checkpoints.sequences():
+            if number not in kept:
+                volume.checkpoints.remove(number)
+        if len(kept) == limits.CHECKPOINTS_KEPT:
+            for sequence, in_store in volume.journal_reader.sequences():
+                if in_store and sequence <= oldest.segment:
+                    volume.store.delete(segment_name(sequence))
+
+
+def _records(checkpoints: Checkpoints, base: recovery.SoundCheckpoint | None) -> Iterator[Change]:
+    if base is not None:
+        for part in checkpoints.parts(base.number, base.manifest):
+            yield from part
+
+
+def _journal_since(reader: JournalReader, base: recovery.SoundCheckpoint | None, end: SegmentOpen) -> Iterator[list[Change]]:
+    """The batches behind a checkpoint, from the store, up to the end of the segment `end`. Raises DamageError where they do not hold."""
+    start = base.position if base else Position()
+    batch = start.batch
+    for segment in recovery.chain(reader, start, base.journal if base else None, None, [], end.previous_sequence):
+        if segment.sequence == start.segment:
+            continue
+        if segment.sequence == end.previous_sequence and (
+            segment.valid_bytes < end.previous_bytes or reader.hash(segment, end.previous_bytes) != end.previous_hash
+        ):
+            raise DamageError(f"journal segment {segment.sequence} is not what was written")
+        for item in reader.batches(segment, 0):
+            recovery.expect(item, batch)
+            batch = item.position.batch
+            yield list(decode_batch(item.payload))
+
+
+def merged(base: Iterator[Change], changes: Iterator[Change]) -> Iterator[Change]:
+    """A sorted image with sorted changes applied to it."""
+    before: tuple[int, bytes] | None = None
+    # Of records with one key the changed one comes first, because its iterable does.
+    for table, key, value in merge(changes, base, key=lambda change: change[:2]):
+        if (table, key) != before:
+            before = table, key
+            if value is not None:
+                yield table, key, value

@@ -1,0 +1,208 @@
+"""Checkpoints: what they hold, what is cut behind them, and what their damage costs."""
+
+import random
+from pathlib import Path
+
+import pytest
+import trio
+
+from backupfs import limits
+from backupfs.errors import DamageError, StoreError
+from tests.conftest import LogRule
+from tests.unit.engine.world import Mounted, World, simulated
+
+
+async def live_a_little(m: Mounted, seed: int) -> None:
+    """Make, change, remove, rename and keep."""
+    draw = random.Random(seed)
+    for number in range(12):
+        await m.put(b"file%d" % draw.randrange(20), draw.randbytes(draw.randrange(6000)))
+        if number == 5:
+            await m.fs.create_snapshot("manual")
+    names = await m.names(b"")
+    await m.unlink(draw.choice(names))
+    await m.rename(draw.choice(await m.names(b"")), b"renamed%d" % seed)
+    await m.fs.commit()
+
+
+def segments(world: World) -> list[int]:
+    return [int(path.name, 16) for path in world.objects("journal")]
+
+
+@simulated
+async def test_the_journal_is_cut_behind_the_older_of_two_checkpoints_and_either_gives_the_same_tree(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "a")
+    async with world.mounted() as m:
+        for seed in range(3):
+            await live_a_little(m, seed)
+            await m.fs.make_checkpoint()
+        await live_a_little(m, 3)
+        tree = await m.tree()
+        kept = [info.name for info in m.fs.snapshots()]
+    numbers = sorted({path.name[:16] for path in world.objects("checkpoints")})
+    assert numbers == [f"{2:016x}", f"{3:016x}"]
+    assert segments(world)[0] > 1, "the journal before the older checkpoint is gone"
+    assert await world.check() == []
+    for lost in (None, *world.objects("checkpoints")):
+        other = world.after_kill(tmp_path / (lost.name if lost else "none"))
+        other.without_index()
+        if lost is not None:
+            other.disk.unlink(lost)
+        async with other.mounted(read_only=lost is not None) as m:
+            assert await m.tree() == tree
+            assert [info.name for info in m.fs.snapshots()] == kept
+
+
+@simulated
+async def test_a_checkpoint_is_made_when_the_journal_has_grown_and_not_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CHECKPOINT_MIN_BYTES", 64 * 1024)
+    world = World.new(tmp_path / "a")
+    async with world.mounted() as m:
+        assert not m.fs._checkpointer.is_due()
+        for number in range(40):
+            await m.put(b"file%d" % number, b"x" * number)
+            await m.fs.commit()
+        assert m.fs._checkpointer.is_due()
+        while m.fs._checkpointer.is_due():
+            await m.fs.commit()
+            await trio.sleep(limits.CHECKPOINT_LOOK_S)
+        assert world.objects("checkpoints")
+    async with world.mounted() as m:
+        assert not m.fs._checkpointer.is_due(), "known also to the next mount"
+
+
+@simulated
+async def test_damage_in_the_newest_checkpoint_is_found_and_costs_nothing(tmp_path: Path, log_rule: LogRule) -> None:
+    log_rule.expect("does not hold")
+    log_rule.allow("did not hold and goes")
+    world = World.new(tmp_path / "a")
+    async with world.mounted() as m:
+        for seed in range(2):
+            await live_a_little(m, seed)
+            await m.fs.make_checkpoint()
+        await live_a_little(m, 2)
+        tree = await m.tree()
+    for damaged in world.objects("checkpoints"):
+        other = world.after_kill(tmp_path / damaged.name)
+        flip(other, damaged, 200)
+        findings = await other.check()
+        assert [finding.object for finding in findings] == [f"checkpoints/{damaged.name[:16]}"]
+        other.without_index()
+        async with other.mounted() as m:
+            assert await m.tree() == tree
+            await live_a_little(m, 3)
+            await m.fs.make_checkpoint()
+            after = await m.tree()
+        assert await other.check() == []
+        other.without_index()
+        async with other.mounted() as m:
+            assert await m.tree() == after
+
+
+@simulated
+async def test_without_a_checkpoint_that_holds_a_cut_journal_is_damage(tmp_path: Path, log_rule: LogRule) -> None:
+    log_rule.expect("does not hold")
+    world = World.new(tmp_path / "a")
+    async with world.mounted() as m:
+        for seed in range(3):
+            await live_a_little(m, seed)
+            await m.fs.make_checkpoint()
+    for path in world.objects("checkpoints"):
+        if len(path.name) == 16:
+            flip(world, path, 150)
+    kinds = {finding.object for finding in await world.check()}
+    assert {f"checkpoints/{2:016x}", f"checkpoints/{3:016x}"} < kinds
+    async with world.mounted() as m:
+        assert await m.names(b""), "the index still stands"
+    world.without_index()
+    with pytest.raises(DamageError, match="missing"):
+        async with world.mounted():
+            pass
+
+
+@simulated
+async def test_an_index_that_was_left_behind_is_built_anew_from_a_checkpoint(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "a")
+    async with world.mounted() as m:
+        await live_a_little(m, 0)
+    elsewhere = world.after_kill(tmp_path / "elsewhere")
+    async with world.mounted() as m:
+        for seed in range(1, 4):
+            await live_a_little(m, seed)
+            await m.fs.make_checkpoint()
+        tree = await m.tree()
+    newer = World(elsewhere.state, world.disk)
+    for parent in [*reversed(newer.state.parents[:-1]), newer.state]:
+        newer.disk.make_directory(parent)
+    async with newer.mounted() as m:
+        assert await m.tree() == tree
+
+
+@simulated
+async def test_many_records_are_sorted_in_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SORT_RUN_RECORDS", 7)
+    monkeypatch.setattr(limits, "CHECKPOINT_PART_BYTES", 300)
+    monkeypatch.setattr(limits, "BREATHE_RECORDS", 3)
+    world = World.new(tmp_path / "a")
+    async with world.mounted() as m:
+        for seed in range(3):
+            await live_a_little(m, seed)
+            await m.fs.make_checkpoint()
+        tree = await m.tree()
+    assert await world.check() == []
+    world.without_index()
+    async with world.mounted() as m:
+        assert await m.tree() == tree
+    assert world.disk.list(world.state / "sorting") == []
+
+
+@simulated
+async def test_a_checkpoint_that_fails_leaves_the_journal_whole_and_the_next_one_cleans_up(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "a")
+    async with world.mounted() as m:
+        await live_a_little(m, 0)
+        before = m.fs.stats().batches
+        full = Refusing(world.disk, "checkpoints")
+        m.fs._volume.checkpoints._store._files = full  # type: ignore[attr-defined]
+        with pytest.raises(StoreError):
+            await m.fs.make_checkpoint()
+        assert m.fs.stats().batches >= before
+        m.fs._volume.checkpoints._store._files = world.disk  # type: ignore[attr-defined]
+        left = world.objects("checkpoints")
+        await live_a_little(m, 1)
+        await m.fs.make_checkpoint()
+        assert not set(left) & set(world.objects("checkpoints"))
+        tree = await m.tree()
+    assert await world.check() == []
+    world.without_index()
+    async with world.mounted() as m:
+        assert await m.tree() == tree
+
+
+class Refusing:
+    """A disk on which the second object in a folder cannot be put in place."""
+
+    def __init__(self, disk: object, folder: str) -> None:
+        self._disk = disk
+        self._folder = folder
+        self._seen = 0
+
+    def rename(self, old: Path, new: Path) -> None:
+        if new.parent.name == self._folder:
+            self._seen += 1
+            if self._seen > 1:
+                raise StoreError(f"rename {new}: refused")
+        self._disk.rename(old, new)  # type: ignore[attr-defined]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._disk, name)
+
+
+def flip(world: World, path: Path, at: int) -> None:
+    """Change one byte of an object."""
+    content = bytearray(world.content(path))
+    content[at] ^= 1
+    world.disk.unlink(path)
+    handle = world.disk.create(path)
+    world.disk.write_at(handle, 0, [bytes(content)])
+    world.disk.close(handle)
