@@ -29,8 +29,8 @@ from backupfs.format import catalog as records
 from backupfs.format import config as config_format
 from backupfs.format import keyslot, objects
 from backupfs.format import pack as pack_format
-from backupfs.format.checkpoint import checkpoint_name
 from backupfs.format.catalog import TOMBSTONE, Blob, Extent, SnapshotState, Table, number_key, split_version
+from backupfs.format.checkpoint import checkpoint_name
 from backupfs.format.journal import SegmentOpen, decode_batch
 from backupfs.format.layout import SEAL_OVERHEAD_BYTES, Sealed
 from backupfs.format.objects import HEADER_BYTES, PACK_MAGIC

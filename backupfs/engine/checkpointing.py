@@ -75,6 +75,10 @@ class Checkpointer:
         checkpoints = volume.checkpoints
         for left in checkpoints.unfinished():
             checkpoints.remove(left)
+        base = recovery.sound_checkpoint(checkpoints)
+        if journal.previous_sequence == (base.manifest.segment if base else 0):
+            # Nothing has been written since: two checkpoints of one place would let go of the segment that the next one names.
+            return
         present = checkpoints.sequences()
         number = present[-1] + 1 if present else 1
         scratch = volume.state / _SCRATCH
@@ -82,7 +86,6 @@ class Checkpointer:
         breathe = volume.seams.offload.breathe
         sorter = RecordSorter(scratch, volume.seams.files, volume.keys, volume.seams.randomness, breathe)
         try:
-            base = recovery.sound_checkpoint(checkpoints)
             for changes in _journal_since(volume.journal_reader, base, journal):
                 sorter.add(changes)
             image = _records(checkpoints, base)
@@ -100,6 +103,8 @@ class Checkpointer:
         volume = self._volume
         volume.head.save(Position(journal.previous_sequence, journal.previous_bytes, batch), journal.previous_hash)
         kept = volume.checkpoints.sequences()[-limits.CHECKPOINTS_KEPT :]
+        if not kept:
+            return
         oldest = volume.checkpoints.manifest(kept[0])
         for number in volume.checkpoints.sequences():
             if number not in kept:

@@ -57,6 +57,7 @@ class Workload:
             (self._wait, 3),
             (self._snapshot, 2),
             (self._delete_snapshot, 1),
+            (self._checkpoint, 1),
         ]
         actions = [action for action, _ in choices]
         weights = [weight for _, weight in choices]
@@ -282,6 +283,10 @@ class Workload:
                     self._model.delete_snapshot(name, begun)
                     raise
                 self._model.delete_snapshot(name, begun, self._position())
+
+    async def _checkpoint(self) -> None:
+        async with self.step("checkpoint"):
+            await self._fs.make_checkpoint()
 
     # --- places -----------------------------------------------------------------------------------------------------
 

@@ -30,7 +30,8 @@ def segments(world: World) -> list[int]:
 
 
 @simulated
-async def test_the_journal_is_cut_behind_the_older_of_two_checkpoints_and_either_gives_the_same_tree(tmp_path: Path) -> None:
+async def test_the_journal_is_cut_behind_the_older_of_two_checkpoints_and_either_gives_the_same_tree(tmp_path: Path, log_rule: LogRule) -> None:
+    log_rule.expect("does not hold")
     world = World.new(tmp_path / "a")
     async with world.mounted() as m:
         for seed in range(3):
@@ -136,6 +137,21 @@ async def test_an_index_that_was_left_behind_is_built_anew_from_a_checkpoint(tmp
         newer.disk.make_directory(parent)
     async with newer.mounted() as m:
         assert await m.tree() == tree
+
+
+@simulated
+async def test_a_checkpoint_of_nothing_new_changes_nothing(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "a")
+    async with world.mounted() as m:
+        await live_a_little(m, 0)
+        for _ in range(3):
+            await m.fs.make_checkpoint()
+        tree = await m.tree()
+    assert {path.name[:16] for path in world.objects("checkpoints")} == {f"{1:016x}"}
+    world.without_index()
+    async with world.mounted() as m:
+        assert await m.tree() == tree
+        await m.fs.make_checkpoint()
 
 
 @simulated

@@ -40,6 +40,9 @@ class GatedOffload:
         """Those whose name ends so stop there."""
         return (self.after if after else self.before).setdefault(name, trio.Event())
 
+    def breathe(self) -> None:
+        """See `Offload`: nobody else could run."""
+
     async def _gated(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
         name = getattr(work, "__name__", "")
         turn = self.turns[name] = self.turns.get(name, 0) + 1

@@ -155,6 +155,9 @@ class SlowOffload:
 
     cpu = disk = index = _slow
 
+    def breathe(self) -> None:
+        """See `Offload`: nobody else could run."""
+
 
 @pytest.mark.parametrize("seconds", [0.001, 0.02, 0.06])
 @simulated

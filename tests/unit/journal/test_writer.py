@@ -65,7 +65,7 @@ class Log:
         return [found for segment in self.chain(start) for found in batches(self.reader(), segment)]
 
     def chain(self, start: Position = START, torn: list[int] | None = None) -> list[Segment]:
-        return list(chain(self.reader(), start, None, [] if torn is None else torn))
+        return list(chain(self.reader(), start, None, None, [] if torn is None else torn))
 
     def next_writer(self) -> JournalWriter:
         """What the next process starts with."""
@@ -353,7 +353,7 @@ def test_a_position_in_a_segment_that_is_gone() -> None:
 def test_another_key_opens_nothing() -> None:
     log, _ = two_segments()
     with pytest.raises(DamageError):
-        list(chain(log.reader(make_keys(bytes([9]) * 32)), START, None, []))
+        list(chain(log.reader(make_keys(bytes([9]) * 32)), START, None, None, []))
 
 
 def test_a_name_that_is_no_number() -> None:
