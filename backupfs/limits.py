@@ -90,6 +90,18 @@ INODE_LINKS_INLINE: Final = 8
 
 REAP_RECORDS_PER_STEP: Final = 256
 PURGE_RECORDS_PER_STEP: Final = 512
+RECKON_RECORDS_PER_STEP: Final = 512
+"""So many rows are looked at before others get their turn, when it is counted what something holds or what has changed."""
+COLLECT_STEP_BYTES: Final = 4 * MIB
+COLLECT_STEP_BLOBS: Final = 256
+"""So much of a pack is copied at once: it is held in memory."""
+COLLECT_PAUSE_MAX_S: Final = 1.0
+COLLECT_DIED_BYTES: Final = 4 * MIB
+"""So many bytes must have died before it is looked again for packs to rewrite."""
+UPKEEP_LOOK_S: Final = 30.0
+"""The clock is read at least this often for snapshots whose time has come to be purged."""
+SET_ASIDE_KEPT: Final = 3
+"""What so many recoveries set aside is kept, for whoever looks into what happened; older goes."""
 SNAPSHOT_PARK_S: Final = 0.050
 """Longest time that changing requests are held up for a snapshot's cut."""
 

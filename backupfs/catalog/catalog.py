@@ -95,6 +95,8 @@ class Catalog:
         if left is not None:
             self._noted_idle = records.decode_numbers(left)
             self.active.references.update(dict.fromkeys(self._noted_idle, 0))
+        self.died_bytes = 0
+        """Stored bytes of blobs that have lost their place in a pack since the catalog was opened."""
         self.changed_in_epoch = 0
         """Versions written in this epoch so far; what a snapshot taken now would have as its count of changes."""
 
@@ -552,6 +554,7 @@ class Catalog:
         layer = self.active
         waiting = {blob.pack for n, blob in layer.new_blobs.items() if n in self._pins and number_key(n) not in layer.plain[Table.BLOBS]}
         for number, step in live.items():
+            self.died_bytes += max(-step, 0)
             key = number_key(number)
             value = self.get(Table.PACKS, key)
             object_id, first_blob = layer.new_packs.get(number, (b"", records.EPOCH_MAX))

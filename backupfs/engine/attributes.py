@@ -93,7 +93,7 @@ class SpaceFacts:
 
 
 class SnapshotInfo(msgspec.Struct, frozen=True):
-    """A snapshot, as it is shown."""
+    """A snapshot, as it is shown. `made`, `altered` and `removed` count inodes since the snapshot before; None while they have not been counted."""
 
     serial: int
     name: str
@@ -103,6 +103,12 @@ class SnapshotInfo(msgspec.Struct, frozen=True):
     tags: list[str]
     changes: int
     state: str
+    pinned: bool = False
+    hold_until_ns: int | None = None
+    deleted_ns: int | None = None
+    made: int | None = None
+    altered: int | None = None
+    removed: int | None = None
 
 
 class Stats(msgspec.Struct, frozen=True):
@@ -121,6 +127,21 @@ class Stats(msgspec.Struct, frozen=True):
     blobs_made: int
 
 
+class UpkeepStatus(msgspec.Struct, frozen=True):
+    """Background work: snapshots marked deleted, those being purged now, inodes to be ended, packs that the collection under way still has to
+    rewrite and their bytes; what it has copied and freed since the mount. `stopped`: it has failed and waits for the next mount.
+    """
+
+    deleted: int
+    purging: int
+    orphans: int
+    packs_to_rewrite: int
+    waiting_bytes: int
+    copied_bytes: int
+    freed_bytes: int
+    stopped: bool
+
+
 class EngineStatus(msgspec.Struct, frozen=True):
     """What is going on now."""
 
@@ -133,6 +154,8 @@ class EngineStatus(msgspec.Struct, frozen=True):
     snapshots: int
     purging: int
     orphans: int
+    upkeep: UpkeepStatus
+    journal_since_checkpoint_bytes: int
     space_short: bool
     read_only: bool
     failure: str

@@ -4,7 +4,7 @@ Whether a chunk is known is decided in one synchronous step that reserves its id
 waits for it. A blob is pinned from that step until an extent refers to it, so no batch can drop it in between.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -101,6 +101,24 @@ class BlobStore:
             if number is not None:
                 self._volume.catalog.unpin(number)
 
+    async def move(self, numbers: Sequence[int]) -> int:
+        """Append known blobs anew, so that nothing is left of them where they stand; their stored bytes. Raises DamageError, StoreError."""
+        volume = self._volume
+        catalog = volume.catalog
+        for number in numbers:
+            catalog.pin(number)
+        try:
+            found = [(number, catalog.blob(number)) for number in numbers]
+            places = [(blob, catalog.pack_object_id(blob.pack)) for _, blob in found]
+            plains = await volume.seams.offload.cpu(lambda: [volume.reader.read(blob, pack) for blob, pack in places])
+            new = [NewBlob(number, blob.id, plain) for (number, blob), plain in zip(found, plains, strict=True)]
+            with trio.CancelScope(shield=True):
+                for blob, place in self._placed(new, await self._append(new) if new else []):
+                    catalog.replace_blob(blob.number, place.pack, place.offset, place.stored_bytes)
+            return sum(blob.stored_bytes for _, blob in found)
+        finally:
+            self.unpin(numbers)
+
     async def read(self, number: int) -> bytes:
         """A blob's plaintext, through the cache. Raises DamageError or StoreError."""
         volume = self._volume
@@ -172,18 +190,23 @@ class BlobStore:
         return await offload.cpu(volume.packs.append, new)
 
     def _register(self, new: list[NewBlob], locations: list[Location]) -> None:
-        volume = self._volume
-        catalog = volume.catalog
-        for blob, asked in zip(new, locations, strict=True):
-            place = volume.packs.claim(blob.number, asked)
-            facts = volume.packs.facts(place.pack)
-            assert facts is not None, "a pack was closed before its blobs were taken note of"
-            catalog.add_pack(place.pack, *facts)
+        catalog = self._volume.catalog
+        for blob, place in self._placed(new, locations):
             if blob.number in self.damaged:
                 catalog.replace_blob(blob.number, place.pack, place.offset, place.stored_bytes)
                 self.damaged.remove(blob.number)
                 continue
             catalog.add_blob(blob.number, Blob(blob.blob_id, place.pack, place.offset, place.stored_bytes, len(blob.plain), 0))
+
+    def _placed(self, new: list[NewBlob], locations: list[Location]) -> Iterator[tuple[NewBlob, Location]]:
+        """Where appended blobs stand now; the catalog knows their packs."""
+        volume = self._volume
+        for blob, asked in zip(new, locations, strict=True):
+            place = volume.packs.claim(blob.number, asked)
+            facts = volume.packs.facts(place.pack)
+            assert facts is not None, "a pack was closed before its blobs were taken note of"
+            volume.catalog.add_pack(place.pack, *facts)
+            yield blob, place
 
 
 def _is_zero(piece: bytes | memoryview) -> bool:

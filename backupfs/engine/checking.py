@@ -17,6 +17,7 @@ import msgspec
 import trio
 
 from backupfs.blobs.packs import pack_name
+from backupfs.blobs.trailers import PackEnd
 from backupfs.catalog.catalog import Catalog
 from backupfs.catalog.index import Index
 from backupfs.codec.compression import Compressor
@@ -28,13 +29,12 @@ from backupfs.errors import DamageError, MissingObjectError, StoreError
 from backupfs.format import catalog as records
 from backupfs.format import config as config_format
 from backupfs.format import keyslot, objects
-from backupfs.format import pack as pack_format
 from backupfs.format.catalog import TOMBSTONE, Blob, Extent, SnapshotState, Table, number_key, split_version
 from backupfs.format.checkpoint import checkpoint_name
 from backupfs.format.journal import SegmentOpen, decode_batch
 from backupfs.format.layout import SEAL_OVERHEAD_BYTES, Sealed
 from backupfs.format.objects import HEADER_BYTES, PACK_MAGIC
-from backupfs.format.pack import END_BYTES, FOOTER_BYTES, PackEntry
+from backupfs.format.pack import PackEntry
 from backupfs.journal.checkpoints import Checkpoints
 from backupfs.journal.segments import JournalReader, Position, Segment
 from backupfs.stores.local import LocalStore
@@ -216,9 +216,9 @@ class Checker:
             found.append(Finding(error.kind, name, str(error), []))
         if closed:
             try:
-                sealer, end = self._pack_end(pack, name)
-                sealers.append(sealer)
-                entries = self._pack_trailer(sealer, end, name)
+                end = PackEnd(self._store, self.keys, name, pack.object_id)
+                sealers.append(end.sealer)
+                entries = set(end.entries())
             except (DamageError, StoreError) as error:
                 found.append(Finding(error.kind, name, str(error), []))
         if not sealers:
@@ -340,22 +340,6 @@ class Checker:
 
     def _pack_sealer(self, pack: records.Pack, header: bytes, what: str) -> Sealer:
         return self.keys.object_sealer(objects.decode(header, PACK_MAGIC, what), pack.object_id)
-
-    def _pack_end(self, pack: records.Pack, name: str) -> tuple[Sealer, int]:
-        """The sealer that a pack's end header gives, and where that header stands."""
-        size = self._store.size(name)
-        if size < HEADER_BYTES + END_BYTES:
-            raise DamageError(f"it is {size} bytes long: cut off")
-        end = size - HEADER_BYTES
-        return self._pack_sealer(pack, self._store.get(name, end, HEADER_BYTES), f"end of pack {pack.object_id.hex()}"), end
-
-    def _pack_trailer(self, sealer: Sealer, end: int, name: str) -> set[PackEntry]:
-        """What the trailer before the end header at `end` lists."""
-        at = end - FOOTER_BYTES
-        footer = pack_format.decode_footer(sealer.open(Sealed.PACK_FOOTER, at, self._store.get(name, at, FOOTER_BYTES)), end + HEADER_BYTES)
-        sealed = self._store.get(name, footer.trailer_offset, footer.trailer_bytes)
-        plain = sealer.open(Sealed.PACK_TRAILER, footer.trailer_offset, sealed)
-        return set(pack_format.decode_trailer(plain, footer))
 
     def _read_blobs(self, pack: records.Pack, name: str, sealer: Sealer, blobs: list[Blob]) -> Iterator[Finding]:
         for blob in blobs:

@@ -33,11 +33,13 @@ from backupfs.engine.attributes import (
 from backupfs.engine.blobstore import BlobStore
 from backupfs.engine.checking import Checker, Finding, Progress, check, scratch_directory
 from backupfs.engine.checkpointing import Checkpointer
+from backupfs.engine.collecting import Collector
 from backupfs.engine.committer import Committer
 from backupfs.engine.filedata import FileData, FlushMode
 from backupfs.engine.inodes import InodeState, InodeTable
 from backupfs.engine.namespace import RENAME_EXCHANGE, SNAPSHOTS_NAME, Namespace
 from backupfs.engine.snapshots import Snapshots
+from backupfs.engine.upkeep import Upkeep
 from backupfs.engine.view import View
 from backupfs.engine.volume import Volume
 from backupfs.errors import BackupfsError, DamageError, FileSystemError
@@ -113,10 +115,16 @@ class FileSystem:
         self._parked: trio.Event | None = None
         self._taking = trio.Lock()
         self._look_at_space = trio.Event()
-        self._chores = trio.Event()
-        self._chores_done = trio.Event()
-        self._chores_stopped = False
-        self._to_reap: dict[int, InodeState] = {}
+        self.upkeep = Upkeep(
+            volume,
+            self._committer,
+            self._inodes,
+            self._data,
+            self._names,
+            self._snapshots,
+            Collector(volume, self._committer, self._blobs),
+            self._admit,
+        )
         self.own_threads: set[int] = set()
         """Threads of this process that are using its own mount (the kernel's `pid` of a request is a thread's): their fsync commits nothing."""
 
@@ -139,15 +147,15 @@ class FileSystem:
             for ino in list(self._names.orphans):
                 state = self._inodes.get(ino)
                 if state is not None:
-                    self._to_reap[ino] = state
-            self._chores.set()
+                    self.upkeep.reap_later(state)
+            self.upkeep.wake()
         committer = self._committer
         async with trio.open_nursery() as nursery:
             feeding = [_Task(self._data.run)]
             writing: list[_Task] = []
             await nursery.start(self._outliving, feeding[0])
             if not self._volume.read_only:
-                feeding += map(_Task, (self._commit_regularly, self._watch_space, self._do_chores, self._checkpointer.run))
+                feeding += map(_Task, (self._commit_regularly, self._watch_space, self.upkeep.run, self.upkeep.collect, self._checkpointer.run))
                 writing += map(_Task, (committer.run, committer.run_index))
                 for task in (*feeding[1:], *writing):
                     nursery.start_soon(self._outliving, task)
@@ -259,67 +267,9 @@ class FileSystem:
                 log.error("free space cannot be read: %s", error)
             self._look_at_space = trio.Event()
 
-    async def _do_chores(self) -> None:
-        """Task: end what has no name, end old data, purge deleted snapshots. Small steps, each atomic."""
-        while True:
-            await self._chores.wait()
-            self._chores = trio.Event()
-            try:
-                while self._to_reap or self._data.ended:
-                    await self._admit()
-                    if self._chore_step():
-                        await trio.lowlevel.checkpoint()
-                    else:
-                        await self._data.settled()
-                for serial in self._snapshots.to_purge():
-                    await self._purge(serial)
-            except BackupfsError as error:
-                log.error("background work stops until the next mount: %s", error)
-                self._volume.errors.append(f"background work stopped: {error}")
-                self._chores_stopped = True
-                self._chores_done.set()
-                return
-            if not self._has_chores():
-                self._chores_done.set()
-
-    def _chore_step(self) -> bool:
-        """One step of work; false when what is left waits for bytes that are being stored."""
-        limit = limits.REAP_RECORDS_PER_STEP
-        if self._data.ended:
-            if self._data.end_regions(*self._data.ended[0], limit):
-                self._data.ended.popleft()
-            return True
-        ino, state = next((entry for entry in self._to_reap.items() if not entry[1].flushing), (0, None))
-        if state is None:
-            return False
-        if ino not in self._names.orphans or state.handles or ino in self._inodes.lookups or self._names.reap(state, limit):
-            del self._to_reap[ino]
-        return True
-
-    async def _purge(self, serial: int) -> None:
-        self._snapshots.begin_purge(serial)
-        await self._committer.commit()
-        await self._committer.applied()
-        at: bytes | None = b""
-        while at is not None:
-            await self._admit()
-            at = self._snapshots.purge_step(serial, at)
-            await trio.lowlevel.checkpoint()
-        self._snapshots.end_purge(serial)
-        await self._committer.commit()
-
-    def _has_chores(self) -> bool:
-        return bool(self._to_reap or self._data.ended or self._snapshots.to_purge())
-
     async def idle(self) -> None:
-        """Background work is done when this returns."""
-        while self._has_chores() and self._volume.failure is None and not self._chores_stopped:
-            self._chores_done = trio.Event()
-            self._chores.set()
-            await self._chores_done.wait()
-        await self._committer.commit()
-        await self._committer.applied()
-        await self._committer.removed()
+        """Background work that is due is done when this returns."""
+        await self.upkeep.idle()
 
     # names
 
@@ -472,7 +422,7 @@ class FileSystem:
         differs = size != record.size
         await self._data.truncate(state, size)
         if self._data.ended:
-            self._chores.set()
+            self.upkeep.wake()
         await self._admit_change(ino)
         self._drop_privileges(state, who.uid == 0)
         return differs
@@ -729,6 +679,7 @@ class FileSystem:
             finally:
                 self._unpark()
             await self._committer.wait(ticket)
+            self.upkeep.wake()
             return info
 
     def snapshots(self) -> list[SnapshotInfo]:
@@ -738,9 +689,31 @@ class FileSystem:
     async def delete_snapshot(self, name: str) -> None:
         """Mark a snapshot deleted, durably; what only it held goes in the background."""
         self._volume.check_writable()
-        self._snapshots.delete(name)
+        self._snapshots.delete(name, self._volume.now_ns())
         await self._committer.commit()
-        self._chores.set()
+        self.upkeep.wake()
+
+    async def undelete_snapshot(self, name: str) -> None:
+        """Bring a deleted snapshot back, durably. UsageError when it is too late."""
+        self._volume.check_writable()
+        self._snapshots.undelete(name)
+        await self._committer.commit()
+
+    async def pin_snapshot(self, name: str, pinned: bool) -> None:
+        """Keep a snapshot until it is unpinned; durable on return."""
+        self._volume.check_writable()
+        self._snapshots.pin(name, pinned)
+        await self._committer.commit()
+
+    async def hold_snapshot(self, name: str, until_ns: int) -> None:
+        """Keep a snapshot until a time (0: no longer); durable on return."""
+        self._volume.check_writable()
+        self._snapshots.hold(name, until_ns)
+        await self._committer.commit()
+
+    def deleted_snapshots(self) -> list[SnapshotInfo]:
+        """Those that are marked deleted or being purged, oldest first."""
+        return self._snapshots.deleted()
 
     def changes_since_snapshot(self) -> int:
         """How much has changed since the last snapshot; 0: nothing."""
@@ -798,8 +771,10 @@ class FileSystem:
             layers_not_applied=volume.catalog.frozen_layers,
             changes_since_snapshot=self.changes_since_snapshot(),
             snapshots=len(self._snapshots.kept()),
-            purging=len(self._snapshots.to_purge()),
+            purging=len(self._snapshots.deleted()),
             orphans=len(self._names.orphans),
+            upkeep=self.upkeep.status(),
+            journal_since_checkpoint_bytes=self._checkpointer.journal_bytes,
             space_short=self._is_short(),
             read_only=volume.read_only or volume.failure is not None,
             failure="" if volume.failure is None else str(volume.failure),
@@ -1033,9 +1008,10 @@ class FileSystem:
     def _maybe_reap(self, state: InodeState) -> None:
         if state.ino not in self._names.orphans or state.handles or state.ino in self._inodes.lookups or state.dead:
             return
-        if state.flushing or self._parked is not None or not self._names.reap(state, limits.REAP_RECORDS_PER_STEP):
-            self._to_reap[state.ino] = state
-            self._chores.set()
+        if self._parked is None:
+            self.upkeep.reap(state)
+        else:
+            self.upkeep.reap_later(state)
 
     def _set_acl(self, state: InodeState, xattrs: dict[bytes, bytes], name: bytes, value: bytes) -> None:
         try:

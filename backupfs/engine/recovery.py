@@ -58,22 +58,26 @@ class Replayed:
     """Segments that count and still lie in the open directory."""
 
 
-def open_index(directory: Path, keys: Keys, seams: Seams) -> Index:
-    """The index, or an empty one in place of one that cannot be trusted, which is set aside. Blocks."""
+def open_index(directory: Path, keys: Keys, seams: Seams, journal: JournalReader) -> Index:
+    """The index, or an empty one in place of one that cannot be trusted or needs more of the journal than is left; it is set aside. Blocks."""
     if (directory / DISTRUSTED).exists():
         set_index_aside(directory)
     try:
         index = Index(directory, keys, seams.randomness)
         try:
-            _ = index.position
+            left_behind = _is_left_behind(index, journal)
         except DamageError:
             index.close()
             raise
-        return index
     except DamageError as error:
         log.warning("the index cannot be used and is built anew from the journal: %s", error)
-        set_index_aside(directory)
-        return Index(directory, keys, seams.randomness)
+    else:
+        if not left_behind:
+            return index
+        index.close()
+        log.info("the index is older than what is left of the journal, and is built anew from a checkpoint")
+    set_index_aside(directory)
+    return Index(directory, keys, seams.randomness)
 
 
 def set_index_aside(directory: Path) -> None:
@@ -183,10 +187,11 @@ def _load(reader: JournalReader, sequence: int, in_store: bool, start: Position,
     return segment
 
 
-def is_left_behind(index: Index, reader: JournalReader) -> bool:
+def _is_left_behind(index: Index, reader: JournalReader) -> bool:
     """Whether the journal that this index needs has been cut off, because checkpoints took its place. Blocks."""
+    segment = index.position[0]
     oldest = next(iter(reader.sequences()), None)
-    return oldest is not None and 0 < index.position[0] < oldest[0]
+    return oldest is not None and 0 < segment < oldest[0]
 
 
 def replay(reader: JournalReader, checkpoints: Checkpoints, index: Index, seen: SeenHistory | None, progress: Callable[[int], None]) -> Replayed:
@@ -268,16 +273,43 @@ def journal_since_checkpoint(reader: JournalReader, checkpoints: Checkpoints, st
     return sum(store.size(segment_name(sequence)) for sequence, in_store in reader.sequences() if in_store and sequence > covered), size
 
 
-def retire_segments(result: Replayed, open_directory: Path, aside: Path, store: LocalStore, files: Files) -> None:
+class SetAside:
+    """Where recovery puts what belongs to nothing that was committed: under a number that rises from recovery to recovery. Blocks."""
+
+    def __init__(self, directory: Path, number: int, files: Files) -> None:
+        self._directory = directory
+        self._prefix = f"{number:016x}-"
+        self._files = files
+
+    def put(self, path: Path) -> None:
+        """Move a file there."""
+        log.info("%s belongs to nothing that was committed and is set aside in %s", path.name, self._directory)
+        self._files.make_directory(self._directory)
+        self._files.rename(path, self._directory / (self._prefix + path.name))
+
+    def forget_oldest(self) -> None:
+        """Remove what was put there long ago: nothing has missed it since."""
+        names = self._files.list(self._directory)
+        kept = sorted({_recovery_of(name) for name in names})[-limits.SET_ASIDE_KEPT :]
+        for name in names:
+            if _recovery_of(name) not in kept:
+                self._files.unlink(self._directory / name)
+
+
+def _recovery_of(name: str) -> str:
+    return name.rpartition("-")[0]
+
+
+def retire_segments(result: Replayed, open_directory: Path, aside: SetAside, store: LocalStore) -> None:
     """Move segments that a dead process left in the open directory to where they belong. Blocks."""
     for sequence in result.unclosed:
         store.put_file(segment_name(sequence), open_segment_path(open_directory, sequence))
     for sequence in result.torn:
-        _set_aside(open_segment_path(open_directory, sequence), aside, files)
+        aside.put(open_segment_path(open_directory, sequence))
 
 
 def finish_packs(
-    index: Index, reader: BlobReader, open_directory: Path, aside: Path, store: LocalStore, keys: Keys, seams: Seams, unclean: bool
+    index: Index, reader: BlobReader, open_directory: Path, aside: SetAside, store: LocalStore, keys: Keys, seams: Seams, unclean: bool
 ) -> list[Change]:
     """Close the packs that a dead process left open; after an unclean end set aside those that no record names.
 
@@ -300,7 +332,7 @@ def finish_packs(
         if not entries:
             changes.append((Table.PACKS, key, None))
             if files.exists(path):
-                _set_aside(path, aside, files)
+                aside.put(path)
             continue
         if files.exists(path) and not _is_closed(store, pack.object_id):
             _finish_pack(path, entries, pack.object_id, open_directory, store, keys, seams)
@@ -316,16 +348,16 @@ def finish_packs(
     return changes
 
 
-def _set_unknown_aside(open_directory: Path, known: set[str], closed: set[str] | None, aside: Path, store: LocalStore, files: Files) -> None:
+def _set_unknown_aside(open_directory: Path, known: set[str], closed: set[str] | None, aside: SetAside, store: LocalStore, files: Files) -> None:
     """Packs that no record names: in the open directory, and with `closed`, the names of all that are known, in the store."""
     for name in files.list(open_directory):
         if name not in known and len(name) == _PACK_NAME_CHARACTERS and not name.startswith(OPEN_PREFIX):
-            _set_aside(open_directory / name, aside, files)
+            aside.put(open_directory / name)
         elif name.endswith(_FINISHING):
             files.unlink(open_directory / name)
     if closed is not None:
         for name in [name for name in store.list("packs") if name not in closed]:
-            _set_aside(store.root / name, aside, files)
+            aside.put(store.root / name)
 
 
 _FINISHING = ".finishing"
@@ -367,9 +399,3 @@ def _is_closed(store: LocalStore, object_id: bytes) -> bool:
     except MissingObjectError:
         return False
     return True
-
-
-def _set_aside(path: Path, aside: Path, files: Files) -> None:
-    log.info("%s belongs to nothing that was committed and is set aside in %s", path.name, aside)
-    files.make_directory(aside)
-    files.rename(path, aside / path.name)

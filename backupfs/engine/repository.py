@@ -260,7 +260,7 @@ def _open_volume(
     files, keys = seams.files, unlocked.keys
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     remove_scratch(state)
-    open_directory, aside = root / OPEN, root / SET_ASIDE
+    open_directory = root / OPEN
     # A copy of a repository may have lost its empty directories: git and object stores keep none.
     _make_directories(open_directory, files)
     store = LocalStore(root, files)
@@ -271,11 +271,7 @@ def _open_volume(
         recovery.set_index_aside(state / INDEX)
     journal_reader = _journal_reader(root, unlocked, seams)
     checkpoints = _checkpoints(root, unlocked, seams)
-    index = recovery.open_index(state / INDEX, keys, seams)
-    if recovery.is_left_behind(index, journal_reader):
-        index.close()
-        recovery.set_index_aside(state / INDEX)
-        index = recovery.open_index(state / INDEX, keys, seams)
+    index = recovery.open_index(state / INDEX, keys, seams, journal_reader)
     try:
         replayed = recovery.replay(journal_reader, checkpoints, index, head.load(), _quiet)
         reader = BlobReader(open_directory, files, store, keys, compressor)
@@ -287,10 +283,12 @@ def _open_volume(
             changes: list[Change] = []
             if value is None:
                 changes.extend(_first_records(counters, owner, seams.clock.now_ns()))
+            aside = recovery.SetAside(root / SET_ASIDE, replayed.position.segment, files)
             unclean = bool(replayed.unclosed or replayed.torn)
             changes.extend(recovery.finish_packs(index, reader, open_directory, aside, store, keys, seams, unclean))
             journal.open(above=max(replayed.torn, default=0))
-            recovery.retire_segments(replayed, open_directory, aside, store, files)
+            recovery.retire_segments(replayed, open_directory, aside, store)
+            aside.forget_oldest()
             if changes:
                 journal.append(encode_batch(changes))
             position = journal.position

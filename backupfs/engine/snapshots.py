@@ -7,8 +7,11 @@ what is written later already follows the rules without this snapshot.
 
 import errno
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+
+from msgspec.structs import replace
 
 from backupfs import limits
 from backupfs.catalog.catalog import Catalog
@@ -19,6 +22,21 @@ from backupfs.format.catalog import Snapshot, SnapshotState, Table, number_key
 from backupfs.rules.names import snapshot_name, utc_second
 
 _STATE_NAMES = {SnapshotState.KEPT: "kept", SnapshotState.DELETED: "deleted", SnapshotState.PURGING: "purging"}
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Between two neighbours of `kept`: snapshots that would go, the first of them at epoch `first`; changes up to `last` may have replaced what only
+    they see.
+    """
+
+    kept: list[int]
+    first: int
+    last: int
+
+    def sees_nothing_of(self, older: int, newer: int) -> bool:
+        """Whether a version of epoch `older`, replaced at `newer`, would be seen by no snapshot that is kept."""
+        return bisect_left(self.kept, older) == bisect_left(self.kept, newer)
 
 
 class Snapshots:
@@ -32,40 +50,89 @@ class Snapshots:
         self._by_name: dict[str, int] = {}
         self._refresh()
 
-    def take(self, serial: int, time_ns: int, name: str, why: str, message: str, tags: Sequence[str]) -> SnapshotInfo:
+    def take(self, serial: int, time_ns: int, name: str, why: str, message: str, tags: Sequence[str], before_restore: bytes = b"") -> SnapshotInfo:
         """Add a snapshot of the current epoch, which ends with it. The caller freezes a batch in the same step."""
         catalog = self._catalog
-        snapshot = Snapshot(catalog.epoch, time_ns, name, SnapshotState.KEPT, why, message, list(tags), catalog.changed_in_epoch)
+        snapshot = Snapshot(
+            catalog.epoch,
+            time_ns,
+            name,
+            SnapshotState.KEPT,
+            why,
+            message,
+            list(tags),
+            catalog.changed_in_epoch,
+            before_restore=before_restore,
+        )
         self._put(serial, snapshot)
-        catalog.put(Table.META, records.META_LAST_NAME, name.encode())
         catalog.epoch += 1
         catalog.changed_in_epoch = 0
         self._refresh()
         return self._info(serial)
 
     def new_name(self, time_ns: int) -> str:
-        """A name for a snapshot taken now: none that is in use, and none that a snapshot of this second has had."""
+        """A name for a snapshot taken now: none that is in use, and none that a snapshot of this second has had. It counts as given."""
         taken = {snapshot.name for snapshot in self._by_serial.values()}
         last = self._catalog.get(Table.META, records.META_LAST_NAME)
         name = snapshot_name(time_ns, taken)
         while last is not None and name.startswith(last.decode()[: len(utc_second(time_ns))]) and name <= last.decode():
             taken.add(name)
             name = snapshot_name(time_ns, taken)
+        self._catalog.put(Table.META, records.META_LAST_NAME, name.encode())
         return name
 
-    def delete(self, name: str) -> int:
-        """Mark a snapshot deleted; gives its serial."""
-        serial = self._by_name.get(name)
-        if serial is None:
-            raise UsageError(f"there is no snapshot {name!r}; `backupfs snapshot list` shows them")
+    def claim_name(self, name: str, prf: bytes) -> str:
+        """Take a name that a person chose, for ever. FileSystemError EEXIST when a snapshot has, or has had, that name; `prf` stands for it."""
+        key = records.META_NAME_PREFIX + prf
+        if any(s.name == name for s in self._by_serial.values()) or self._catalog.get(Table.META, key) is not None:
+            raise FileSystemError(errno.EEXIST)
+        self._catalog.put(Table.META, key, records.encode(0))
+        return name
+
+    def delete(self, name: str, now_ns: int) -> int:
+        """Mark a snapshot deleted; gives its serial. UsageError when there is none, or it is pinned or held."""
+        serial = self._shown(name)
         old = self._by_serial[serial]
-        self._put(serial, _with_state(old, SnapshotState.DELETED))
+        if old.pinned:
+            raise UsageError(f"snapshot {name} is pinned; `backupfs snapshot unpin` lets go of it")
+        if old.hold_until_ns > now_ns:
+            raise UsageError(f"snapshot {name} is held; `backupfs snapshot hold --release` lets go of it")
+        self._put(serial, replace(old, state=SnapshotState.DELETED, deleted_ns=now_ns))
         self._refresh()
         return serial
 
+    def deleted_by(self, now_ns: int) -> None:
+        """No snapshot has been deleted later than now, whatever the clock said then."""
+        for serial, snapshot in self._by_serial.items():
+            if snapshot.state == SnapshotState.DELETED and snapshot.deleted_ns > now_ns:
+                self._put(serial, replace(snapshot, deleted_ns=now_ns))
+
+    def undelete(self, name: str) -> int:
+        """Bring a deleted snapshot back; gives its serial. UsageError when it is too late."""
+        for serial, snapshot in self._by_serial.items():
+            if snapshot.name == name and snapshot.state == SnapshotState.DELETED:
+                self._put(serial, replace(snapshot, state=SnapshotState.KEPT, deleted_ns=0))
+                self._refresh()
+                return serial
+            if snapshot.name == name and snapshot.state == SnapshotState.PURGING:
+                raise UsageError(f"snapshot {name} is being purged: it cannot be brought back any more")
+        if name in self._by_name:
+            raise UsageError(f"snapshot {name} is not deleted")
+        raise UsageError(f"there is no deleted snapshot {name!r}; `backupfs snapshot list --deleted` shows them")
+
+    def pin(self, name: str, pinned: bool) -> None:
+        """Keep a snapshot until it is unpinned."""
+        serial = self._shown(name)
+        self._put(serial, replace(self._by_serial[serial], pinned=pinned))
+
+    def hold(self, name: str, until_ns: int) -> None:
+        """Keep a snapshot until a time; 0 ends the hold."""
+        serial = self._shown(name)
+        self._put(serial, replace(self._by_serial[serial], hold_until_ns=until_ns))
+
     def begin_purge(self, serial: int) -> None:
         """From here on the snapshot no longer counts as kept, and no longer shows."""
-        self._put(serial, _with_state(self._by_serial[serial], SnapshotState.PURGING))
+        self._put(serial, replace(self._by_serial[serial], state=SnapshotState.PURGING))
         self._refresh()
 
     def purge_step(self, serial: int, start: bytes) -> bytes | None:
@@ -85,19 +152,55 @@ class Snapshots:
             return None
         return keys[-1] + b"\0"
 
+    def would_drop(self, serials: Collection[int]) -> "list[Gap]":
+        """What purging these snapshots (all at once) would have to look at: a range of changes for each run of them that no kept one interrupts."""
+        epochs = {self._by_serial[serial].epoch for serial in serials}
+        kept = [epoch for epoch in self._catalog.kept_epochs if epoch not in epochs]
+        gaps: dict[int, int] = {}
+        for epoch in sorted(epochs, reverse=True):
+            gaps[bisect_left(kept, epoch)] = epoch
+        return [Gap(kept, first, kept[place] if place < len(kept) else self._catalog.epoch) for place, first in sorted(gaps.items())]
+
     def end_purge(self, serial: int) -> None:
         """The snapshot is gone."""
         del self._by_serial[serial]
         self._catalog.put(Table.SNAPSHOTS, number_key(serial), None)
         self._refresh()
 
-    def to_purge(self) -> list[int]:
-        """Serials of snapshots that are deleted or half purged, oldest mark first."""
-        return [s for s, snapshot in sorted(self._by_serial.items()) if snapshot.state != SnapshotState.KEPT]
+    def to_purge(self, deleted_by_ns: int) -> list[int]:
+        """Serials of snapshots that are half purged, or were marked deleted at that time or before, oldest first."""
+        return [
+            s
+            for s, snapshot in sorted(self._by_serial.items())
+            if snapshot.state == SnapshotState.PURGING or (snapshot.state == SnapshotState.DELETED and snapshot.deleted_ns <= deleted_by_ns)
+        ]
+
+    def deleted(self) -> list[SnapshotInfo]:
+        """Snapshots that are marked deleted or being purged, oldest first."""
+        return [self._info(s) for s, snapshot in sorted(self._by_serial.items()) if snapshot.state != SnapshotState.KEPT]
+
+    def uncounted(self) -> int | None:
+        """Serial of the oldest kept snapshot whose changes have not been counted."""
+        return next((s for s, snapshot in sorted(self._by_serial.items()) if not snapshot.counted and snapshot.state == SnapshotState.KEPT), None)
+
+    def set_counts(self, serial: int, made: int, altered: int, removed: int) -> None:
+        """Note how many inodes were made, altered and removed since the snapshot before."""
+        snapshot = self._by_serial.get(serial)
+        if snapshot is not None:
+            self._put(serial, replace(snapshot, counted=True, made=made, altered=altered, removed=removed))
+
+    def before_restore(self) -> list[tuple[int, bytes]]:
+        """(serial, path) of the kept snapshots that were taken before something was restored, oldest first."""
+        kept = [(s, snapshot) for s, snapshot in sorted(self._by_serial.items()) if snapshot.state == SnapshotState.KEPT]
+        return [(s, snapshot.before_restore) for s, snapshot in kept if snapshot.before_restore]
 
     def kept(self) -> list[SnapshotInfo]:
         """Snapshots that are shown, oldest first."""
         return [self._info(s) for s, snapshot in sorted(self._by_serial.items()) if snapshot.state == SnapshotState.KEPT]
+
+    def info(self, serial: int) -> SnapshotInfo:
+        """One snapshot, as it is shown."""
+        return self._info(serial)
 
     def serial_of(self, name: str) -> int | None:
         """Serial of the shown snapshot of that name."""
@@ -132,7 +235,7 @@ class Snapshots:
 
     def _put(self, serial: int, snapshot: Snapshot) -> None:
         self._by_serial[serial] = snapshot
-        self._catalog.put(Table.SNAPSHOTS, number_key(serial), records.encode(snapshot))
+        self._catalog.put(Table.SNAPSHOTS, number_key(serial), records.encode_snapshot(snapshot))
 
     def _refresh(self) -> None:
         counting = sorted(s.epoch for s in self._by_serial.values() if s.state != SnapshotState.PURGING)
@@ -143,8 +246,13 @@ class Snapshots:
     def _info(self, serial: int) -> SnapshotInfo:
         s = self._by_serial[serial]
         state = _STATE_NAMES[SnapshotState(s.state)]
-        return SnapshotInfo(serial, s.name, s.time_ns, s.why, s.message, s.tags, s.changes, state)
+        counts = (s.made, s.altered, s.removed) if s.counted else (None, None, None)
+        return SnapshotInfo(
+            serial, s.name, s.time_ns, s.why, s.message, s.tags, s.changes, state, s.pinned, s.hold_until_ns or None, s.deleted_ns or None, *counts
+        )
 
-
-def _with_state(s: Snapshot, state: SnapshotState) -> Snapshot:
-    return Snapshot(s.epoch, s.time_ns, s.name, state, s.why, s.message, s.tags, s.changes)
+    def _shown(self, name: str) -> int:
+        serial = self._by_name.get(name)
+        if serial is None:
+            raise UsageError(f"there is no snapshot {name!r}; `backupfs snapshot list` shows them")
+        return serial

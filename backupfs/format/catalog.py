@@ -117,7 +117,11 @@ class SnapshotState(enum.IntEnum):
 
 
 class Snapshot(msgspec.Struct, array_like=True, frozen=True):
-    """`changes` counts versions written since the snapshot before; `why` is who asked for it ("manual", "schedule")."""
+    """`changes` counts versions written since the snapshot before; `why` is who asked for it ("manual", "schedule").
+
+    `hold_until_ns` is 0 when nobody holds it, `deleted_ns` is when it was marked deleted. `made`, `altered` and `removed` count inodes since the
+    snapshot before, once they have been counted (`counted`).
+    """
 
     epoch: int
     time_ns: int
@@ -127,6 +131,15 @@ class Snapshot(msgspec.Struct, array_like=True, frozen=True):
     message: str
     tags: list[str]
     changes: int
+    pinned: bool = False
+    hold_until_ns: int = 0
+    deleted_ns: int = 0
+    counted: bool = False
+    made: int = 0
+    altered: int = 0
+    removed: int = 0
+    before_restore: bytes = b""
+    """The path that was about to be restored when this was taken, from the root; empty for all others."""
 
 
 class Orphan(msgspec.Struct, array_like=True, frozen=True):
@@ -158,6 +171,8 @@ class Counters(msgspec.Struct, array_like=True):
 META_COUNTERS: Final = b"counters"
 META_LAST_NAME: Final = b"last-name"
 """UTF-8: the name that was given to a snapshot last, whatever became of it."""
+META_NAME_PREFIX: Final = b"name/"
+"""Followed by a PRF: a name that a person gave to a snapshot, which is never given again."""
 META_IDLE: Final = b"idle"
 """Numbers of blobs that have a row and no reference: what was using them had not let go of them yet."""
 
@@ -238,6 +253,15 @@ _encode = msgspec.msgpack.Encoder().encode
 def encode(record: msgspec.Struct | list[Extent] | list[int] | dict[bytes, bytes] | int) -> bytes:
     """Any record."""
     return _encode(record)
+
+
+def encode_snapshot(record: Snapshot) -> bytes:
+    """A snapshot's record, without the fields at its end that say nothing."""
+    values = list(msgspec.structs.astuple(record))
+    defaults = [field.default for field in msgspec.structs.fields(Snapshot)]
+    while values[-1] == defaults[len(values) - 1]:
+        values.pop()
+    return _encode(values)
 
 
 decode_inode = msgspec.msgpack.Decoder(Inode).decode

@@ -1,5 +1,6 @@
 """Names of snapshots: the UTC time of the cut, sortable, without colons so that SMB and Windows can show them."""
 
+import re
 from collections.abc import Container
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -8,6 +9,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST_S: Final = int((datetime(1, 1, 1, tzinfo=UTC) - _EPOCH).total_seconds())
 _LAST_S: Final = int((datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC) - _EPOCH).total_seconds())
 _SECOND_NS: Final = 1_000_000_000
+_LIKE_A_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{6}Z.*", re.DOTALL)
 
 
 def utc_second(time_ns: int) -> str:
@@ -30,3 +32,19 @@ def snapshot_name(time_ns: int, taken: Container[str]) -> str:
         number += 1
         name = f"{base}-{number:03d}"
     return name
+
+
+NAME_MAX_BYTES: Final = 200
+
+
+def name_fault(name: str) -> str | None:
+    """Why a person may not give this name to a snapshot; None when it will do."""
+    if not name or len(name.encode("utf-8", "surrogateescape")) > NAME_MAX_BYTES:
+        return f"a snapshot's name has 1 to {NAME_MAX_BYTES} bytes"
+    if name in (".", "..", "latest") or name.startswith(("@GMT-", ".")):
+        return "`latest`, names that begin with a dot and names that begin with @GMT- mean something else"
+    if not name.isprintable() or "/" in name:
+        return "a snapshot's name is made of printable characters other than a slash"
+    if _LIKE_A_TIME.fullmatch(name):
+        return "names that look like a time are given by the clock"
+    return None

@@ -111,13 +111,13 @@ class VersionRules:
     def mark_deleted(self) -> None:
         name = f"name {self.draw.choice(sorted(self.kept))}" if self.kept else ""
         if self.snapshots.serial_of(name) is not None:
-            self.snapshots.delete(name)
+            self.snapshots.delete(name, 0)
             assert self.snapshots.serial_of(name) is None
 
     def begin_purge(self) -> None:
-        if self.purging is not None or not self.snapshots.to_purge():
+        if self.purging is not None or not self.snapshots.to_purge(0):
             return
-        serial = self.snapshots.to_purge()[0]
+        serial = self.snapshots.to_purge(0)[0]
         self.snapshots.begin_purge(serial)
         del self.kept[serial]
         with pytest.raises(FileSystemError):
@@ -267,8 +267,8 @@ class VersionRules:
         self.apply_all()
         self.counts_are_right()
         for info in self.snapshots.kept():
-            self.snapshots.delete(info.name)
-        while self.purging or self.snapshots.to_purge():
+            self.snapshots.delete(info.name, 0)
+        while self.purging or self.snapshots.to_purge(0):
             self.begin_purge()
             self.purge_step()
         self.nothing_is_left_over()

@@ -144,6 +144,7 @@ async def test_a_checkpoint_of_nothing_new_changes_nothing(tmp_path: Path) -> No
     world = World.new(tmp_path / "a")
     async with world.mounted() as m:
         await live_a_little(m, 0)
+        await m.fs.idle()
         for _ in range(3):
             await m.fs.make_checkpoint()
         tree = await m.tree()

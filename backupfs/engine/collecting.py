@@ -1,0 +1,157 @@
+"""Collection: getting the room of dead blobs back, online.
+
+A step copies some live blobs of a pack that is mostly dead into a pack that is being written; the batch that says so is the commit of the copy, and
+the pack goes with the batch in which nothing lives in it any more. Nothing else is kept of what was under way: after an interruption the plan is made
+anew, and what was copied counts.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import trio
+
+from backupfs import limits
+from backupfs.blobs.packs import pack_name
+from backupfs.blobs.trailers import PackEnd
+from backupfs.engine.blobstore import BlobStore
+from backupfs.engine.committer import Committer
+from backupfs.engine.volume import Volume
+from backupfs.errors import DamageError, StoreError
+from backupfs.format import catalog as records
+from backupfs.format.catalog import Pack, PackState, Table
+from backupfs.format.pack import PackEntry
+from backupfs.rules.collection import CollectionPlan, PackUse, plan_collection
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Collected:
+    """What has been done since the mount, and what is left of the plan under way. Bytes."""
+
+    copied_bytes: int = 0
+    freed_bytes: int = 0
+    waiting_packs: int = 0
+    waiting_bytes: int = 0
+
+
+class Collector:
+    """Rewrites packs. Used by one task at a time."""
+
+    def __init__(self, volume: Volume, committer: Committer, blobs: BlobStore) -> None:
+        self._volume = volume
+        self._committer = committer
+        self._blobs = blobs
+        self._held: dict[int, int] = {}
+        """Stored bytes that were ever put into each closed pack: they never change."""
+        self._hopeless: set[int] = set()
+        """Packs that cannot be rewritten because something in them cannot be read."""
+        self._planned_at = -1
+        self.so_far = Collected()
+
+    def is_due(self) -> bool:
+        """Whether enough has died since the last plan to make another."""
+        died = self._volume.catalog.died_bytes
+        return self._planned_at < 0 or died - self._planned_at > limits.COLLECT_DIED_BYTES
+
+    async def plan(self, *, thorough: bool = False) -> CollectionPlan:
+        """What would be rewritten now."""
+        self._planned_at = self._volume.catalog.died_bytes
+        packs = [(records.number_of(key), records.decode_pack(value)) for key, value in self._volume.catalog.rows(Table.PACKS)]
+        closed = [(number, pack) for number, pack in packs if pack.state == PackState.SEALED and number not in self._hopeless]
+        self._held = {number: held for number, held in self._held.items() if number in dict(closed)}
+        unknown = [(number, pack) for number, pack in closed if number not in self._held]
+        if unknown:
+            self._held.update(await self._volume.seams.offload.disk(self._read_held, unknown))
+        uses = [PackUse(number, self._held[number], pack.live_bytes) for number, pack in closed if number in self._held]
+        return plan_collection(uses, thorough=thorough)
+
+    async def run(self, plan: CollectionPlan, *, hurry: bool = False) -> None:
+        """Carry a plan out. Unless there is a `hurry`, it works at most half of the time. Raises StoreError."""
+        waiting = list(plan.packs)
+        try:
+            while waiting:
+                self.so_far.waiting_packs = len(waiting)
+                self.so_far.waiting_bytes = sum(pack.live_bytes for pack in waiting)
+                use = waiting.pop(0)
+                await self._rewrite(use, hurry)
+            await self._committer.commit()
+            await self._committer.applied()
+            await self._committer.removed()
+        finally:
+            self.so_far.waiting_packs = self.so_far.waiting_bytes = 0
+
+    async def _rewrite(self, use: PackUse, hurry: bool) -> None:
+        volume = self._volume
+        pack = self._pack(use.number)
+        if pack is None:
+            return
+        try:
+            entries = await volume.seams.offload.disk(self._read_entries, pack)
+        except (DamageError, StoreError) as error:
+            self._give_up(use.number, pack, error)
+            return
+        copied = 0
+        for group in _groups(entries):
+            began = trio.current_time()
+            await self._committer.room()
+            numbers = [number for entry in group if (number := self._living(use.number, entry)) is not None]
+            try:
+                copied += await self._blobs.move(numbers)
+            except DamageError as error:
+                self._give_up(use.number, pack, error)
+                return
+            if not hurry:
+                await trio.sleep(min(trio.current_time() - began, limits.COLLECT_PAUSE_MAX_S))
+        self.so_far.copied_bytes += copied
+        self.so_far.freed_bytes += use.held_bytes - copied
+
+    def _living(self, pack: int, entry: PackEntry) -> int | None:
+        """Number of the blob that this entry is, when it counts and stands here."""
+        catalog = self._volume.catalog
+        number = catalog.known_blob(entry.blob_id)
+        if number is None:
+            return None
+        blob = catalog.blob(number)
+        return number if (blob.pack, blob.offset) == (pack, entry.offset) else None
+
+    def _pack(self, number: int) -> Pack | None:
+        value = self._volume.catalog.get(Table.PACKS, records.number_key(number))
+        return None if value is None else records.decode_pack(value)
+
+    def _give_up(self, number: int, pack: Pack, error: Exception) -> None:
+        self._hopeless.add(number)
+        told = f"pack {pack.object_id.hex()} is not rewritten, because it cannot be read: {error}; `backupfs check --read-data` names the files"
+        self._volume.errors.append(told)
+        log.error("%s", told)
+
+    def _read_held(self, packs: list[tuple[int, Pack]]) -> dict[int, int]:
+        """In a thread."""
+        held = {}
+        for number, pack in packs:
+            try:
+                held[number] = self._end(pack).held_bytes()
+            except (DamageError, StoreError) as error:
+                self._give_up(number, pack, error)
+        return held
+
+    def _read_entries(self, pack: Pack) -> list[PackEntry]:
+        """In a thread."""
+        return self._end(pack).entries()
+
+    def _end(self, pack: Pack) -> PackEnd:
+        volume = self._volume
+        return PackEnd(volume.store, volume.keys, pack_name(pack.object_id), pack.object_id)
+
+
+def _groups(entries: list[PackEntry]) -> list[list[PackEntry]]:
+    """Entries in groups that are copied together."""
+    groups: list[list[PackEntry]] = []
+    size = limits.COLLECT_STEP_BYTES
+    for entry in entries:
+        if size >= limits.COLLECT_STEP_BYTES or len(groups[-1]) >= limits.COLLECT_STEP_BLOBS:
+            groups.append([])
+            size = 0
+        groups[-1].append(entry)
+        size += entry.plain_bytes
+    return groups
