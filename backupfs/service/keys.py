@@ -1,6 +1,6 @@
 """What is done with the keys of a repository, mounted or not, in the command's own process. Everything here blocks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -10,7 +10,7 @@ from backupfs.engine.key_export import Imported
 from backupfs.engine.keyring import SlotInfo, calibrated_kdf
 from backupfs.engine.repository import unlock
 from backupfs.engine.seams import Seams
-from backupfs.errors import UsageError
+from backupfs.errors import UsageError, WrongPasswordError
 from backupfs.rules.labels import KeyKind
 
 NewSecret = Callable[[], bytes]
@@ -25,12 +25,15 @@ def show(root: Path, password: bytes, seams: Seams) -> list[SlotInfo]:
 
 
 def add(root: Path, password: bytes, new: NewSecret, label: str, kdf_seconds: float, seams: Seams) -> SlotInfo:
-    """One more password."""
+    """One more password. UsageError when it opens a slot already: to change or remove it would leave it working."""
     unlocked = unlock(root, password, files=seams.files)
-    keyring.admissible(keyring.list_slots(unlocked, files=seams.files), KeyKind.PASSWORD, label)
+    slots = keyring.list_slots(unlocked, files=seams.files)
+    keyring.admissible(slots, KeyKind.PASSWORD, label)
+    secret = new()
+    _refuse_known(root, secret, slots, seams)
     return keyring.add_slot(
         unlocked,
-        new(),
+        secret,
         KeyKind.PASSWORD,
         label,
         files=seams.files,
@@ -60,11 +63,15 @@ def add_recovery(root: Path, password: bytes, label: str, kdf_seconds: float, se
 
 
 def change(root: Path, password: bytes, new: NewSecret, kdf_seconds: float, seams: Seams) -> SlotInfo:
-    """Replace the password that was given."""
+    """Replace the password that was given, perhaps by itself: that gives it new costs. UsageError when the new one is another key's."""
     unlocked = unlock(root, password, files=seams.files)
-    keyring.refuse_recovery_key(next(slot for slot in keyring.list_slots(unlocked, files=seams.files) if slot.opened))
+    slots = keyring.list_slots(unlocked, files=seams.files)
+    opened = next(slot for slot in slots if slot.opened)
+    keyring.refuse_recovery_key(opened)
+    secret = new()
+    _refuse_known(root, secret, [slot for slot in slots if slot.label != opened.label], seams)
     return keyring.change_password(
-        unlocked, new(), files=seams.files, clock=seams.clock, randomness=seams.randomness, kdf=calibrated_kdf(kdf_seconds)
+        unlocked, secret, files=seams.files, clock=seams.clock, randomness=seams.randomness, kdf=calibrated_kdf(kdf_seconds)
     )
 
 
@@ -113,3 +120,13 @@ def read_export(path: Path) -> str:
 def import_(root: Path, text: str, password: bytes, seams: Seams) -> Imported:
     """Bring back what is lost of configuration and slots."""
     return key_export.import_keys(root, text, password, files=seams.files)
+
+
+def _refuse_known(root: Path, secret: bytes, slots: Sequence[SlotInfo], seams: Seams) -> None:
+    try:
+        known = unlock(root, secret, files=seams.files).slot_id.hex()
+    except WrongPasswordError:
+        return
+    for slot in slots:
+        if slot.id == known:
+            raise UsageError(f"the new password is the one of the key {slot.name} already; each key has its own")

@@ -11,77 +11,17 @@ from backupfs import limits
 from backupfs.codec import keys as key_codec
 from backupfs.codec import recovery
 from backupfs.engine import keyring
-from backupfs.engine.keyring import SlotInfo, Unlocked, add_slot, calibrated_kdf, change_password, find_slot, list_slots, remove_slot
+from backupfs.engine.keyring import SlotInfo, calibrated_kdf, change_password, find_slot, list_slots, remove_slot
 from backupfs.errors import DamageError, LockedError, StoreError, StoreFullError, UsageError, WrongPasswordError
 from backupfs.format import keyslot
 from backupfs.format.keyslot import KdfParameters
 from backupfs.rules.labels import KeyKind
 from backupfs.stores.files import Files
 from tests.crash.disk import SimulatedDisk
-from tests.crash.simulation import KDF, PASSWORD, SeededRandomness
+from tests.crash.simulation import KDF, PASSWORD
 from tests.decoder.store import Store, open_store
+from tests.unit.engine.keyholder import CLOCK, DRAWS, WORDS, add, change, files_of, labels, opens, overwrite, remove, shown, slot_files
 from tests.unit.engine.world import REPOSITORY, World, simulated
-
-WORDS = recovery.words_of(bytes(range(32)))
-
-
-class Ticking:
-    """A second passes each time somebody looks."""
-
-    def __init__(self) -> None:
-        self.now_s = 1_700_000_000
-
-    def now_ns(self) -> int:
-        self.now_s += 1
-        return self.now_s * 1_000_000_000
-
-
-CLOCK = Ticking()
-DRAWS = SeededRandomness("keyring")
-
-
-def add(world: World, secret: bytes, label: str, kind: KeyKind = KeyKind.PASSWORD, unlocked: Unlocked | None = None) -> SlotInfo:
-    return add_slot(unlocked or world.unlocked(), secret, kind, label, files=world.files, clock=CLOCK, randomness=DRAWS, kdf=KDF)
-
-
-def change(world: World, old: bytes, new: bytes) -> SlotInfo:
-    return change_password(world.unlocked(old), new, files=world.files, clock=CLOCK, randomness=DRAWS, kdf=KDF)
-
-
-def remove(world: World, password: bytes, reference: str, force: bool = False) -> SlotInfo:
-    return remove_slot(world.unlocked(password), reference, force=force, files=world.files)
-
-
-def shown(world: World, password: bytes = PASSWORD) -> list[SlotInfo]:
-    return list_slots(world.unlocked(password), files=world.files)
-
-
-def names(world: World, password: bytes = PASSWORD) -> list[str | None]:
-    return [slot.label for slot in shown(world, password)]
-
-
-def slot_files(world: World) -> list[Path]:
-    return world.objects("keys")
-
-
-def files_of(slot: SlotInfo) -> tuple[Path, Path]:
-    path = REPOSITORY / "keys" / slot.id
-    return path, path.with_name(path.name + ".copy")
-
-
-def opens(world: World, password: bytes) -> bool:
-    try:
-        world.unlocked(password)
-    except WrongPasswordError:
-        return False
-    return True
-
-
-def overwrite(world: World, path: Path, content: bytes) -> None:
-    world.disk.unlink(path)
-    handle = world.disk.create(path)
-    world.disk.write_at(handle, 0, [content])
-    world.disk.close(handle)
 
 
 @pytest.fixture
@@ -175,7 +115,7 @@ def test_there_is_a_most(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(opens(world, secret) for secret in (PASSWORD, b"two again", b"3"))
     remove(world, PASSWORD, "three")
     add(world, b"4", "four")
-    assert names(world) == ["password", "two", "four"]
+    assert labels(world) == ["password", "two", "four"]
 
 
 def test_a_new_slot_that_cannot_be_written_is_not_there(world: World) -> None:
@@ -231,7 +171,7 @@ def test_a_removed_key_opens_nothing(world: World) -> None:
     gone = remove(world, PASSWORD, "laptop")
     assert gone.label == "laptop"
     assert not opens(world, b"second")
-    assert names(world) == ["password"]
+    assert labels(world) == ["password"]
     assert len(slot_files(world)) == 2
 
 
@@ -264,7 +204,7 @@ def test_slots_that_cannot_be_read_do_not_count_as_keys_that_are_left(world: Wor
     assert [(info.label, info.kind, info.kdf, info.copies) for info in unreadable.values()] == [(None, None, None, 0)] * 2
     remove(world, PASSWORD, second.id[:8])
     remove(world, PASSWORD, third.id)
-    assert names(world) == ["password"]
+    assert labels(world) == ["password"]
     assert len(slot_files(world)) == 2
 
 
@@ -292,7 +232,7 @@ def test_a_removal_that_fails_in_the_middle_is_told_and_ended_by_the_next(world:
     assert shown(world)[1].copies == 1
     world.files = world.disk
     remove(world, PASSWORD, "laptop")
-    assert names(world) == ["password"]
+    assert labels(world) == ["password"]
 
 
 class Failing:
@@ -373,15 +313,16 @@ def test_a_label_that_somebody_changed_is_damage(world: World) -> None:
         change(world, PASSWORD, b"new")
     add(world, b"second", "password")
     remove(world, b"second", own.id)
-    assert names(world, b"second") == ["password"]
+    assert labels(world, b"second") == ["password"]
 
 
 def test_a_label_that_is_no_text_is_damage(world: World) -> None:
     """Only who has the key can make one."""
     unlocked = world.unlocked()
     own = keyslot.decode(world.content(slot_files(world)[0]))
-    labels = key_codec.Sealer(unlocked.config.cipher, key_codec._label_key(unlocked.keys.master, unlocked.config, own.salt), own.repository_id, own.slot_id)
-    forged = replace(own, sealed_label=labels.seal(key_codec.Sealed.SLOT_LABEL, 0, b"\xff" * 64))
+    label_key = key_codec._label_key(unlocked.keys.master, unlocked.config, own.salt)
+    sealer = key_codec.Sealer(unlocked.config.cipher, label_key, own.repository_id, own.slot_id)
+    forged = replace(own, sealed_label=sealer.seal(key_codec.Sealed.SLOT_LABEL, 0, b"\xff" * 64))
     for path in slot_files(world):
         overwrite(world, path, keyslot.encode(forged))
     assert "its label does not open" in shown(world)[0].trouble
@@ -400,7 +341,7 @@ def test_one_at_a_time(world: World) -> None:
         ):
             with pytest.raises(LockedError, match="is changing the keys"):
                 attempt()
-        assert names(world) == ["password"]
+        assert labels(world) == ["password"]
     add(world, b"x", "x")
 
 
@@ -416,13 +357,13 @@ def test_two_who_remove_each_others_key(world: World) -> None:
     ):
         with pytest.raises(WrongPasswordError, match="removed meanwhile"):
             attempt()
-    assert names(world) == ["password"]
+    assert labels(world) == ["password"]
 
 
 def test_what_a_cut_left_behind_is_swept(world: World) -> None:
     left = REPOSITORY / "keys" / ("0" * 32 + ".partial")
     world.disk.close(world.disk.create(left))
-    assert names(world) == ["password"]
+    assert labels(world) == ["password"]
     add(world, b"x", "x")
     assert left not in slot_files(world)
 
@@ -430,7 +371,7 @@ def test_what_a_cut_left_behind_is_swept(world: World) -> None:
 def test_other_files_among_the_keys_are_no_slots(world: World) -> None:
     for name in ("note", "0" * 31, "A" * 32, "0" * 32 + ".copy.copy"):
         world.disk.close(world.disk.create(REPOSITORY / "keys" / name))
-    assert names(world) == ["password"]
+    assert labels(world) == ["password"]
 
 
 def test_a_slot_under_another_ones_name_does_not_open(world: World) -> None:
