@@ -207,9 +207,11 @@ def test_each_key_has_a_password_of_its_own(
     give_new("other")
     assert command("key", "add", repository, "--label", "laptop") == 0
     assert command("key", "passwd", repository) == 2
+    give_new("secret")
+    assert command("key", "passwd", repository) == 0
     capsys.readouterr()
     give("other")
-    assert labels(command, repository, capsys) == ["password", "laptop"]
+    assert labels(command, repository, capsys) == ["laptop", "password"]
 
 
 def test_what_is_wrong_with_a_slot_is_shown(
@@ -334,8 +336,8 @@ def test_usage_errors(command: Command, repository: Path, arguments: list[str], 
 @pytest.mark.parametrize("verb", ["add", "list", "remove", "passwd", "export", "import"])
 def test_no_repository(command: Command, tmp_path: Path, verb: str, repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("key", "export", repository, "--output", tmp_path / "keys.txt") == 0
-    more = {"add": ["--label", "x"], "remove": ["x"], "import": [tmp_path / "keys.txt"]}.get(verb, [])
-    assert command("key", verb, tmp_path / "nothing", *more) == 10
+    more: dict[str, list[str | Path]] = {"add": ["--label", "x"], "remove": ["x"], "import": [tmp_path / "keys.txt"]}
+    assert command("key", verb, tmp_path / "nothing", *more.get(verb, [])) == 10
     assert str(tmp_path / "nothing") in capsys.readouterr().err
 
 

@@ -1,7 +1,8 @@
 """Key slots: added, shown, named, removed, exchanged; what a store that was damaged or tampered with may do to them."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,9 @@ from backupfs.engine.keyring import SlotInfo, calibrated_kdf, change_password, f
 from backupfs.errors import DamageError, LockedError, StoreError, StoreFullError, UsageError, WrongPasswordError
 from backupfs.format import keyslot
 from backupfs.format.keyslot import KdfParameters
+from backupfs.format.layout import Sealed
 from backupfs.rules.labels import KeyKind
 from backupfs.stores.files import Files
-from tests.crash.disk import SimulatedDisk
 from tests.crash.simulation import KDF, PASSWORD
 from tests.decoder.store import Store, open_store
 from tests.unit.engine.keyholder import CLOCK, DRAWS, WORDS, add, change, files_of, labels, opens, overwrite, remove, shown, slot_files
@@ -226,29 +227,26 @@ def test_half_a_slot_is_named_opens_and_can_be_removed(world: World, lost: int, 
 
 def test_a_removal_that_fails_in_the_middle_is_told_and_ended_by_the_next(world: World) -> None:
     second = add(world, b"second", "laptop")
-    world.files = Failing(world.disk, lambda path: path == files_of(second)[1])
-    with pytest.raises(StoreError, match="unlink"):
+    with failing(world, lambda path: path == files_of(second)[1]), pytest.raises(StoreError, match="unlink"):
         remove(world, PASSWORD, "laptop")
     assert shown(world)[1].copies == 1
-    world.files = world.disk
     remove(world, PASSWORD, "laptop")
     assert labels(world) == ["password"]
 
 
-class Failing:
-    """Files of which some cannot be removed."""
+@contextmanager
+def failing(world: World, fails: Callable[[Path], bool]) -> Iterator[None]:
+    """Some files cannot be removed."""
+    unlink = world.disk.unlink
 
-    def __init__(self, files: SimulatedDisk, fails: Callable[[Path], bool]) -> None:
-        self._files = files
-        self._fails = fails
-
-    def unlink(self, path: Path) -> None:
-        if self._fails(path):
+    def refuse(path: Path) -> None:
+        if fails(path):
             raise StoreError(f"unlink {path}: not permitted")
-        self._files.unlink(path)
+        unlink(path)
 
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._files, name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world.disk, "unlink", refuse)
+        yield
 
 
 # --- changing ------------------------------------------------------------------------------------------------------
@@ -278,10 +276,9 @@ def test_changing_the_password_when_half_of_the_slot_is_gone(world: World, lost:
 def test_a_change_that_was_cut_short_shows_and_the_next_ends_it(world: World) -> None:
     add(world, b"second", "laptop")
     old = shown(world)[0]
-    world.files = Failing(world.disk, lambda path: old.id in path.name)
-    with pytest.raises(StoreError, match=f"the new password opens the repository, and so does the old one still: .*{old.id}"):
+    told = f"the new password opens the repository, and so does the old one still: .*{old.id}"
+    with failing(world, lambda path: old.id in path.name), pytest.raises(StoreError, match=told):
         change(world, PASSWORD, b"new")
-    world.files = world.disk
     assert opens(world, PASSWORD)
     assert opens(world, b"new")
     doubled = [info for info in shown(world) if info.label == "password"]
@@ -322,7 +319,7 @@ def test_a_label_that_is_no_text_is_damage(world: World) -> None:
     own = keyslot.decode(world.content(slot_files(world)[0]))
     label_key = key_codec._label_key(unlocked.keys.master, unlocked.config, own.salt)
     sealer = key_codec.Sealer(unlocked.config.cipher, label_key, own.repository_id, own.slot_id)
-    forged = replace(own, sealed_label=sealer.seal(key_codec.Sealed.SLOT_LABEL, 0, b"\xff" * 64))
+    forged = replace(own, sealed_label=sealer.seal(Sealed.SLOT_LABEL, 0, b"\xff" * 64))
     for path in slot_files(world):
         overwrite(world, path, keyslot.encode(forged))
     assert "its label does not open" in shown(world)[0].trouble
@@ -334,11 +331,12 @@ def test_a_label_that_is_no_text_is_damage(world: World) -> None:
 def test_one_at_a_time(world: World) -> None:
     unlocked = world.unlocked()
     with keyring.locked(REPOSITORY, world.files):
-        for attempt in (
+        attempts: list[Callable[[], object]] = [
             lambda: add(world, b"x", "x", unlocked=unlocked),
             lambda: remove_slot(unlocked, "password", force=True, files=world.files),
             lambda: change(world, PASSWORD, b"x"),
-        ):
+        ]
+        for attempt in attempts:
             with pytest.raises(LockedError, match="is changing the keys"):
                 attempt()
         assert labels(world) == ["password"]
@@ -350,11 +348,12 @@ def test_two_who_remove_each_others_key(world: World) -> None:
     add(world, b"second", "laptop")
     second = world.unlocked(b"second")
     remove(world, PASSWORD, "laptop")
-    for attempt in (
+    attempts: list[Callable[[], object]] = [
         lambda: remove_slot(second, "password", force=True, files=world.files),
         lambda: add(world, b"x", "x", unlocked=second),
         lambda: change_password(second, b"x", files=world.files, clock=CLOCK, randomness=DRAWS, kdf=KDF),
-    ):
+    ]
+    for attempt in attempts:
         with pytest.raises(WrongPasswordError, match="removed meanwhile"):
             attempt()
     assert labels(world) == ["password"]
