@@ -119,8 +119,8 @@ def passwd(where: str | None, new_password_fd: int | None, kdf_seconds: float, p
 @password_fd
 @json_flag
 def export(where: str | None, path: Path | None, password_fd: int | None, as_json: bool) -> None:
-    """Print what opens the repository together with a password, for the case that its `config` or `keys` are lost. Nothing
-    in it is secret by itself.
+    """Print the keys, still sealed, to be kept elsewhere. With them and a password the repository opens again when its
+    `config` or `keys` are lost.
     """
     output = Output(as_json)
     place = place_of(where)
@@ -141,8 +141,8 @@ def export(where: str | None, path: Path | None, password_fd: int | None, as_jso
 @password_fd
 @json_flag
 def import_(repo_and_file: tuple[str, ...], password_fd: int | None, as_json: bool) -> None:
-    """Bring back from an export what REPO has lost of `config` and `keys`. While other keys are left, only the one that the
-    password opens comes back.
+    """Bring back lost keys from an export. All of them when none is left in REPO, otherwise the one that the password
+    opens; and the configuration.
     """
     repo, file = _two(repo_and_file, "FILE")
     output = Output(as_json)

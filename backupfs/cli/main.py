@@ -102,8 +102,8 @@ def init(repo: str | None, label: str, compression: bool, recovery: bool, kdf_se
         return
     output.json(told)
     output.say(
-        "Keep the password safe: without it nobody can read the repository, and nothing can bring it back. A recovery key, 24 words to be",
-        f"written down that open it too, is made by `backupfs key add {root} --recovery`.",
+        "Keep the password safe: without it nobody can read the repository, and nothing can bring it back.",
+        f"A recovery key is 24 words, to be written down, that open it too: `backupfs key add {root} --recovery` makes one.",
     )
 
 
