@@ -3,24 +3,28 @@
 import os
 import platform
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import click
 
 from backupfs import __version__
+from backupfs.cli.keys import RECOVERY_LABEL, key, recovery_lines
+from backupfs.cli.options import Verbs
+from backupfs.cli.options import json_flag as _json
+from backupfs.cli.options import kdf_seconds as _kdf_seconds
+from backupfs.cli.options import password_fd as _password_fd
+from backupfs.cli.options import place_of as _place
+from backupfs.cli.options import repository_path as _repository
+from backupfs.cli.options import state_home as _home
+from backupfs.cli.options import system_seams as _seams
+from backupfs.cli.options import where as _where
 from backupfs.cli.output import Output, public, rfc3339
 from backupfs.cli.secrets import password
-from backupfs.clock import SystemClock
-from backupfs.engine.seams import Seams
 from backupfs.errors import BackupfsError, DamageError, UsageError
 from backupfs.format.layout import FORMAT_VERSION
-from backupfs.offload import ThreadOffload
-from backupfs.randomness import SystemRandomness
 from backupfs.rules.schedule import parse_interval, show_interval
-from backupfs.service import locate, mounting, offline, places
-from backupfs.service.locate import Place
+from backupfs.service import keys, locate, mounting, offline
 from backupfs.service.messages import (
     CheckRequest,
     NotRunningError,
@@ -33,29 +37,9 @@ from backupfs.service.messages import (
 from backupfs.stores.files import SystemFiles
 
 INTERRUPTED: Final = 130
-F = TypeVar("F", bound=Callable[..., Any])
-
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-_password_fd = click.option("--password-fd", type=click.IntRange(min=0), metavar="N", help="Read the password from descriptor N.")
-_kdf_seconds = click.option(
-    "--kdf-seconds",
-    type=click.FloatRange(min=0, max=60),
-    default=0.5,
-    show_default=True,
-    envvar="BACKUPFS_KDF_SECONDS",
-    help="How long trying one password shall take; never less work than the safe minimum.",
-)
-_where = click.argument("where", required=False, metavar="[DIR|REPO]")
 
 
-class _Group(click.Group):
-    """Verbs in the order in which they are written."""
-
-    def list_commands(self, _: click.Context) -> list[str]:
-        return list(self.commands)
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="backupfs")
 def commands() -> None:
     """A directory that is its own backup: encrypted, deduplicated, with every past version under .snapshots."""
@@ -83,26 +67,6 @@ def main() -> int:
     return code if isinstance(code, int) else 0
 
 
-# --- where ---------------------------------------------------------------------------------------------------------
-
-
-def _seams() -> Seams:
-    return Seams(SystemFiles(), SystemClock(), SystemRandomness(), ThreadOffload())
-
-
-def _home() -> Path:
-    return places.state_home(os.environ, os.getuid())
-
-
-def _repository(given: str | None) -> Path:
-    return Path(os.path.abspath(given)) if given else places.default_repository(os.environ)
-
-
-def _place(given: str | None) -> Place:
-    """Of what may be named as a directory or a repository."""
-    return locate.at_either(_repository(given), _home(), SystemFiles())
-
-
 # --- repositories --------------------------------------------------------------------------------------------------
 
 
@@ -116,20 +80,30 @@ def _place(given: str | None) -> Place:
     envvar="BACKUPFS_COMPRESSION",
     help="Compress with zstd.",
 )
+@click.option("--recovery", is_flag=True, help="Also make a recovery key: 24 words to be written down, which open it like the password.")
 @_kdf_seconds
 @_password_fd
 @_json
-def init(repo: str | None, label: str, compression: bool, kdf_seconds: float, password_fd: int | None, as_json: bool) -> None:
+def init(repo: str | None, label: str, compression: bool, recovery: bool, kdf_seconds: float, password_fd: int | None, as_json: bool) -> None:
     """Create an encrypted repository in the directory REPO."""
+    if recovery and label == RECOVERY_LABEL:
+        raise click.UsageError(f"the recovery key is labelled {RECOVERY_LABEL!r}: choose another --label for the password")
     output = Output(as_json)
     root = _repository(repo)
     new = offline.NewRepository(root, label, compression, kdf_seconds)
     secret = password(os.environ, password_fd, what="new password", twice=True)
     made = offline.create(new, secret, _seams())
-    output.json({"repository": str(root), "repository_id": made, "label": label})
+    told = {"repository": str(root), "repository_id": made, "label": label}
+    output.say(f"created repository {made} in {root}")
+    if recovery:
+        _, words = keys.add_recovery(root, secret, RECOVERY_LABEL, kdf_seconds, _seams())
+        output.json({**told, "recovery_key": words})
+        output.say(*recovery_lines(words), "Without them or the password nobody can read the repository, and nothing can bring either back.")
+        return
+    output.json(told)
     output.say(
-        f"created repository {made} in {root}",
         "Keep the password safe: without it nobody can read the repository, and nothing can bring it back.",
+        f"A recovery key is 24 words, to be written down, that open it too: `backupfs key add {root} --recovery` makes one.",
     )
 
 
@@ -169,30 +143,7 @@ def check(where: str | None, read_data: bool, password_fd: int | None, as_json: 
     return DamageError.exit_code if findings else 0
 
 
-@commands.group()
-def key() -> None:
-    """Passwords."""
-
-
-@key.command("passwd")
-@click.argument("repo", required=False)
-@click.option("--new-password-fd", type=click.IntRange(min=0), metavar="N", help="Read the new password from descriptor N.")
-@_kdf_seconds
-@_password_fd
-@_json
-def key_passwd(repo: str | None, new_password_fd: int | None, kdf_seconds: float, password_fd: int | None, as_json: bool) -> None:
-    """Change the password. The new one comes from --new-password-fd, BACKUPFS_NEW_PASSWORD and its like, or the
-    terminal.
-    """
-    output = Output(as_json)
-    place = locate.at_repository(_repository(repo), _home(), SystemFiles())
-
-    def new() -> bytes:
-        return password(os.environ, new_password_fd, variable="BACKUPFS_NEW_PASSWORD", what="new password", twice=True)
-
-    offline.change(place, password(os.environ, password_fd), new, kdf_seconds, _seams())
-    output.json({"repository": str(place.repository)})
-    output.say(f"the password of {place.repository} is changed")
+commands.add_command(key)
 
 
 # --- mounts --------------------------------------------------------------------------------------------------------
@@ -322,7 +273,7 @@ def stats(where: str | None, as_json: bool) -> None:
 # --- snapshots -----------------------------------------------------------------------------------------------------
 
 
-@commands.group(cls=_Group)
+@commands.group(cls=Verbs)
 def snapshot() -> None:
     """Snapshots of a mounted repository."""
 

@@ -183,9 +183,13 @@ def open_slot(slot: KeySlot, password: bytes, config: Config) -> bytes:
 
 
 def slot_label(slot: KeySlot, master: bytes, config: Config) -> str:
-    """The label, readable for whoever holds the master key."""
+    """The label, readable for whoever holds the master key. Raises DamageError when the slot was not made with this key."""
     sealer = Sealer(config.cipher, _label_key(master, config, slot.salt), config.repository_id, slot.slot_id)
-    return sealer.open(Sealed.SLOT_LABEL, 0, slot.sealed_label).rstrip(b"\0").decode()
+    label = sealer.open(Sealed.SLOT_LABEL, 0, slot.sealed_label).rstrip(b"\0")
+    try:
+        return label.decode()
+    except UnicodeDecodeError:
+        raise DamageError("key slot: the label is no text") from None
 
 
 def new_master(randomness: Randomness) -> bytes:

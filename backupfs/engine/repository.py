@@ -1,10 +1,8 @@
 """A repository on disk: making one, unlocking it, opening it as a file system."""
 
 import stat
-import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,32 +17,32 @@ from backupfs.clock import Clock
 from backupfs.codec import keys as key_codec
 from backupfs.codec.chunker import Chunker
 from backupfs.codec.compression import Compressor
-from backupfs.codec.keys import Keys
-from backupfs.engine import recovery
+from backupfs.engine import keyring, recovery
 from backupfs.engine.checking import Checker, Finding, Progress, check, remove_scratch, scratch_directory
 from backupfs.engine.filesystem import FileSystem
 from backupfs.engine.head import Head
+from backupfs.engine.identity import CONFIG, put_twice, read_configs
+from backupfs.engine.keyring import Unlocked
 from backupfs.engine.seams import Seams
 from backupfs.engine.space import Space
 from backupfs.engine.volume import Volume
-from backupfs.errors import DamageError, MissingObjectError, RepositoryMissingError, UsageError, WrongPasswordError
+from backupfs.errors import DamageError, UsageError
 from backupfs.format import catalog as records
 from backupfs.format import config as config_format
-from backupfs.format import keyslot
 from backupfs.format.catalog import META_COUNTERS, Counters, Inode, Orphan, Table, number_key
 from backupfs.format.config import CIPHER_AES_256_GCM, CIPHER_CHACHA20_POLY1305, Config
 from backupfs.format.journal import Change, encode_batch
-from backupfs.format.keyslot import KdfParameters, KeySlot
+from backupfs.format.keyslot import KdfParameters
 from backupfs.ids import FIRST_INO, ROOT_INO
 from backupfs.journal.checkpoints import Checkpoints
 from backupfs.journal.segments import JournalReader
 from backupfs.journal.writer import JournalWriter
 from backupfs.randomness import Randomness
+from backupfs.rules import labels
+from backupfs.rules.labels import KeyKind
 from backupfs.stores.files import Files
 from backupfs.stores.local import LocalStore
 
-CONFIG = "config"
-COPY = ".copy"
 LOCK = "lock"
 OPEN = "open"
 SET_ASIDE = "set-aside"
@@ -53,37 +51,12 @@ HEAD = "head"
 _COMPRESSION_LEVEL = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Unlocked:
-    """A repository whose password was right: verified, not only parsed."""
-
-    root: Path
-    config: Config
-    keys: Keys
-    slot_id: bytes
-
-    @property
-    def repository_id(self) -> bytes:
-        """16 bytes."""
-        return self.config.repository_id
-
-
 class RebuildReport(msgspec.Struct, frozen=True):
     """What rebuilding the index read."""
 
     batches: int
     segment: int
     index_bytes: int
-
-
-def calibrated_kdf(seconds: float) -> KdfParameters:
-    """Argon2id parameters that take about so long here; never below the minimum. Blocks for about as long."""
-    memory_kib = limits.KDF_MEMORY_MIN_KIB
-    began = time.perf_counter()
-    key_codec.stretch(b"calibration", bytes(32), KdfParameters(limits.KDF_TIME_MIN, limits.KDF_LANES, memory_kib))
-    took = time.perf_counter() - began
-    passes = round(limits.KDF_TIME_MIN * seconds / took)
-    return KdfParameters(min(max(passes, limits.KDF_TIME_MIN), limits.KDF_TIME_MAX), limits.KDF_LANES, memory_kib)
 
 
 def create_repository(
@@ -95,9 +68,10 @@ def create_repository(
     randomness: Randomness,
     kdf: KdfParameters,
     compression: bool = True,
-    label: str = "",
+    label: str = "password",
 ) -> bytes:
     """Make a repository in a directory that is missing or empty; gives its id. Blocks. UsageError when something is there."""
+    text = labels.to_store(KeyKind.PASSWORD, label)
     if files.exists(root) and files.list(root):
         raise UsageError(f"{root} is not empty; a repository is made in a new or an empty directory", path=str(root))
     _make_directories(root, files)
@@ -113,65 +87,26 @@ def create_repository(
     )
     master = key_codec.new_master(randomness)
     store = LocalStore(root, files)
-    for directory in ("keys", OPEN, "packs", "journal"):
+    for directory in (keyring.FOLDER, OPEN, "packs", "journal"):
         files.make_directory(root / directory)
     files.sync_directory(root)
-    slot = key_codec.make_slot(master, password, label, kdf, config, clock.now_ns(), randomness)
-    _put_twice(store, f"keys/{slot.slot_id.hex()}", keyslot.encode(slot))
+    keyring.put_slot(store, key_codec.make_slot(master, password, text, kdf, config, clock.now_ns(), randomness))
     # The configuration comes last: a repository that was half made is none.
-    _put_twice(store, CONFIG, config_format.encode(config, key_codec.config_mac(master, config)))
+    put_twice(store, CONFIG, config_format.encode(config, key_codec.config_mac(master, config)))
     return config.repository_id
 
 
 def repository_id(root: Path, files: Files) -> bytes:
     """The repository's id, read without a password. RepositoryMissingError when there is none. Blocks."""
-    return _read_config(root, files)[0].repository_id
+    return read_configs(root, files)[0][0].repository_id
 
 
 def unlock(root: Path, password: bytes, *, files: Files) -> Unlocked:
-    """Open a key slot. Raises RepositoryMissingError, WrongPasswordError, DamageError. Blocks for the key derivation."""
-    candidates = _configs(root, files)
-    wrong: WrongPasswordError | None = None
-    for slot in _slots(root, files, candidates[0][0].repository_id):
-        for config, mac in candidates:
-            try:
-                master = key_codec.open_slot(slot, password, config)
-            except WrongPasswordError as error:
-                wrong = error
-                break
-            try:
-                key_codec.verify_config(master, config, mac)
-            except DamageError:
-                if config is candidates[-1][0]:
-                    raise
-                continue
-            return Unlocked(root, config, key_codec.derive_keys(master, config), slot.slot_id)
-    raise wrong or DamageError(f"{root} has no key slot that can be read", path=str(root))
-
-
-def change_password(
-    unlocked: Unlocked,
-    root: Path,
-    new_password: bytes,
-    *,
-    files: Files,
-    clock: Clock,
-    randomness: Randomness,
-    kdf: KdfParameters,
-) -> None:
-    """Exchange the slot that was opened for one with a new password: the new one is durable before the old one goes. Blocks."""
-    store = LocalStore(root, files)
-    old_name = f"keys/{unlocked.slot_id.hex()}"
-    old = next(slot for slot in _slots(root, files, unlocked.repository_id) if slot.slot_id == unlocked.slot_id)
-    label = key_codec.slot_label(old, unlocked.keys.master, unlocked.config)
-    new = key_codec.make_slot(unlocked.keys.master, new_password, label, kdf, unlocked.config, clock.now_ns(), randomness)
-    _put_twice(store, f"keys/{new.slot_id.hex()}", keyslot.encode(new))
-    for name in (old_name, old_name + COPY):
-        try:
-            store.delete(name)
-        except MissingObjectError:
-            # One of the two may have been lost before; the slot is to go either way.
-            continue
+    """Open a key slot with a password, or with the words of a recovery key. Raises RepositoryMissingError, WrongPasswordError, DamageError. Blocks
+    for the key derivation.
+    """
+    configs = read_configs(root, files)
+    return keyring.unlock(root, configs, keyring.stored_slots(root, configs[0][0].repository_id, files), password)
 
 
 @asynccontextmanager
@@ -359,49 +294,6 @@ def _to_do(volume: Volume) -> tuple[dict[int, int], list[tuple[int, Orphan]]]:
         else:
             ended.append((number, orphan))
     return orphans, ended
-
-
-def _configs(root: Path, files: Files) -> list[tuple[Config, bytes]]:
-    """The configuration and its copy, as far as they parse."""
-    store = LocalStore(root, files)
-    found: list[tuple[Config, bytes]] = []
-    damage: DamageError | None = None
-    for name in (CONFIG, CONFIG + COPY):
-        try:
-            found.append(config_format.decode(store.get(name, 0, config_format.SIZE_BYTES + 1)))
-        except MissingObjectError:
-            continue
-        except DamageError as error:
-            damage = error
-    if not found and damage is not None:
-        raise damage
-    if not found:
-        raise RepositoryMissingError(f"there is no backupfs repository in {root}; make one with `backupfs init {root}`", path=str(root))
-    return found
-
-
-def _read_config(root: Path, files: Files) -> tuple[Config, bytes]:
-    return _configs(root, files)[0]
-
-
-def _slots(root: Path, files: Files, repository: bytes) -> list[KeySlot]:
-    """All key slots that parse and belong here, the originals before their copies, each id once."""
-    store = LocalStore(root, files)
-    slots: dict[bytes, KeySlot] = {}
-    for name in sorted(store.list("keys"), key=lambda name: (name.endswith(COPY), name))[: 2 * limits.KEY_SLOTS_MAX]:
-        try:
-            slot = keyslot.decode(store.get(name, 0, keyslot.SIZE_BYTES + 1))
-        except DamageError:
-            # Its other copy may serve; `check` reports this one.
-            continue
-        if slot.repository_id == repository:
-            slots.setdefault(slot.slot_id, slot)
-    return list(slots.values())
-
-
-def _put_twice(store: LocalStore, name: str, data: bytes) -> None:
-    store.put(name, data)
-    store.put(name + COPY, data)
 
 
 def _make_directories(path: Path, files: Files) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import trio
 
 from backupfs.engine.filesystem import FileSystem
-from backupfs.engine.repository import Unlocked, open_filesystem, unlock
+from backupfs.engine.keyring import Unlocked
+from backupfs.engine.repository import open_filesystem, unlock
 from backupfs.engine.seams import Seams
 from backupfs.errors import BackupfsError
 from backupfs.fuse.mount import Mount, MountOptions

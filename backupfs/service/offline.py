@@ -9,16 +9,8 @@ from typing import TypeVar
 import trio
 
 from backupfs.engine.checking import Finding
-from backupfs.engine.repository import (
-    RebuildReport,
-    Unlocked,
-    calibrated_kdf,
-    change_password,
-    check_repository,
-    create_repository,
-    rebuild_index,
-    unlock,
-)
+from backupfs.engine.keyring import Unlocked, calibrated_kdf
+from backupfs.engine.repository import RebuildReport, check_repository, create_repository, rebuild_index, unlock
 from backupfs.engine.seams import Seams
 from backupfs.service.groups import cause
 from backupfs.service.locate import Place
@@ -81,22 +73,6 @@ def check(
 
     with _alone(place, password, seams) as unlocked:
         return _run(all_findings)
-
-
-def change(place: Place, old: bytes, new: Callable[[], bytes], kdf_seconds: float, seams: Seams) -> None:
-    """Replace the password that `old` is by what `new` gives, which is asked only when `old` is right. May be done
-    while it is mounted.
-    """
-    unlocked = unlock(place.repository, old, files=seams.files)
-    change_password(
-        unlocked,
-        place.repository,
-        new(),
-        files=seams.files,
-        clock=seams.clock,
-        randomness=seams.randomness,
-        kdf=calibrated_kdf(kdf_seconds),
-    )
 
 
 @contextmanager

@@ -74,6 +74,13 @@ class LocalStore:
         self._files.unlink(path)
         self._files.sync_directory(path.parent)
 
+    def sweep(self, prefix: str) -> None:
+        """Remove what a `put` that was cut short left below a folder. Nobody else may put anything there meanwhile."""
+        folder = self._path(prefix)
+        for name in self._files.list(folder):
+            if not _whole(name):
+                self._files.unlink(folder / name)
+
     def _path(self, name: str) -> Path:
         parts = name.split("/")
         if not name or any(part in ("", ".", "..") for part in parts):

@@ -15,7 +15,8 @@ import trio
 
 from backupfs import limits
 from backupfs.engine import repository as engine_repository
-from backupfs.engine.repository import change_password, unlock
+from backupfs.engine.keyring import change_password
+from backupfs.engine.repository import unlock
 from backupfs.stores.files import SystemFiles
 from tests.compat.twin import Twin, expect_none
 from tests.crash.history import small_limits
@@ -140,7 +141,7 @@ def test_another_password(tmp_path: Path, seed: int) -> None:
     files = SystemFiles()
     unlocked = unlock(twin.root, PASSWORD, files=files)
     kdf = replace(KDF, time=2, lanes=2)
-    change_password(unlocked, twin.root, b"another", files=files, clock=SteppingStill(), randomness=SeededRandomness(seed), kdf=kdf)
+    change_password(unlocked, b"another", files=files, clock=SteppingStill(), randomness=SeededRandomness(seed), kdf=kdf)
     assert open_store(Store(twin.root), b"another").master == unlocked.keys.master
     with pytest.raises(WrongPassword):
         open_store(Store(twin.root), PASSWORD)

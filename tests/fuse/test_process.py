@@ -149,6 +149,19 @@ def test_changing_the_password(make_repository: Callable[..., Repository]) -> No
     assert (repository.directory / "file").read_bytes() == b"content"
 
 
+def test_keys_while_it_is_mounted(make_repository: Callable[..., Repository]) -> None:
+    """By its directory as by its repository; the mount goes on, and the next one knows what was changed."""
+    repository = make_repository()
+    (repository.directory / "file").write_bytes(b"content")
+    words = json.loads(repository.command("key", "add", repository.directory, "--recovery", "--json").stdout)["recovery_key"]
+    repository.password = f"  {words.title()}"
+    repository.command("key", "remove", repository.directory, "password")
+    (repository.directory / "file").write_bytes(b"more content")
+    repository.unmount()
+    repository.mount()
+    assert (repository.directory / "file").read_bytes() == b"more content"
+
+
 # --- ends ---------------------------------------------------------------------------------------------------------
 
 

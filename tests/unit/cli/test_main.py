@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,48 +11,10 @@ from typing import Any
 import pytest
 
 from backupfs import __version__
-from backupfs.cli.main import commands, main
-from backupfs.clock import SystemClock
-from backupfs.engine.seams import Seams
+from backupfs.cli.main import commands
 from backupfs.errors import StoreError
-from backupfs.offload import ThreadOffload
-from backupfs.randomness import SystemRandomness
-from backupfs.service import offline
-from backupfs.stores.files import SystemFiles
 
 Command = Callable[..., int]
-
-
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Runs `backupfs ARGUMENTS` here; its exit code."""
-    for name in list(os.environ):
-        if name.startswith(("BACKUPFS_", "XDG_", "CREDENTIALS_")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("BACKUPFS_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("BACKUPFS_KDF_SECONDS", "0")
-    monkeypatch.setenv("BACKUPFS_PASSWORD", "secret")
-
-    def run(*arguments: str | Path) -> int:
-        monkeypatch.setattr(sys, "argv", ["backupfs", *map(str, arguments)])
-        return main()
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new repository, to be copied: making one takes a while."""
-    root = tmp_path_factory.mktemp("template") / "repository"
-    seams = Seams(SystemFiles(), SystemClock(), SystemRandomness(), ThreadOffload())
-    offline.create(offline.NewRepository(root, "password", compression=True, kdf_seconds=0), b"secret", seams)
-    return root
-
-
-@pytest.fixture
-def repository(template: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(template, tmp_path / "repository"))
 
 
 def told(capsys: pytest.CaptureFixture[str]) -> Any:

@@ -2,16 +2,14 @@
 
 import errno
 import os
-import time
 from dataclasses import replace as changed
 from pathlib import Path
 
 import pytest
 
 from backupfs import limits
-from backupfs.codec import keys as key_codec
 from backupfs.engine import repository as repository_module
-from backupfs.engine.repository import calibrated_kdf, change_password, create_repository, rebuild_index, repository_id, unlock
+from backupfs.engine.repository import create_repository, rebuild_index, repository_id, unlock
 from backupfs.errors import (
     DamageError,
     FileSystemError,
@@ -24,7 +22,6 @@ from backupfs.errors import (
 )
 from backupfs.format import config as config_format
 from backupfs.format.config import CIPHER_CHACHA20_POLY1305
-from backupfs.format.keyslot import KdfParameters
 from tests.conftest import LogRule
 from tests.crash.disk import SimulatedDisk
 from tests.crash.simulation import KDF, PASSWORD, SeededRandomness, SteppingClock
@@ -98,21 +95,6 @@ def test_whether_the_machine_has_aes_is_asked_of_the_kernel(monkeypatch: pytest.
     assert repository_module._has_aes() is True
 
 
-def test_the_cost_of_a_guess_follows_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-
-    def stretch(_password: bytes, _salt: bytes, kdf: KdfParameters) -> bytes:
-        now[0] += 0.1 * kdf.time
-        return bytes(32)
-
-    monkeypatch.setattr(key_codec, "stretch", stretch)
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    assert calibrated_kdf(1.0).time == 10
-    assert calibrated_kdf(0.001).time == limits.KDF_TIME_MIN
-    assert calibrated_kdf(1e9).time == limits.KDF_TIME_MAX
-    assert calibrated_kdf(1.0).memory_kib == limits.KDF_MEMORY_MIN_KIB
-
-
 # --- passwords ----------------------------------------------------------------------------------------------------------
 
 
@@ -121,28 +103,6 @@ def test_a_wrong_password_is_told(tmp_path: Path) -> None:
     for wrong in (b"", b"wrong", PASSWORD + b" ", PASSWORD[:-1]):
         with pytest.raises(WrongPasswordError):
             world.unlocked(wrong)
-
-
-def test_changing_the_password(tmp_path: Path) -> None:
-    world = World.new(tmp_path / "w")
-    unlocked = world.unlocked()
-    before = slots(world)
-    change_password(unlocked, REPOSITORY, b"new", files=world.disk, clock=Still(), randomness=SeededRandomness("new"), kdf=KDF)
-    with pytest.raises(WrongPasswordError):
-        world.unlocked()
-    again = world.unlocked(b"new")
-    assert again.keys == unlocked.keys
-    assert len(slots(world)) == 2
-    assert not set(slots(world)) & set(before)
-
-
-def test_changing_the_password_when_a_copy_of_the_slot_is_gone(tmp_path: Path) -> None:
-    world = World.new(tmp_path / "w")
-    unlocked = world.unlocked()
-    world.disk.unlink(slots(world)[0])
-    change_password(unlocked, REPOSITORY, b"new", files=world.disk, clock=Still(), randomness=SeededRandomness("new"), kdf=KDF)
-    assert world.unlocked(b"new").keys == unlocked.keys
-    assert len(slots(world)) == 2
 
 
 class Still:

@@ -20,7 +20,8 @@ from backupfs.engine import filedata
 from backupfs.engine.attributes import AttributeChanges
 from backupfs.engine.checking import Finding
 from backupfs.engine.filesystem import FileSystem
-from backupfs.engine.repository import Unlocked, check_repository, create_repository, open_filesystem, unlock
+from backupfs.engine.keyring import Unlocked
+from backupfs.engine.repository import check_repository, create_repository, open_filesystem, unlock
 from backupfs.engine.seams import Seams
 from backupfs.offload import Offload
 from backupfs.stores.files import Files

@@ -1,0 +1,55 @@
+"""Options that several verbs have, and what a verb needs to know of the machine."""
+
+import os
+from pathlib import Path
+
+import click
+
+from backupfs.clock import SystemClock
+from backupfs.engine.seams import Seams
+from backupfs.offload import ThreadOffload
+from backupfs.randomness import SystemRandomness
+from backupfs.service import locate, places
+from backupfs.service.locate import Place
+from backupfs.stores.files import SystemFiles
+
+json_flag = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+password_fd = click.option("--password-fd", type=click.IntRange(min=0), metavar="N", help="Read the password from descriptor N.")
+new_password_fd = click.option("--new-password-fd", type=click.IntRange(min=0), metavar="N", help="Read the new password from descriptor N.")
+kdf_seconds = click.option(
+    "--kdf-seconds",
+    type=click.FloatRange(min=0, max=60),
+    default=0.5,
+    show_default=True,
+    envvar="BACKUPFS_KDF_SECONDS",
+    help="How long trying one password shall take; never less work than the safe minimum.",
+)
+where = click.argument("where", required=False, metavar="[DIR|REPO]")
+
+
+class Verbs(click.Group):
+    """Verbs in the order in which they are written."""
+
+    def list_commands(self, _: click.Context) -> list[str]:
+        """See `click.Group`."""
+        return list(self.commands)
+
+
+def system_seams() -> Seams:
+    """What the engine is given on a real machine."""
+    return Seams(SystemFiles(), SystemClock(), SystemRandomness(), ThreadOffload())
+
+
+def state_home() -> Path:
+    """Where local state lies."""
+    return places.state_home(os.environ, os.getuid())
+
+
+def repository_path(given: str | None) -> Path:
+    """Where the repository lies, named or not."""
+    return Path(os.path.abspath(given)) if given else places.default_repository(os.environ)
+
+
+def place_of(given: str | None) -> Place:
+    """Of what may be named as a directory or a repository."""
+    return locate.at_either(repository_path(given), state_home(), SystemFiles())
