@@ -10,7 +10,7 @@ and nothing is clever: retention looks at every snapshot for every question, cro
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
@@ -302,7 +302,7 @@ def _numbers(text: str, low: int, high: int, names: dict[str, int] | None = None
     return frozenset(found)
 
 
-def _runs_at(cron: Cron, before: datetime, wall: datetime) -> bool:
+def runs_at(cron: Cron, before: datetime, wall: datetime) -> bool:
     """Does the line run at the minute `wall`, when one minute earlier the clock showed `before`?
 
     Daylight saving as `man 8 cron` of Debian has it: a line at fixed times (no `*` in its minute and hour) that names a minute that was skipped runs
@@ -331,8 +331,8 @@ def _offset(wall: datetime) -> timedelta:
 def next_run_ns(line: str, zone: str, after_ns: int) -> int | None:
     """The first time after a time that a cron line names, None when it never comes.
 
-    Goes through the minutes one by one, but over a day or an hour at once when the wall clock is not changed in it and the line names no minute of the
-    (one or two) days or hours of the zone's calendar that it touches.
+    Goes through the minutes one by one, but over a day or an hour at once when the wall clock is not changed in it and the line names no minute of
+    the (one or two) days or hours of the zone's calendar that it touches.
     """
     cron, tz = Cron.parse(line), ZoneInfo(zone)
     time = _EPOCH + timedelta(minutes=after_ns // MINUTE_NS + 1)
@@ -344,7 +344,7 @@ def next_run_ns(line: str, zone: str, after_ns: int) -> int | None:
             time += _DAY
         elif _offset(before) == _offset(hour_later) and not cron.names_hour(wall) and not cron.names_hour(hour_later):
             time += _HOUR
-        elif _runs_at(cron, before, wall):
+        elif runs_at(cron, before, wall):
             return (time - _EPOCH) // _MINUTE * MINUTE_NS
         else:
             time += _MINUTE

@@ -7,12 +7,14 @@ Each part quotes its sentence. Dates and results are literal; nothing that the m
 from collections.abc import Callable
 from datetime import UTC, datetime
 from fractions import Fraction
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from tests.models.snapshot_rules import (
     SCHEDULES_OUT_OF_THE_BOX,
     SETTINGS_OUT_OF_THE_BOX,
+    Cron,
     Duration,
     Schedule,
     ScheduleModel,
@@ -20,9 +22,11 @@ from tests.models.snapshot_rules import (
     Snapshot,
     fates,
     next_run_ns,
+    runs_at,
 )
 
 SECOND_NS = 1_000_000_000
+MINUTE_NS = 60 * SECOND_NS
 NOW = "2024-06-01 00:00"
 
 
@@ -61,7 +65,7 @@ def days(text: str) -> Duration:
 
 
 # --- Keeping them: the levels ---------------------------------------------------------------------------------------
-# "Never removed: pinned ones; held ones, while now is before the end of the hold; the newest, which is the one taken last (not the one of
+# The text: "Never removed: pinned ones; held ones, while now is before the end of the hold; the newest, which is the one taken last (not the one of
 # the latest time); and those whose time is after now."
 
 LAST_ONE = Settings(keep_last=1)
@@ -103,7 +107,7 @@ def test_those_of_the_future_are_never_removed() -> None:
     assert kept(snapshots, LAST_ONE, excess_bytes=1000, frees=frees_ten_each) == [1, 4]
 
 
-# "min-age: one whose time is after now - min-age stays."
+# The text: "min-age: one whose time is after now - min-age stays."
 
 
 def test_min_age() -> None:
@@ -114,8 +118,8 @@ def test_min_age() -> None:
     assert kept(snapshots, LAST_ONE) == [5]
 
 
-# "max-delete-fraction F (0 < F <= 1; default 1): of n snapshots that are looked at, at most max(1, floor(F n)) are deleted in one run. The
-# oldest are deleted first (by time, then by serial number); the others wait for the next run."
+# The text: "max-delete-fraction F (0 < F <= 1; default 1): of n snapshots that are looked at, at most max(1, floor(F n)) are deleted in one run.
+# The oldest are deleted first (by time, then by serial number); the others wait for the next run."
 
 TEN = taken(*(f"2024-01-{day:02} 00:00" for day in range(1, 11)))
 
@@ -155,8 +159,8 @@ def test_the_others_wait_for_the_next_run() -> None:
     assert second == [5, 6, 7, 8, 9, 10]
 
 
-# "Keep rules: a snapshot stays when at least one rule keeps it. When no rule is given at all, every snapshot stays. With rules, one that none keeps is
-# deleted." "A count of 0 is no rule."
+# The text: "Keep rules: a snapshot stays when at least one rule keeps it. When no rule is given at all, every snapshot stays. With rules, one that
+# none keeps is deleted." "A count of 0 is no rule."
 
 
 def test_without_rules_every_snapshot_stays() -> None:
@@ -172,8 +176,8 @@ def test_one_rule_is_enough_to_stay() -> None:
 
 
 # --- Keeping them: the rules ----------------------------------------------------------------------------------------
-# "The keep rules look at the snapshots that do not lie in the future, pinned, held and young ones included, sorted by time and then by serial number,
-# newest first. ref is the time of the first of them."
+# The text: "The keep rules look at the snapshots that do not lie in the future, pinned, held and young ones included, sorted by time and then by
+# serial number, newest first. ref is the time of the first of them."
 
 
 def test_pinned_held_and_young_ones_use_up_a_count() -> None:
@@ -200,7 +204,7 @@ def test_of_the_same_time_the_higher_serial_is_the_newer() -> None:
     assert kept(snapshots, Settings(keep_daily=1)) == [3, 4]
 
 
-# "keep-last = N: the first N"
+# The text: "keep-last = N: the first N"
 
 
 def test_keep_last_a_count() -> None:
@@ -208,7 +212,7 @@ def test_keep_last_a_count() -> None:
     assert kept(TEN, Settings(keep_last=30)) == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
 
 
-# "keep-last = D, keep-within = D: those whose time is after ref - D." "Durations count back from the newest snapshot."
+# The text: "keep-last = D, keep-within = D: those whose time is after ref - D." "Durations count back from the newest snapshot."
 
 
 def test_keep_last_and_keep_within_a_duration() -> None:
@@ -222,7 +226,8 @@ def test_ref_is_the_latest_time_not_the_future_and_not_the_one_taken_last() -> N
     assert kept(snapshots, Settings(keep_within=days("2d"))) == [2, 3, 4, 5], "ref is 4 May; 5 was taken last"
 
 
-# "the newest snapshot of each of the N newest periods that have any" and "the newest snapshot of each period, as long as its time is after ref - D"
+# The text: "the newest snapshot of each of the N newest periods that have any" and "the newest snapshot of each period, as long as its time is
+# after ref - D"
 
 
 def test_minutely() -> None:
@@ -303,7 +308,7 @@ def test_yearly() -> None:
     assert kept(snapshots, Settings(keep_yearly=10)) == [1, 3, 4, 5]
 
 
-# "keep-tag = [T, ...]: those that have one of the tags"
+# The text: "keep-tag = [T, ...]: those that have one of the tags"
 
 
 def test_keep_tag() -> None:
@@ -319,7 +324,7 @@ def test_keep_tag() -> None:
     assert kept(snapshots, Settings(keep_tag=("a", "c"))) == [1, 2, 3, 5]
 
 
-# "Periods are those of the calendar in the policy's time zone (default UTC)"
+# The text: "Periods are those of the calendar in the policy's time zone (default UTC)"
 
 
 def test_periods_are_those_of_the_time_zone() -> None:
@@ -344,8 +349,8 @@ def test_an_hour_that_daylight_saving_repeats_is_two() -> None:
     assert kept(snapshots, Settings(keep_daily=9, zone="Europe/Berlin"), "2024-11-01 00:00") == [4]
 
 
-# "Periods without a snapshot do not count: a machine that was off for a month loses nothing. Durations count back from the newest snapshot for
-# the same reason."
+# The text: "Periods without a snapshot do not count: a machine that was off for a month loses nothing. Durations count back from the newest
+# snapshot for the same reason."
 
 
 def test_a_machine_that_was_off_loses_nothing() -> None:
@@ -356,7 +361,7 @@ def test_a_machine_that_was_off_loses_nothing() -> None:
     assert kept(after, Settings(keep_daily=3), "2024-02-15 00:00") == [2, 3, 4]
 
 
-# "A duration is written 90s, 15m, 36h, 30d, 2w, also 1w2d; a month is no duration."
+# The text: "A duration is written 90s, 15m, 36h, 30d, 2w, also 1w2d; a month is no duration."
 
 
 def test_durations() -> None:
@@ -371,7 +376,7 @@ def test_durations() -> None:
             Duration.parse(text)
 
 
-# "Out of the box: a snapshot every hour; keep-hourly = 24, keep-daily = 30, keep-weekly = 12, keep-monthly = 24, keep-yearly = 10."
+# The text: "Out of the box: a snapshot every hour; keep-hourly = 24, keep-daily = 30, keep-weekly = 12, keep-monthly = 24, keep-yearly = 10."
 
 
 def test_out_of_the_box() -> None:
@@ -400,8 +405,8 @@ def test_out_of_the_box() -> None:
 
 
 # --- Keeping them: space --------------------------------------------------------------------------------------------
-# "Snapshots that are already deleted and not yet purged count with what purging them will free, and so do those that this run deletes by the keep rules.
-# While that is not enough, the densest snapshot goes as well"
+# The text: "Snapshots that are already deleted and not yet purged count with what purging them will free, and so do those that this run deletes by
+# the keep rules. While that is not enough, the densest snapshot goes as well"
 
 ALL = Settings()
 # 1 January 00:00, 10:00, 13:00, 14:00, 20:00 and 2 January 20:00. Spans of those between two others: 13 h, 4 h, 7 h, 30 h.
@@ -498,7 +503,7 @@ def test_space_deletes_what_the_keep_rules_keep() -> None:
     assert kept(DENSE, Settings(keep_last=6), excess_bytes=10, frees=frees_ten_each) == [1, 2, 4, 5, 6]
 
 
-# "Those chosen by the space limits come after those of the keep rules in the budget of max-delete-fraction."
+# The text: "Those chosen by the space limits come after those of the keep rules in the budget of max-delete-fraction."
 
 
 def test_the_budget_is_for_the_keep_rules_first() -> None:
@@ -512,7 +517,7 @@ def test_the_budget_is_for_the_keep_rules_first() -> None:
 
 
 # --- Taking them: every ---------------------------------------------------------------------------------------------
-# "every = D: D after its anchor. The anchor is the time of its last run, also of one that was skipped."
+# The text: "every = D: D after its anchor. The anchor is the time of its last run, also of one that was skipped."
 
 HOURLY = Schedule(every=Duration.parse("1h"), tags=("hourly",))
 
@@ -541,7 +546,7 @@ def test_every_is_due_its_duration_after_its_last_run() -> None:
     assert look(model, "2024-01-01 03:10") == ["hourly"]
 
 
-# "Nothing has changed since the last snapshot of any kind: the run is skipped, and counts as a run for its anchor; with always it is
+# The text: "Nothing has changed since the last snapshot of any kind: the run is skipped, and counts as a run for its anchor; with always it is
 # taken all the same."
 
 
@@ -578,8 +583,8 @@ def test_a_snapshot_of_any_kind_means_that_nothing_has_changed_since() -> None:
     assert model.look(at("2024-01-01 01:00")) is None
 
 
-# "A run that was missed (the machine slept, was off, the process was stopped) is made up for by one run, however many there were."
-# "The clock was set forward: like a sleep."
+# The text: "A run that was missed (the machine slept, was off, the process was stopped) is made up for by one run, however many there were."
+# The text: "The clock was set forward: like a sleep."
 
 
 def test_missed_runs_are_made_up_for_by_one() -> None:
@@ -597,7 +602,8 @@ def test_missed_cron_runs_are_made_up_for_by_one() -> None:
     assert look(model, "2024-01-06 02:00") == ["night"]
 
 
-# "Several are due in the same moment: one snapshot with the tags of all, in the order of the schedules, each tag once. It is the run of each."
+# The text: "Several are due in the same moment: one snapshot with the tags of all, in the order of the schedules, each tag once. It is the run of
+# each."
 
 
 def test_several_that_are_due_in_the_same_moment_are_one() -> None:
@@ -619,7 +625,7 @@ def test_one_that_says_always_takes_the_others_along() -> None:
     assert model.look(at("2024-01-01 02:00")) == ["a", "b"]
 
 
-# "The clock was set back so that an anchor lies in the future: the anchor becomes now."
+# The text: "The clock was set back so that an anchor lies in the future: the anchor becomes now."
 
 
 def test_the_clock_was_set_back() -> None:
@@ -639,7 +645,7 @@ def test_the_clock_was_set_back_less_than_to_the_anchor() -> None:
     assert look(model, "2024-01-01 01:00") == ["hourly"]
 
 
-# "At a mount, the anchor of a schedule is the time of the newest snapshot (the last one taken) that a schedule took and that has all of
+# The text: "At a mount, the anchor of a schedule is the time of the newest snapshot (the last one taken) that a schedule took and that has all of
 # this schedule's tags; when there is none, now. For one without tags, any snapshot that a schedule took serves."
 
 
@@ -698,7 +704,7 @@ def test_off_and_mounted_again() -> None:
     assert look(model, "2024-01-03 12:00") == ["other"]
 
 
-# "A run that fails counts as a run"
+# The text: "A run that fails counts as a run"
 
 
 def test_a_run_that_fails_counts_as_a_run() -> None:
@@ -709,7 +715,7 @@ def test_a_run_that_fails_counts_as_a_run() -> None:
     assert model.look(at("2024-01-01 02:00")) == ["hourly"], "what had changed then has still changed since the last snapshot"
 
 
-# "Taking a snapshot by hand moves no anchor."
+# The text: "Taking a snapshot by hand moves no anchor."
 
 
 def test_taking_a_snapshot_by_hand_moves_no_anchor() -> None:
@@ -719,7 +725,7 @@ def test_taking_a_snapshot_by_hand_moves_no_anchor() -> None:
 
 
 # --- Taking them: on change, on idle --------------------------------------------------------------------------------
-# "on-change = N or a size: as soon as so many records, or so many bytes, have changed since the last snapshot of any kind"
+# The text: "on-change = N or a size: as soon as so many records, or so many bytes, have changed since the last snapshot of any kind"
 
 
 def test_on_change_of_records() -> None:
@@ -749,7 +755,7 @@ def test_on_change_of_bytes() -> None:
     assert model.look(at("2024-01-01 01:01")) is None
 
 
-# "on-idle = D: when something has changed since the last snapshot of any kind and then nothing for D"
+# The text: "on-idle = D: when something has changed since the last snapshot of any kind and then nothing for D"
 
 
 def test_on_idle() -> None:
@@ -863,9 +869,9 @@ def test_cron_is_due_at_the_first_time_after_its_anchor() -> None:
     assert look(model, "2024-01-01 12:00:59") is None
 
 
-# "Daylight saving as Debian's cron has it": man 8 cron, "If the time has moved forwards, those jobs which would have run in the time that was skipped will
-# be run soon after the change. Conversely, if the time has moved backwards by less than 3 hours, those jobs that fall into the repeated time
-# will not be re-run. Only jobs that run at a particular time (not … with '*' in the hour or minute specifier) are affected."
+# The text: "Daylight saving as Debian's cron has it": man 8 cron, "If the time has moved forwards, those jobs which would have run in the time that
+# was skipped will be run soon after the change. Conversely, if the time has moved backwards by less than 3 hours, those jobs that fall into the
+# repeated time will not be re-run. Only jobs that run at a particular time (not … with '*' in the hour or minute specifier) are affected."
 
 
 def runs_of(line: str, zone: str, after: str, count: int) -> list[str]:
@@ -948,3 +954,22 @@ def test_a_change_of_three_hours_or_more_is_a_correction() -> None:
     # Samoa had no 30 December 2011: at 10:00 UTC midnight of the 29th became midnight of the 31st
     assert runs_of("0 12 * * *", "Pacific/Apia", "2011-12-29 00:00", 3) == ["12-29 22:00", "12-30 22:00", "12-31 22:00"]
     assert runs_of("0 12 30 12 *", "Pacific/Apia", "2011-12-01 00:00", 1) == ["12-29 22:00"]  # of 2012, at 14 hours ahead
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Australia/Lord_Howe", "Asia/Kathmandu"])
+@pytest.mark.parametrize("begin", ["2024-03-30 11:17", "2024-10-05 11:17", "2024-10-26 11:17"])
+def test_going_over_days_and_hours_at_once_misses_no_minute(zone: str, begin: str) -> None:
+    # The bounds of a day and of an hour are named, and skipped and repeated minutes.
+    lines = ("0 0 * * *", "59 23 * * sun", "0,59 2,3 * * *", "*/15 1-3 */3 * *", "1 */5 6,27,31 * *")
+    minutes = [at(begin) + minute * MINUTE_NS for minute in range(2 * 24 * 60)]
+    clock = [datetime.fromtimestamp(time_ns // SECOND_NS, UTC).astimezone(ZoneInfo(zone)) for time_ns in minutes]
+    for line in lines:
+        cron = Cron.parse(line)
+        slowly = [time_ns for time_ns, before, wall in zip(minutes[1:], clock, clock[1:], strict=False) if runs_at(cron, before, wall)]
+        quickly: list[int] = []
+        time_ns = next_run_ns(line, zone, minutes[0])
+        while time_ns is not None and time_ns <= minutes[-1]:
+            quickly.append(time_ns)
+            time_ns = next_run_ns(line, zone, time_ns)
+        assert slowly
+        assert quickly == slowly, line
