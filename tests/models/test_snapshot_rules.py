@@ -773,6 +773,11 @@ def test_on_idle() -> None:
     assert model.look(at("2024-01-01 07:00")) is None, "nothing has changed since the one by hand"
 
 
+def test_on_idle_is_not_due_when_nothing_has_changed_also_when_another_takes_a_snapshot() -> None:
+    model = mounted(Schedule(on_idle=Duration.parse("10m"), tags=("idle",)), Schedule(every=Duration.parse("1h"), tags=("every",), always=True))
+    assert model.look(at("2024-01-01 01:00")) == ["every"]
+
+
 def test_on_idle_with_a_clock_that_was_set_back() -> None:
     model = mounted(Schedule(on_idle=Duration.parse("10m")), now="2024-06-01 00:00")
     model.changed(at("2024-06-01 00:00"), 1, 1)
@@ -954,6 +959,9 @@ def test_a_change_of_three_hours_or_more_is_a_correction() -> None:
     # Samoa had no 30 December 2011: at 10:00 UTC midnight of the 29th became midnight of the 31st
     assert runs_of("0 12 * * *", "Pacific/Apia", "2011-12-29 00:00", 3) == ["12-29 22:00", "12-30 22:00", "12-31 22:00"]
     assert runs_of("0 12 30 12 *", "Pacific/Apia", "2011-12-01 00:00", 1) == ["12-29 22:00"]  # of 2012, at 14 hours ahead
+
+    # Casey, on 5 March 2010: 02:00, 11 hours ahead, became 23:00, 8 hours ahead (15:00 UTC of the 4th); 00:30 came twice and is run twice
+    assert runs_of("30 0 * * *", "Antarctica/Casey", "2010-03-04 00:00", 3) == ["03-04 13:30", "03-04 16:30", "03-05 16:30"]
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Australia/Lord_Howe", "Asia/Kathmandu"])
