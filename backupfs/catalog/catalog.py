@@ -7,7 +7,7 @@ Versions: writing replaces the newest version when no kept snapshot lies between
 references are counted here, for every version put or dropped, so they cannot go astray.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from backupfs.catalog.index import Index
@@ -145,13 +145,17 @@ class Catalog:
 
     def versions(self, table: Table, object_key: bytes) -> list[tuple[int, bytes]]:
         """All versions of an object, newest first, tombstones included."""
+        return self.versions_down_to(table, object_key, records.EPOCH_MAX, 0)
+
+    def versions_down_to(self, table: Table, object_key: bytes, newest: int, oldest: int) -> list[tuple[int, bytes]]:
+        """Versions of an object from the one that a view at `newest` sees down to the first of epoch `oldest` or before, newest first."""
         found: list[tuple[int, bytes]] = []
-        epoch = records.EPOCH_MAX
-        while (version := self.newest(table, object_key, epoch)) is not None:
+        version = self.newest(table, object_key, newest)
+        while version is not None:
             found.append(version)
-            if version[0] == 0:
+            if version[0] <= oldest or not version[0]:
                 break
-            epoch = version[0] - 1
+            version = self.newest(table, object_key, version[0] - 1)
         return found
 
     def scan(self, table: Table, group: bytes, after: bytes, epoch: int) -> Iterator[tuple[bytes, bytes]]:
@@ -467,14 +471,8 @@ class Catalog:
     def _count(self, table: Table, value: bytes, step: int) -> None:
         if value == TOMBSTONE:
             return
-        if table is Table.REGIONS:
-            extents: Iterable[records.Extent] = records.decode_region(value)
-        elif table is Table.INODES:
-            extents = records.decode_inode(value).extents
-        else:
-            return
         references = self.active.references
-        for _, _, blob, _ in extents:
+        for _, _, blob, _ in records.extents_of(table, value):
             references[blob] = references.get(blob, 0) + step
 
     def _settle(self) -> list[Pack]:

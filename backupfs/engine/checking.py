@@ -29,7 +29,7 @@ from backupfs.errors import DamageError, MissingObjectError, StoreError
 from backupfs.format import catalog as records
 from backupfs.format import config as config_format
 from backupfs.format import keyslot, objects
-from backupfs.format.catalog import TOMBSTONE, Blob, Extent, SnapshotState, Table, number_key, split_version
+from backupfs.format.catalog import TOMBSTONE, Blob, SnapshotState, Table, number_key, split_version
 from backupfs.format.checkpoint import checkpoint_name
 from backupfs.format.journal import SegmentOpen, decode_batch
 from backupfs.format.layout import SEAL_OVERHEAD_BYTES, Sealed
@@ -239,7 +239,7 @@ class Checker:
         counted: dict[int, int] = {}
         for table in (Table.INODES, Table.REGIONS):
             for _, _, value in self._versions(table):
-                for _, _, blob, _ in _extents(table, value):
+                for _, _, blob, _ in records.extents_of(table, value):
                     counted[blob] = counted.get(blob, 0) + 1
         for key, sealed in self._index.scan(Table.BLOBS, b""):
             number = records.number_of(key)
@@ -456,10 +456,6 @@ def scratch_directory(state: Path) -> Path:
     """A place for a scratch index, on the host's own disk."""
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=state))
-
-
-def _extents(table: Table, value: bytes) -> list[Extent]:
-    return records.decode_region(value) if table is Table.REGIONS else records.decode_inode(value).extents
 
 
 def _shown(path: bytes) -> str:

@@ -34,6 +34,12 @@ class Gap:
     first: int
     last: int
 
+    @property
+    def previous(self) -> int:
+        """The kept epoch before it; 0 when there is none."""
+        place = bisect_left(self.kept, self.first)
+        return self.kept[place - 1] if place else 0
+
     def sees_nothing_of(self, older: int, newer: int) -> bool:
         """Whether a version of epoch `older`, replaced at `newer`, would be seen by no snapshot that is kept."""
         return bisect_left(self.kept, older) == bisect_left(self.kept, newer)

@@ -275,3 +275,10 @@ decode_orphan = msgspec.msgpack.Decoder(Orphan).decode
 decode_counters = msgspec.msgpack.Decoder(Counters).decode
 decode_numbers = msgspec.msgpack.Decoder(list[int]).decode
 decode_number = msgspec.msgpack.Decoder(int).decode
+
+
+def extents_of(table: int, value: bytes) -> list[Extent]:
+    """The extents that a record which is no tombstone holds: a region's or an inode's; of other tables none."""
+    if table == Table.REGIONS:
+        return decode_region(value)
+    return decode_inode(value).extents if table == Table.INODES else []

@@ -58,6 +58,7 @@ class Workload:
             (self._snapshot, 2),
             (self._delete_snapshot, 1),
             (self._checkpoint, 1),
+            (self._collect, 1),
         ]
         actions = [action for action, _ in choices]
         weights = [weight for _, weight in choices]
@@ -287,6 +288,10 @@ class Workload:
     async def _checkpoint(self) -> None:
         async with self.step("checkpoint"):
             await self._fs.make_checkpoint()
+
+    async def _collect(self) -> None:
+        async with self.step("collect"):
+            await self._fs.upkeep.collect_now(purge_deleted=True, thorough=True)
 
     # --- places -----------------------------------------------------------------------------------------------------
 

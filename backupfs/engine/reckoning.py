@@ -1,0 +1,66 @@
+"""What deleting snapshots would free, to the byte: the blobs whose every reference is in versions that only those snapshots see.
+
+Nothing is changed. The rows of `changes` between the snapshots concerned and the next kept ones are looked at, in steps; so it costs what
+changed there, not what exists.
+"""
+
+from collections.abc import Collection
+from itertools import pairwise
+
+import trio
+
+from backupfs import limits
+from backupfs.engine.committer import Committer
+from backupfs.engine.snapshots import Gap, Snapshots
+from backupfs.engine.volume import Volume
+from backupfs.format import catalog as records
+from backupfs.format.catalog import TOMBSTONE, Table
+
+
+class Reckoner:
+    """Counts what purging would drop."""
+
+    def __init__(self, volume: Volume, committer: Committer, snapshots: Snapshots) -> None:
+        self._volume = volume
+        self._committer = committer
+        self._snapshots = snapshots
+
+    async def frees(self, serials: Collection[int]) -> int:
+        """Stored bytes of blobs that would go if these snapshots, and no others, were purged together. Exact while nothing else changes."""
+        if not self._volume.read_only:
+            await self._committer.commit()
+            await self._committer.applied()
+        references: dict[int, int] = {}
+        for gap in self._snapshots.would_drop(serials):
+            await self._count_gap(gap, references)
+        catalog = self._volume.catalog
+        freed = 0
+        for at, (number, count) in enumerate(references.items()):
+            blob = catalog.blob(number)
+            freed += blob.stored_bytes if blob.references == count else 0
+            if at % limits.RECKON_RECORDS_PER_STEP == limits.RECKON_RECORDS_PER_STEP - 1:
+                await trio.lowlevel.checkpoint()
+        return freed
+
+    async def _count_gap(self, gap: Gap, references: dict[int, int]) -> None:
+        catalog = self._volume.catalog
+        start = records.change_key(gap.first + 1, 0, b"")
+        seen: set[tuple[int, bytes]] = set()
+        while True:
+            keys = catalog.applied_changes(start, gap.last, limits.RECKON_RECORDS_PER_STEP)
+            for key in keys:
+                _, table, object_key = records.split_change(key)
+                if table in (Table.INODES, Table.REGIONS) and (table, object_key) not in seen:
+                    seen.add((table, object_key))
+                    self._count_object(gap, Table(table), object_key, references)
+            if len(keys) < limits.RECKON_RECORDS_PER_STEP:
+                return
+            start = keys[-1] + b"\0"
+            await trio.lowlevel.checkpoint()
+
+    def _count_object(self, gap: Gap, table: Table, object_key: bytes, references: dict[int, int]) -> None:
+        versions = self._volume.catalog.versions_down_to(table, object_key, gap.last, gap.previous)
+        for (newer, _), (older, value) in pairwise(versions):
+            if older > gap.previous and gap.sees_nothing_of(older, newer) and value != TOMBSTONE:
+                for _, _, blob, _ in records.extents_of(table, value):
+                    references[blob] = references.get(blob, 0) + 1

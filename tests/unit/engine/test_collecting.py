@@ -1,0 +1,256 @@
+"""Getting space back: deleted snapshots until they are purged, dead packs, packs that are mostly dead."""
+
+import random
+from pathlib import Path
+
+import pytest
+import trio
+
+from backupfs import limits
+from backupfs.errors import UsageError
+from backupfs.rules.collection import COPIED_PER_FREED_MAX, PackUse, plan_collection
+from tests.conftest import LogRule
+from tests.crash.faults import FaultyFiles
+from tests.unit.engine.world import World, simulated
+
+HOUR_NS = 3600 * 10**9
+
+
+def noise(size: int, seed: object) -> bytes:
+    return random.Random(str(seed)).randbytes(size)
+
+
+def pack_bytes(world: World) -> int:
+    return sum(len(world.content(path)) for path in world.objects("packs"))
+
+
+@simulated
+async def test_packs_that_are_mostly_dead_are_rewritten_and_everything_reads_right(tmp_path: Path, small: None) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        for number in range(60):
+            await m.put(b"file%d" % number, noise(9000, number))
+        await m.fs.create_snapshot("manual")
+        await m.fs.commit()
+    before = pack_bytes(world)
+    async with world.mounted() as m:
+        for number in range(60):
+            if number % 3:
+                await m.unlink(b"file%d" % number)
+        [info] = m.fs.snapshots()
+        await m.fs.delete_snapshot(info.name)
+        await m.fs.upkeep.collect_now(purge_deleted=False, thorough=True)
+        status = m.fs.upkeep.status()
+        tree = await m.tree()
+        assert status.packs_to_rewrite == 0
+        assert 0 < status.copied_bytes <= COPIED_PER_FREED_MAX * status.freed_bytes
+    assert pack_bytes(world) < before * 0.45
+    assert await world.check() == []
+    assert world.audit(tmp_path / "audit") == []
+    world.without_index()
+    async with world.mounted() as m:
+        assert await m.tree() == tree
+        for number in range(0, 60, 3):
+            assert await m.get(b"file%d" % number) == noise(9000, number)
+
+
+@simulated
+async def test_reading_goes_on_while_packs_are_rewritten(tmp_path: Path, small: None) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        for number in range(40):
+            await m.put(b"file%d" % number, noise(9000, number))
+        await m.fs.commit()
+    async with world.mounted() as m:
+        for number in range(40):
+            if number % 4:
+                await m.unlink(b"file%d" % number)
+        m.fs._volume.cache._capacity = 0
+        stop = trio.Event()
+
+        async def read_on() -> None:
+            while not stop.is_set():
+                for number in range(0, 40, 4):
+                    assert await m.get(b"file%d" % number) == noise(9000, number)
+                    await trio.sleep(0.001)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_on)
+            await m.fs.upkeep.collect_now(purge_deleted=False, thorough=True)
+            stop.set()
+
+
+@simulated
+async def test_a_deleted_snapshot_can_be_brought_back_until_its_time_is_over(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        m.fs.upkeep.undelete_ns = HOUR_NS
+        await m.put(b"file", b"then")
+        info = await m.fs.create_snapshot("manual")
+        await m.put(b"file", b"now!")
+        await m.fs.delete_snapshot(info.name)
+        assert m.fs.snapshots() == []
+        assert [deleted.name for deleted in m.fs.deleted_snapshots()] == [info.name]
+        await trio.sleep(1800)
+        await m.fs.undelete_snapshot(info.name)
+        assert await m.get(b".snapshots/" + info.name.encode() + b"/file") == b"then"
+        with pytest.raises(UsageError, match="not deleted"):
+            await m.fs.undelete_snapshot(info.name)
+        await m.fs.delete_snapshot(info.name)
+        await trio.sleep(3700)
+        await m.fs.idle()
+        assert m.fs.deleted_snapshots() == []
+        with pytest.raises(UsageError, match="no deleted snapshot"):
+            await m.fs.undelete_snapshot(info.name)
+    assert world.audit(tmp_path / "audit") == []
+
+
+@simulated
+async def test_the_owner_can_shorten_the_time(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        m.fs.upkeep.undelete_ns = HOUR_NS
+        await m.put(b"file", noise(200_000, 1))
+        info = await m.fs.create_snapshot("manual")
+        await m.unlink(b"file")
+        await m.fs.delete_snapshot(info.name)
+        await m.fs.upkeep.collect_now(purge_deleted=False, thorough=True)
+        assert m.fs.stats().stored_bytes > 200_000
+        await m.fs.upkeep.collect_now(purge_deleted=True, thorough=True)
+        assert m.fs.stats().stored_bytes == 0
+
+
+@simulated
+async def test_a_clock_that_was_set_back_does_not_keep_what_was_deleted(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        m.fs.upkeep.undelete_ns = HOUR_NS
+        info = await m.fs.create_snapshot("manual")
+        await m.fs.delete_snapshot(info.name)
+    world.clock._now_ns -= 1000 * HOUR_NS
+    async with world.mounted() as m:
+        m.fs.upkeep.undelete_ns = HOUR_NS
+        await trio.sleep(1800)
+        assert [deleted.name for deleted in m.fs.deleted_snapshots()] == [info.name], "the time to bring it back is not shortened"
+        await trio.sleep(3700)
+        await m.fs.idle()
+        assert m.fs.deleted_snapshots() == []
+
+
+@simulated
+async def test_pinned_and_held_snapshots_are_not_deleted(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        info = await m.fs.create_snapshot("manual")
+        await m.fs.pin_snapshot(info.name, pinned=True)
+        with pytest.raises(UsageError, match="pinned"):
+            await m.fs.delete_snapshot(info.name)
+        await m.fs.pin_snapshot(info.name, pinned=False)
+        await m.fs.hold_snapshot(info.name, world.clock.now_ns() + HOUR_NS)
+        with pytest.raises(UsageError, match="held"):
+            await m.fs.delete_snapshot(info.name)
+        with pytest.raises(UsageError, match="no snapshot"):
+            await m.fs.pin_snapshot("another", pinned=True)
+    async with world.mounted() as m:
+        [again] = m.fs.snapshots()
+        assert again.hold_until_ns
+        await trio.sleep(3700)
+        await m.fs.delete_snapshot(info.name)
+
+
+@simulated
+async def test_changes_are_counted_in_the_background(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        for number in range(7):
+            await m.put(b"file%d" % number, b"x")
+        await m.fs.create_snapshot("manual")
+        await m.put(b"file1", b"changed")
+        await m.unlink(b"file2")
+        await m.unlink(b"file3")
+        await m.put(b"new", b"y")
+        await m.put(b"passing", b"z")
+        await m.unlink(b"passing")
+        await m.fs.create_snapshot("manual")
+        await m.fs.idle()
+        first, second = m.fs.snapshots()
+        assert (first.made, first.altered, first.removed) == (8, 0, 0), "the root is one of them"
+        assert (second.made, second.altered, second.removed) == (1, 2, 2), "the root and a file were altered"
+
+
+@simulated
+async def test_what_cannot_be_read_is_left_alone_and_said(tmp_path: Path, small: None, log_rule: LogRule) -> None:
+    log_rule.expect("is not rewritten")
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        for number in range(30):
+            await m.put(b"file%d" % number, noise(9000, number))
+        await m.fs.commit()
+    damaged = world.objects("packs")[0]
+    content = bytearray(world.content(damaged))
+    for at in range(200, len(content) - 2000, 700):
+        content[at] ^= 1
+    world.disk.unlink(damaged)
+    handle = world.disk.create(damaged)
+    world.disk.write_at(handle, 0, [bytes(content)])
+    world.disk.close(handle)
+    async with world.mounted() as m:
+        for number in range(30):
+            if number % 4:
+                await m.unlink(b"file%d" % number)
+        await m.fs.upkeep.collect_now(purge_deleted=False, thorough=True)
+        assert any("is not rewritten" in error for error in m.fs.status().errors)
+    assert damaged in world.objects("packs")
+
+
+@simulated
+async def test_a_failure_while_collecting_loses_nothing(tmp_path: Path, small: None, log_rule: LogRule) -> None:
+    log_rule.allow("")
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        for number in range(30):
+            await m.put(b"file%d" % number, noise(9000, number))
+        await m.fs.commit()
+    for failing in range(0, 24, 3):
+        calls = [0]
+
+        def verdict(operation: str, _number: int, failing: int = failing, calls: list[int] = calls) -> int | None:
+            if operation in ("write_at", "sync", "create") and collecting:
+                calls[0] += 1
+                return 5 if calls[0] == failing else None
+            return None
+
+        collecting = False
+        once = world.after_kill(tmp_path / f"f{failing}")
+        once.files = FaultyFiles(once.disk, verdict)
+        async with once.mounted() as m:
+            for number in range(30):
+                if number % 4:
+                    await m.unlink(b"file%d" % number)
+            await m.fs.commit()
+            collecting = True
+            await m.fs.upkeep.collect_now(purge_deleted=False, thorough=True)
+            collecting = False
+            for number in range(0, 30, 4):
+                assert await m.get(b"file%d" % number) == noise(9000, number)
+        once.files = once.disk
+        assert await once.check() == []
+
+
+def test_a_plan_frees_what_is_worth_it_and_stays_in_proportion() -> None:
+    draw = random.Random(7)
+    for _ in range(300):
+        packs = []
+        for number in range(draw.randrange(30)):
+            held = draw.randrange(1, 64 << 20)
+            packs.append(PackUse(number, held, round(held * draw.choice([1.0, 0.99, draw.random(), draw.random() ** 2]))))
+        plan = plan_collection(packs)
+        assert plan.copied_bytes <= COPIED_PER_FREED_MAX * plan.freed_bytes
+        assert all(pack.dead_bytes for pack in plan.packs)
+        left = sum(pack.dead_bytes for pack in packs) - plan.freed_bytes
+        held = sum(pack.held_bytes for pack in packs)
+        if left > max(0.03 * held, 1 << 20):
+            others = [pack for pack in packs if pack not in plan.packs and pack.dead_bytes]
+            cheapest = min(others, key=lambda pack: pack.live_bytes / pack.held_bytes)
+            assert plan.copied_bytes + cheapest.live_bytes > COPIED_PER_FREED_MAX * (plan.freed_bytes + cheapest.dead_bytes)
+    assert plan_collection([PackUse(1, limits.PACK_TARGET_BYTES, limits.PACK_TARGET_BYTES)]).packs == ()
