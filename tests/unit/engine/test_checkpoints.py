@@ -96,6 +96,7 @@ async def test_damage_in_the_newest_checkpoint_is_found_and_costs_nothing(tmp_pa
             await m.fs.make_checkpoint()
             after = await m.tree()
         assert await other.check() == []
+        assert other.audit(tmp_path / f"audit of {damaged.name}") == []
         other.without_index()
         async with other.mounted() as m:
             assert await m.tree() == after
