@@ -48,6 +48,8 @@ async def live(twin: Twin, directory: Path, mounts: int, steps: int) -> None:
         twin.kill(copy)
         expect_none(twin.faults(copy, present=present))
         async with twin.mounted(copy) as fs:
+            if (copy / "checkpoints").exists():
+                await fs.make_checkpoint()  # what a kill left of one that was being made goes with the next
             await fs.idle()
         expect_none(twin.faults(copy, present=present, settled=True, closed=True))
 
@@ -70,8 +72,10 @@ async def live(twin: Twin, directory: Path, mounts: int, steps: int) -> None:
                     await killed(present=True)
                 elif chance < 0.75:
                     await killed(present=False)
-                elif chance < 0.85:
+                elif chance < 0.8:
                     await fs.idle()
+                elif chance < 0.85:
+                    await fs.make_checkpoint()
                 else:
                     await trio.sleep(twin.draw.choice([0.1, 3.0, 12.0]))
         expect_none(twin.faults())

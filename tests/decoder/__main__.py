@@ -35,6 +35,7 @@ def main(arguments: list[str]) -> int:
         print("\n".join(lines) or "everything holds", file=sys.stdout if lines else sys.stderr)
         return 1 if lines else 0
     with Repository(options.repository, password) as repository:
+        print(*repository.history.faults, sep="\n", end="\n" if repository.history.faults else "", file=sys.stderr)
         if not (options.manifest or options.snapshot or options.compare):
             for snapshot in repository.snapshots():
                 print(snapshot.name, snapshot.epoch, snapshot.why, snapshot.message, *snapshot.tags, sep="\t")

@@ -18,6 +18,7 @@ from tests.decoder.damage import Damage
 from tests.decoder.decoder import ROOT, Repository, View, place_of
 
 _NAMES_IN_INODE = 8
+_CHECKPOINTS = 2
 _TABLE_NAMES = {
     catalog.INODES: "inode",
     catalog.LINKS: "link",
@@ -56,7 +57,8 @@ def audit_opened(
     records = repository.catalog
     if not records.batch:
         return ["there is no batch"]
-    lines = [*_counters(records), *_snapshots(records), *_versions(records, settled=settled)]
+    lines = [*repository.history.faults, *_journal(repository, settled=settled, closed=settled and closed)]
+    lines += [*_counters(records), *_snapshots(records), *_versions(records, settled=settled)]
     lines += _references(records, region_bytes, settled=settled)
     lines += _packs(repository, settled=settled, closed=settled and closed)
     epochs = {f"snapshot {s.name}": s.epoch for s in records.snapshots.values() if s.state != catalog.PURGING}
@@ -65,6 +67,34 @@ def audit_opened(
     if contents:
         lines += _contents(repository)
     return lines
+
+
+# --- the journal and its checkpoints ---------------------------------------------------------------------------------
+
+
+def _journal(repository: Repository, *, settled: bool, closed: bool) -> Iterator[str]:
+    """Two checkpoints at most, and of the journal no more than what leads from the older one to the present."""
+    store, history = repository.store, repository.history
+    manifests = store.manifests()
+    if settled:
+        if len(manifests) > _CHECKPOINTS:
+            yield f"{len(manifests)} checkpoints"
+        named = {(checkpoint.number, part) for checkpoint in history.checkpoints for part in checkpoint.parts}
+        held = {checkpoint.number for checkpoint in history.checkpoints}
+        for number, object_id in store.parts().keys() - named:
+            if number not in manifests:
+                yield f"part {object_id.hex()} of checkpoint {number}: without a manifest"
+            elif number in held:
+                yield f"part {object_id.hex()} of checkpoint {number}: its manifest does not name it"
+        older = history.checkpoints[-_CHECKPOINTS].position.segment if len(history.checkpoints) >= _CHECKPOINTS else 0
+        for sequence in store.segments():
+            if sequence <= max(older, history.begins.segment):
+                yield f"segment {sequence}: no longer needed"
+    if closed:
+        known = {*manifests.values(), *store.parts().values()}
+        for path in sorted((store.root / "checkpoints").glob("*")):
+            if path not in known:
+                yield f"checkpoints/{path.name}: left"
 
 
 # --- the records by themselves ---------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
-"""The catalog: batches applied in order, and its records read. Sections 9 and 10 of docs/format.md."""
+"""The catalog: records taken from batches, and read. Sections 9 and 10 of docs/format.md."""
 
 import stat
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -136,7 +136,7 @@ class Version:
 
 @dataclass(slots=True)
 class Catalog:
-    """Everything that the journal says. `objects` has each object's versions, oldest first, by table and key without V."""
+    """Everything that the records say. `objects` has each object's versions, oldest first, by table and key without V."""
 
     batch: int = 0
     objects: dict[int, dict[bytes, list[Version]]] = field(default_factory=dict)
@@ -151,21 +151,26 @@ class Catalog:
     """Blobs on record that nothing refers to."""
 
 
-def replay(batches: Iterable[tuple[int, bytes]]) -> Catalog:
-    """The catalog after all of them."""
-    rows: dict[tuple[int, bytes], bytes] = {}
-    last = 0
-    for last, content in batches:
-        for table, key, value in records(content):
-            if table not in _KEY_BYTES and table != META:
-                raise Damage(f"batch {last}: table {table}")
-            if table != META and len(key) != _KEY_BYTES[table]:
-                raise Damage(f"batch {last}: a key of {len(key)} bytes in table {table}")
-            if value is None:
-                rows.pop((table, key), None)
-            else:
-                rows[table, key] = value
-    return _read(rows, last)
+Rows = dict[tuple[int, bytes], bytes]
+"""Table and key -> value: every record as it stands."""
+
+
+def apply(rows: Rows, batch: int, content: bytes) -> None:
+    """The records of a batch, one after another."""
+    for table, key, value in records(content):
+        check_key(table, key, f"batch {batch}")
+        if value is None:
+            rows.pop((table, key), None)
+        else:
+            rows[table, key] = value
+
+
+def check_key(table: int, key: bytes, where: str) -> None:
+    """Damage unless a record may stand there."""
+    if table not in _KEY_BYTES and table != META:
+        raise Damage(f"{where}: table {table}")
+    if table != META and len(key) != _KEY_BYTES[table]:
+        raise Damage(f"{where}: a key of {len(key)} bytes in table {table}")
 
 
 def records(content: bytes) -> Iterator[tuple[int, bytes, bytes | None]]:
@@ -187,7 +192,8 @@ def records(content: bytes) -> Iterator[tuple[int, bytes, bytes | None]]:
         yield table, key, value
 
 
-def _read(rows: dict[tuple[int, bytes], bytes], batch: int) -> Catalog:
+def read(rows: Rows, batch: int) -> Catalog:
+    """What the records say; `batch`: the last that counts."""
     catalog = Catalog(batch, {table: {} for table in VERSIONED})
     for table, key in sorted(rows, reverse=True):  # within an object the oldest version first
         value = rows[table, key]

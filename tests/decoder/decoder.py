@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
-from tests.decoder import catalog, journal, packs
+from tests.decoder import catalog, history, packs
 from tests.decoder.catalog import Blob, Catalog, Dentry, Extent, Inode, Snapshot, Version
 from tests.decoder.damage import Damage
 from tests.decoder.sealing import Sealer, keyed_hash
@@ -44,7 +44,8 @@ class Repository:
     def __init__(self, root: Path, password: bytes) -> None:
         self.store = Store(root)
         self.keys = open_store(self.store, password)
-        self.catalog: Catalog = catalog.replay(journal.batches(self.store.segments(), self.keys))
+        self.history = history.read(self.store, self.keys)
+        self.catalog: Catalog = self.history.catalog
         self.closed_packs = self.store.packs()
         self._open_packs = self.store.open_packs()
         self._files: OrderedDict[int, tuple[BinaryIO, Sealer, ExitStack]] = OrderedDict()

@@ -22,11 +22,16 @@ FRAME_HEAD: Final = 4
 FRAME_BODY: Final = 5
 MASTER_KEY: Final = 6
 SLOT_LABEL: Final = 7
+CHECKPOINT_PART: Final = 10
+CHECKPOINT_MANIFEST: Final = 11
 
 TAG_BYTES: Final = 16
 HEADER_BYTES: Final = 128
 PACK_MAGIC: Final = b"BFSPACK\0"
 JOURNAL_MAGIC: Final = b"BFSJRNL\0"
+CHECKPOINT_MAGIC: Final = b"BFSCHKP\0"
+BLOCK_BYTES: Final = 4096
+"""Frames end at multiples of it, checkpoint parts and manifests also."""
 
 _AEADS: Final[dict[int, type[AESGCM] | type[ChaCha20Poly1305]]] = {1: AESGCM, 2: ChaCha20Poly1305}
 
@@ -111,6 +116,11 @@ def padded(size: int) -> int:
     exponent = size.bit_length() - 1
     mask = (1 << max(exponent - exponent.bit_length(), 0)) - 1
     return (size + mask) & ~mask
+
+
+def padded_to_blocks(size: int) -> int:
+    """P(n) rounded up to a multiple of 4096."""
+    return -(-padded(size) // BLOCK_BYTES) * BLOCK_BYTES
 
 
 def decompressed(frame: bytes, plain_bytes: int) -> bytes:

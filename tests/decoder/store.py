@@ -18,8 +18,8 @@ from tests.decoder.sealing import MASTER_KEY, SLOT_LABEL, Keys, Sealer, derive, 
 _CONFIG_BYTES: Final = 256
 _SLOT_BYTES: Final = 512
 _ID: Final = re.compile(r"[0-9a-f]{32}")
-_SEGMENT_NAME: Final = re.compile(r"[0-9a-f]{16}")
-
+_NUMBER: Final = re.compile(r"[0-9a-f]{16}")
+_PART_NAME: Final = re.compile(r"([0-9a-f]{16})-([0-9a-f]{32})")
 
 T = TypeVar("T")
 
@@ -62,9 +62,23 @@ class Store:
         found = {}
         for folder, prefix in (("open", "journal-"), ("journal", "")):
             for path in (self.root / folder).glob(prefix + "*"):
-                if _SEGMENT_NAME.fullmatch(path.name.removeprefix(prefix)):
+                if _NUMBER.fullmatch(path.name.removeprefix(prefix)):
                     found[int(path.name.removeprefix(prefix), 16)] = path
         return dict(sorted(found.items()))
+
+    def manifests(self) -> dict[int, Path]:
+        """Number of a checkpoint -> the file of its manifest, the oldest first."""
+        paths = sorted((self.root / "checkpoints").glob("*"))
+        return {int(path.name, 16): path for path in paths if _NUMBER.fullmatch(path.name)}
+
+    def parts(self) -> dict[tuple[int, bytes], Path]:
+        """(number of a checkpoint, object id) -> the file of a part, whether a manifest names it or not."""
+        found = {}
+        for path in sorted((self.root / "checkpoints").glob("*")):
+            name = _PART_NAME.fullmatch(path.name)
+            if name:
+                found[int(name[1], 16), bytes.fromhex(name[2])] = path
+        return found
 
 
 def open_store(store: Store, password: bytes) -> Keys:
