@@ -6,7 +6,7 @@ from fractions import Fraction
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from backupfs.rules.policy import DEFAULT_RETENTION, SECOND_NS, Duration, Keep, Retention
@@ -174,6 +174,7 @@ def test_the_densest_go_until_there_is_room(candidates: list[Candidate], policy:
     assert len(asked) == len(set(asked)) <= 2 * len(candidates).bit_length() + 1
 
 
+@settings(max_examples=30)
 @given(candidates=candidates, policy=policies, excess_bytes=st.integers(0, 1))
 def test_who_is_never_removed_is_never_removed(candidates: list[Candidate], policy: Retention, excess_bytes: int) -> None:
     """However little is kept, and though nothing frees enough."""
@@ -186,6 +187,7 @@ def test_who_is_never_removed_is_never_removed(candidates: list[Candidate], poli
         assert fates[s.serial].keep or not guarded(s, candidates, policy, NOW_NS)
 
 
+@settings(max_examples=50)
 @given(candidates=candidates, policy=policies, later_ns=st.lists(st.integers(0, 3 * DAY_NS), max_size=5))
 def test_deleting_often_leaves_what_deleting_once_leaves(candidates: list[Candidate], policy: Retention, later_ns: list[int]) -> None:
     """On this the forecast rests: without a limit on how many go at once it does not matter how often retention runs."""
