@@ -47,6 +47,7 @@ from backupfs.format import catalog as records
 from backupfs.format.catalog import Inode, Orphan, Table
 from backupfs.ids import INO_BITS, ROOT_INO
 from backupfs.rules import acl, posix
+from backupfs.rules.schedule import Activity
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +126,8 @@ class FileSystem:
             Collector(volume, self._committer, self._blobs),
             self._admit,
         )
+        self._written_bytes = 0
+        """Taken in since the last snapshot."""
         self.own_threads: set[int] = set()
         """Threads of this process that are using its own mount (the kernel's `pid` of a request is a thread's): their fsync commits nothing."""
 
@@ -385,12 +388,12 @@ class FileSystem:
         await self._admit_change(ino)
         state = self._names.inode(ino)
         record = state.record
-        now = self._volume.now_ns()
         if changes.size is not None and not await self._resize(ino, state, changes.size, who):
             # The kernel keeps the times of a file that has been given the size it had, and so does this side.
             now = record.ctime_ns
-        elif changes.size is not None:
-            record.mtime_ns = now
+        else:
+            now = self._volume.now_ns()
+            record.mtime_ns = record.mtime_ns if changes.size is None else now
         if changes.uid is not None or changes.gid is not None:
             record.uid = record.uid if changes.uid is None else changes.uid
             record.gid = record.gid if changes.gid is None else changes.gid
@@ -533,9 +536,11 @@ class FileSystem:
         if self._volume.space.accept(len(data)):
             self._look_at_space.set()
         self._data.write(state, offset, data)
+        self._written_bytes += len(data)
+        now = self._volume.now_ns()
         self._drop_privileges(state, handle.by_root)
         if handle.direct:
-            state.record.mtime_ns = state.record.ctime_ns = self._volume.now_ns()
+            state.record.mtime_ns = state.record.ctime_ns = now
             self._inodes.touch(state)
         return len(data)
 
@@ -671,10 +676,11 @@ class FileSystem:
             try:
                 # The records belong to the epoch that ends here.
                 self._inodes.record_changed()
-                now = self._volume.now_ns()
+                now = self._volume.seams.clock.now_ns()
                 serial = self._volume.counters.serial
                 self._volume.counters.serial += 1
                 info = self._snapshots.take(serial, now, self._snapshots.new_name(now), why, message, tags)
+                self._written_bytes = 0
                 ticket = self._committer.freeze()
             finally:
                 self._unpark()
@@ -689,7 +695,7 @@ class FileSystem:
     async def delete_snapshot(self, name: str) -> None:
         """Mark a snapshot deleted, durably; what only it held goes in the background."""
         self._volume.check_writable()
-        self._snapshots.delete(name, self._volume.now_ns())
+        self._snapshots.delete(name, self._volume.seams.clock.now_ns())
         await self._committer.commit()
         self.upkeep.wake()
 
@@ -719,6 +725,10 @@ class FileSystem:
         """How much has changed since the last snapshot; 0: nothing."""
         unrecorded = self._inodes.changed_count + len(self._data.unstored())
         return self._volume.catalog.changed_in_epoch + unrecorded
+
+    def activity(self) -> Activity:
+        """What has changed since the last snapshot. Bytes are those that were written since the repository was opened, at most."""
+        return Activity(self.changes_since_snapshot(), self._written_bytes, self._volume.changed_at_ns, self._volume.catalog.epoch)
 
     async def check(self, read_data: bool, progress: Progress) -> AsyncGenerator[Finding]:
         """Check the repository from what the store holds, up to now, while it goes on being used. The findings as they are made."""

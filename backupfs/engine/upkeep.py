@@ -121,7 +121,7 @@ class Upkeep:
         """Get all space back that can be got, without pauses; with `purge_deleted` also of snapshots that could still be brought back."""
         self._volume.check_writable()
         if purge_deleted:
-            self._purge_now_ns = self._volume.now_ns()
+            self._purge_now_ns = self._volume.seams.clock.now_ns()
         await self._chores_done()
         self._asked += 1
         asked = self._asked
@@ -162,11 +162,11 @@ class Upkeep:
             await self._done.wait()
 
     def _due(self) -> list[int]:
-        return self._snapshots.to_purge(max(self._volume.now_ns() - self.undelete_ns, self._purge_now_ns))
+        return self._snapshots.to_purge(max(self._volume.seams.clock.now_ns() - self.undelete_ns, self._purge_now_ns))
 
     def _follow_clock(self) -> None:
         """A clock that was set back is no reason to keep what was deleted for longer than the time to bring it back."""
-        self._snapshots.deleted_by(self._volume.now_ns())
+        self._snapshots.deleted_by(self._volume.seams.clock.now_ns())
 
     def _has_chores(self) -> bool:
         return bool(self._to_reap or self._data.ended or self._due() or self._snapshots.uncounted() is not None)

@@ -8,13 +8,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from backupfs import __version__
-from backupfs.cli.main import commands
+from backupfs.cli.main import _schedule_line, commands
 from backupfs.errors import StoreError
+from backupfs.service.messages import ScheduleView
 
 Command = Callable[..., int]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "line"),
+    [
+        (ScheduleView("every 1h", [], always=False, next_ns=0), "snapshot every 1h: next 1970-01-01T00:00:00.000000Z"),
+        (
+            ScheduleView("on change of 1GiB", ["a", "b"], always=True, next_ns=None),
+            "snapshot on change of 1GiB, tagged a, b, changed or not: when enough has changed",
+        ),
+    ],
+)
+def test_status_tells_each_schedule_in_a_line(schedule: ScheduleView, line: str) -> None:
+    assert _schedule_line(msgspec.to_builtins(schedule)) == line
 
 
 def told(capsys: pytest.CaptureFixture[str]) -> Any:

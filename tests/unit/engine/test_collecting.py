@@ -212,15 +212,14 @@ async def test_a_failure_while_collecting_loses_nothing(tmp_path: Path, small: N
             await m.put(b"file%d" % number, noise(9000, number))
         await m.fs.commit()
     for failing in range(0, 24, 3):
-        calls = [0]
+        calls, collecting = [0], [False]
 
-        def verdict(operation: str, _number: int, failing: int = failing, calls: list[int] = calls) -> int | None:
-            if operation in ("write_at", "sync", "create") and collecting:
+        def verdict(operation: str, _number: int, failing: int = failing, calls: list[int] = calls, on: list[bool] = collecting) -> int | None:
+            if operation in ("write_at", "sync", "create") and on[0]:
                 calls[0] += 1
                 return 5 if calls[0] == failing else None
             return None
 
-        collecting = False
         once = world.after_kill(tmp_path / f"f{failing}")
         once.files = FaultyFiles(once.disk, verdict)
         async with once.mounted() as m:
@@ -228,9 +227,9 @@ async def test_a_failure_while_collecting_loses_nothing(tmp_path: Path, small: N
                 if number % 4:
                     await m.unlink(b"file%d" % number)
             await m.fs.commit()
-            collecting = True
+            collecting[0] = True
             await m.fs.upkeep.collect_now(purge_deleted=False, thorough=True)
-            collecting = False
+            collecting[0] = False
             for number in range(0, 30, 4):
                 assert await m.get(b"file%d" % number) == noise(9000, number)
         once.files = once.disk
