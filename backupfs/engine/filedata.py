@@ -300,7 +300,9 @@ class FileData:
         return True
 
     def drop(self, state: InodeState) -> None:
-        """Forget the unstored bytes of a file that has ended."""
+        """Forget the unstored bytes of a file that ends."""
+        state.unfinished = None
+        self._tails.pop(state.ino, None)
         self.dirty_bytes -= state.runs.total_bytes
         state.runs.remove(0, limits.FILE_SIZE_MAX_BYTES)
         state.in_flight.remove(0, limits.FILE_SIZE_MAX_BYTES)

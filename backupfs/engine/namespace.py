@@ -189,11 +189,12 @@ class Namespace:
         """One step of ending an inode that has no name and no user; true when it is done. Atomic."""
         epoch = self.orphans[state.ino]
         catalog = self._volume.catalog
+        # First, or else they would be stored between two steps, in regions that have ended already.
+        self._data.drop(state)
         if state.record.data and not self._data.end_regions(state.record.data, Orphan(epoch, 0), limit):
             return False
         if self._inodes.xattrs(state):
             catalog.write(Table.XATTRS, number_key(state.ino), TOMBSTONE, epoch)
-        self._data.drop(state)
         self._inodes.remove(state, epoch)
         del self.orphans[state.ino]
         catalog.put(Table.ORPHANS, orphan_key(records.ORPHAN_INODE, state.ino), None)

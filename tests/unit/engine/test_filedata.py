@@ -466,3 +466,20 @@ async def test_open_with_truncation(tmp_path: Path) -> None:
             await m.open(b"d", os.O_WRONLY | os.O_TRUNC)
         assert raised.value.errno == errno.EISDIR
         assert m.fs.status().open_files == 0
+
+
+@simulated
+async def test_bytes_that_wait_to_be_stored_do_not_come_back_while_a_large_file_ends_in_steps(tmp_path: Path, small: None) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        await m.put(b"file", noise(1_500_000))
+        await m.fs.commit()
+        fh = await m.open(b"file")
+        for at in range(0, 1_500_000, 70_000):
+            await m.fs.write(fh, at, b"not stored yet")
+        await m.unlink(b"file")
+        await m.close(b"file")
+        await m.fs.commit()
+        await m.fs.idle()
+        assert m.fs.stats().stored_bytes == 0
+    assert world.audit(tmp_path / "audit") == []
