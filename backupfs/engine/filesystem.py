@@ -38,29 +38,27 @@ from backupfs.engine.committer import Committer
 from backupfs.engine.filedata import FileData, FlushMode
 from backupfs.engine.inodes import InodeState, InodeTable
 from backupfs.engine.namespace import RENAME_EXCHANGE, SNAPSHOTS_NAME, Namespace
+from backupfs.engine.snapdirs import COOKIE_FIRST, LATEST_INO, SNAPSHOTS_INO, SnapDir, SnapshotDirectories, is_timely, is_virtual
 from backupfs.engine.snapshots import Snapshots
 from backupfs.engine.upkeep import Upkeep
 from backupfs.engine.view import View
 from backupfs.engine.volume import Volume
-from backupfs.errors import BackupfsError, DamageError, FileSystemError
+from backupfs.errors import BackupfsError, DamageError, FileSystemError, UsageError
 from backupfs.format import catalog as records
 from backupfs.format.catalog import Inode, Orphan, Table
 from backupfs.ids import INO_BITS, ROOT_INO
 from backupfs.rules import acl, posix
+from backupfs.rules.names import name_fault
 from backupfs.rules.schedule import Activity
 
 log = logging.getLogger(__name__)
 
-SNAPSHOTS_INO = 2
-LATEST_INO = 3
-LATEST_NAME = b"latest"
 _INO_MASK = (1 << INO_BITS) - 1
 _BLOCK = 512
 _READDIR_RUN = 208
 _COOKIE_SELF = 1
 _COOKIE_PARENT = 2
 _COOKIE_SNAPSHOTS = 3
-_COOKIE_FIRST = 4
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR
 _CUT_ATTEMPTS = 8
 _STORE_ATTEMPTS = 3
@@ -128,6 +126,9 @@ class FileSystem:
         )
         self._written_bytes = 0
         """Taken in since the last snapshot."""
+        self.snapdirs = SnapshotDirectories(volume, self._names, self._snapshots, self._attributes_then)
+        self.take_named: Callable[[str], Awaitable[object]] = self._take_named
+        """What `mkdir .snapshots/NAME` does; whoever can bring in what the kernel still holds puts that in place of this."""
         self.own_threads: set[int] = set()
         """Threads of this process that are using its own mount (the kernel's `pid` of a request is a thread's): their fsync commits nothing."""
 
@@ -283,10 +284,9 @@ class FileSystem:
             ino = parent if name == b"." else self._parent(parent)
             self.remember(ino)
             return self._any_attributes(ino)
-        if parent == ROOT_INO and name == SNAPSHOTS_NAME:
-            return self._snapshots_attributes()
-        if parent == SNAPSHOTS_INO:
-            return self._lookup_snapshot(name)
+        virtual = self.snapdirs.lookup(parent, name)
+        if virtual is not None:
+            return virtual
         serial, ino = parent >> INO_BITS, parent & _INO_MASK
         if serial:
             view = self._view(serial)
@@ -302,7 +302,7 @@ class FileSystem:
 
     def negative_cacheable(self, parent: int, name: bytes) -> bool:
         """Whether the kernel may remember that this name is not there."""
-        return parent != SNAPSHOTS_INO and not name.startswith(b"@GMT-") and name != SNAPSHOTS_NAME
+        return not is_virtual(parent) and not is_timely(name)
 
     async def create(self, parent: int, name: bytes, mode: int, flags: int, who: Caller) -> tuple[Opened, Attributes]:
         """Make a regular file, or open the one that is there, and open it."""
@@ -323,7 +323,10 @@ class FileSystem:
         return self._entered(self._names.make(parent, name, mode, rdev, b"", who))
 
     async def mkdir(self, parent: int, name: bytes, mode: int, who: Caller) -> Attributes:
-        """Make a directory."""
+        """Make a directory. In the root's `.snapshots`, which the kernel lets only its owner write to: take a snapshot of that name."""
+        if parent == SNAPSHOTS_INO:
+            await self._take_on_request(name)
+            return self._any_attributes(self.snapdirs.lookup(parent, name).ino)  # type: ignore[union-attr]
         await self._admit_new(parent)
         return self._entered(self._names.make(parent, name, stat.S_IFDIR | stat.S_IMODE(mode), 0, b"", who))
 
@@ -344,9 +347,12 @@ class FileSystem:
         self._maybe_reap(self._names.unlink(parent, name))
 
     async def rmdir(self, parent: int, name: bytes, who: Caller) -> None:
-        """Remove an empty directory."""
-        if parent == ROOT_INO and name == SNAPSHOTS_NAME:
+        """Remove an empty directory. In the root's `.snapshots`: mark a snapshot deleted."""
+        if name == SNAPSHOTS_NAME and not is_virtual(parent):
             raise FileSystemError(errno.EPERM)
+        if parent == SNAPSHOTS_INO:
+            await self._delete_on_request(name)
+            return
         await self._admit_change(parent)
         self._maybe_reap(self._names.remove_directory(parent, name))
 
@@ -367,11 +373,8 @@ class FileSystem:
 
     async def readlink(self, ino: int) -> bytes:
         """A symbolic link's target."""
-        if ino == LATEST_INO:
-            latest = self._snapshots.latest_name()
-            if latest is None:
-                raise FileSystemError(errno.ENOENT)
-            return latest.encode()
+        if is_virtual(ino):
+            return self.snapdirs.target(ino)
         record = self._record(ino)
         if not stat.S_ISLNK(record.mode):
             raise FileSystemError(errno.EINVAL)
@@ -581,7 +584,7 @@ class FileSystem:
 
     async def opendir(self, ino: int) -> int:
         """Open a directory."""
-        if ino != SNAPSHOTS_INO and not stat.S_ISDIR(self._record(ino).mode):
+        if not stat.S_ISDIR(self._any_attributes(ino).mode):
             raise FileSystemError(errno.ENOTDIR)
         fh = self._next_fh
         self._next_fh += 1
@@ -592,13 +595,13 @@ class FileSystem:
         """Some entries behind a cookie (0: from the start), `.` and `..` first; none at the end."""
         ino = self._directories[fh].ino
         found = self._dots(ino, start)
-        if ino == SNAPSHOTS_INO:
-            return found + self._list_snapshots(start)
+        if is_virtual(ino):
+            return found + list(islice(self.snapdirs.entries(ino, start), _READDIR_RUN))
         serial, inner = ino >> INO_BITS, ino & _INO_MASK
         view = self._view(serial)
-        if ino == ROOT_INO and start < _COOKIE_SNAPSHOTS:
-            found.append(DirectoryEntry(SNAPSHOTS_NAME, self._snapshots_attributes(), _COOKIE_SNAPSHOTS))
-        after = b"" if start < _COOKIE_FIRST else (start << 1 | 1).to_bytes(8, "big") + b"\xff" * 8
+        if ino == ROOT_INO and start < _COOKIE_SNAPSHOTS and self.snapdirs.mode is SnapDir.VISIBLE:
+            found.append(DirectoryEntry(SNAPSHOTS_NAME, self._any_attributes(SNAPSHOTS_INO), _COOKIE_SNAPSHOTS))
+        after = b"" if start < COOKIE_FIRST else (start << 1 | 1).to_bytes(8, "big") + b"\xff" * 8
         for prf, entry in islice(view.entries(inner, after), _READDIR_RUN):
             if serial:
                 record = view.inode(entry.ino)
@@ -607,7 +610,7 @@ class FileSystem:
                 attributes = self._past_attributes(serial, entry.ino, record)
             else:
                 attributes = self._attributes(self._names.inode(entry.ino))
-            found.append(DirectoryEntry(entry.name, attributes, max(int.from_bytes(prf[:8], "big") >> 1, _COOKIE_FIRST)))
+            found.append(DirectoryEntry(entry.name, attributes, max(int.from_bytes(prf[:8], "big") >> 1, COOKIE_FIRST)))
         return found
 
     def remember(self, ino: int) -> None:
@@ -622,7 +625,7 @@ class FileSystem:
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         """All names are durable when this returns."""
         ino = self._directories[fh].ino
-        if not ino >> INO_BITS and ino != SNAPSHOTS_INO and not self._volume.read_only:
+        if not ino >> INO_BITS and not is_virtual(ino) and not self._volume.read_only:
             await self._committer.commit()
 
     # the rest
@@ -664,9 +667,17 @@ class FileSystem:
         state = self._inodes.get(ino)
         return 0.0 if state is None else state.written_at
 
-    async def create_snapshot(self, why: str, message: str = "", tags: Sequence[str] = ()) -> SnapshotInfo:
-        """Take a snapshot: one point in the order of requests. Durable when this returns."""
+    async def create_snapshot(
+        self, why: str, message: str = "", tags: Sequence[str] = (), name: str = "", before_restore: bytes = b""
+    ) -> SnapshotInfo:
+        """Take a snapshot: one point in the order of requests. Durable when this returns. Without a `name` it gets one from the time.
+
+        `before_restore` is the path that is about to be restored. UsageError for a name that will not do, FileSystemError EEXIST for one that is
+        taken.
+        """
         self._volume.check_writable()
+        if name and (fault := name_fault(name)):
+            raise UsageError(f"{name!r}: {fault}")
         async with self._taking:
             await self._data.flush_all()
             for _ in range(_CUT_ATTEMPTS):
@@ -679,7 +690,8 @@ class FileSystem:
                 now = self._volume.seams.clock.now_ns()
                 serial = self._volume.counters.serial
                 self._volume.counters.serial += 1
-                info = self._snapshots.take(serial, now, self._snapshots.new_name(now), why, message, tags)
+                given = self._claim(name) if name else self._snapshots.new_name(now)
+                info = self._snapshots.take(serial, now, given, why, message, tags, before_restore)
                 self._written_bytes = 0
                 ticket = self._committer.freeze()
             finally:
@@ -687,6 +699,29 @@ class FileSystem:
             await self._committer.wait(ticket)
             self.upkeep.wake()
             return info
+
+    def _claim(self, name: str) -> str:
+        return self._snapshots.claim_name(name, self._volume.keys.name_prf(ROOT_INO, name.encode()))
+
+    async def _take_named(self, name: str) -> object:
+        return await self.create_snapshot("mkdir", name=name)
+
+    async def _take_on_request(self, name: bytes) -> None:
+        try:
+            await self.take_named(os.fsdecode(name))
+        except UsageError as error:
+            log.warning("mkdir .snapshots/NAME: %s", error)
+            raise FileSystemError(errno.EINVAL) from None
+
+    async def _delete_on_request(self, name: bytes) -> None:
+        serial = self._snapshots.serial_of(os.fsdecode(name))
+        if serial is None:
+            raise FileSystemError(errno.ENOENT)
+        try:
+            await self.delete_snapshot(os.fsdecode(name))
+        except UsageError as error:
+            log.warning("rmdir .snapshots/NAME: %s", error)
+            raise FileSystemError(errno.EBUSY) from None
 
     def snapshots(self) -> list[SnapshotInfo]:
         """Those that are kept, oldest first."""
@@ -814,7 +849,7 @@ class FileSystem:
             raise FileSystemError(errno.ENOSPC)
 
     def _must_be_live(self, ino: int) -> None:
-        if ino >> INO_BITS or ino in (SNAPSHOTS_INO, LATEST_INO):
+        if ino >> INO_BITS or is_virtual(ino):
             raise FileSystemError(errno.EROFS)
 
     def _is_short(self) -> bool:
@@ -859,10 +894,8 @@ class FileSystem:
         return self._attributes(state)
 
     def _any_attributes(self, ino: int) -> Attributes:
-        if ino == SNAPSHOTS_INO:
-            return self._snapshots_attributes()
-        if ino == LATEST_INO:
-            return self._latest_attributes()
+        if is_virtual(ino):
+            return self.snapdirs.attributes(ino)
         serial, live = ino >> INO_BITS, ino & _INO_MASK
         if serial:
             return self._past_attributes(serial, live, self._record(ino))
@@ -903,44 +936,11 @@ class FileSystem:
             not top,
         )
 
-    def _snapshots_attributes(self) -> Attributes:
-        root = self._names.inode(ROOT_INO).record
-        count = len(self._snapshots.kept())
-        now = self._volume.created_ns
-        return Attributes(
-            SNAPSHOTS_INO,
-            stat.S_IFDIR | 0o555,
-            2 + count,
-            root.uid,
-            root.gid,
-            0,
-            4096,
-            now,
-            now,
-            now,
-            8,
-            cacheable=False,
-        )
-
-    def _latest_attributes(self) -> Attributes:
-        latest = self._snapshots.latest_name()
-        if latest is None:
-            raise FileSystemError(errno.ENOENT)
-        root = self._names.inode(ROOT_INO).record
-        serial = self._snapshots.serial_of(latest)
-        now = self._snapshots.time_of(serial or 0)
-        return Attributes(LATEST_INO, stat.S_IFLNK | 0o777, 1, root.uid, root.gid, 0, len(latest), now, now, now, 0, cacheable=False)
-
-    def _lookup_snapshot(self, name: bytes) -> Attributes:
-        if name == LATEST_NAME:
-            return self._latest_attributes()
-        serial = self._snapshots.serial_of(os.fsdecode(name))
-        if serial is None:
-            raise FileSystemError(errno.ENOENT)
-        root = self._view(serial).inode(ROOT_INO)
-        if root is None:
+    def _attributes_then(self, serial: int, ino: int) -> Attributes:
+        record = self._view(serial).inode(ino)
+        if record is None:
             raise FileSystemError(errno.ESTALE)
-        return self._past_attributes(serial, ROOT_INO, root)
+        return self._past_attributes(serial, ino, record)
 
     def _dots(self, ino: int, start: int) -> list[DirectoryEntry]:
         """The entries of a directory that lead to itself and upwards, as far as they lie behind a cookie."""
@@ -951,24 +951,13 @@ class FileSystem:
 
     def _parent(self, ino: int) -> int:
         """The directory above a directory; itself when it has none."""
+        if is_virtual(ino):
+            return self.snapdirs.parent(ino)
         serial, inner = ino >> INO_BITS, ino & _INO_MASK
         if inner == ROOT_INO:
             return SNAPSHOTS_INO if serial else ROOT_INO
-        if ino == SNAPSHOTS_INO:
-            return ROOT_INO
         links = self._record(ino).links
         return serial << INO_BITS | links[0][0] if links else ino
-
-    def _list_snapshots(self, start: int) -> list[DirectoryEntry]:
-        found: list[DirectoryEntry] = []
-        kept = self._snapshots.kept()
-        if kept and start < _COOKIE_SNAPSHOTS:
-            found.append(DirectoryEntry(LATEST_NAME, self._latest_attributes(), _COOKIE_SNAPSHOTS))
-        for info in kept:
-            cookie = _COOKIE_FIRST + info.serial
-            if cookie > start:
-                found.append(DirectoryEntry(info.name.encode(), self._lookup_snapshot(info.name.encode()), cookie))
-        return found
 
     def _view(self, serial: int) -> View:
         epoch = self._snapshots.epoch_of(serial) if serial else records.EPOCH_MAX
@@ -984,7 +973,7 @@ class FileSystem:
         return record
 
     def _xattrs(self, ino: int) -> dict[bytes, bytes]:
-        if ino in (SNAPSHOTS_INO, LATEST_INO):
+        if is_virtual(ino):
             return {}
         serial, inner = ino >> INO_BITS, ino & _INO_MASK
         return self._view(serial).xattrs(inner) if serial else self._inodes.xattrs(self._names.inode(inner))

@@ -217,6 +217,17 @@ class Snapshots:
         newest = max(self._by_name.values(), default=None)
         return None if newest is None else self._by_serial[newest].name
 
+    def name_of(self, serial: int) -> str:
+        """Name of a snapshot; ENOENT when there is none of that number any more."""
+        snapshot = self._by_serial.get(serial)
+        if snapshot is None:
+            raise FileSystemError(errno.ENOENT)
+        return snapshot.name
+
+    def newest_of_second(self, second: int) -> int | None:
+        """Serial of the newest shown snapshot that was taken in this second since 1970 UTC."""
+        return max((s for s in self._by_name.values() if self._by_serial[s].time_ns // 1_000_000_000 == second), default=None)
+
     def epoch_of(self, serial: int) -> int:
         """The epoch that a view of this snapshot reads at; ESTALE when it is no longer whole."""
         snapshot = self._by_serial.get(serial)

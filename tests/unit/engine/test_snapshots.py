@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from backupfs import limits
 from backupfs.engine.attributes import AttributeChanges, SnapshotInfo
-from backupfs.engine.filesystem import SNAPSHOTS_INO
+from backupfs.engine.snapdirs import SNAPSHOTS_INO
 from backupfs.errors import BackupfsError, FileSystemError, ReadOnlyError, StoreError, UsageError
 from tests.conftest import LogRule
 from tests.crash.faults import FaultyFiles

@@ -44,8 +44,13 @@ DAY_NS = 86_400 * 1_000_000_000
 
 def blank(what: type[T]) -> T:
     """A struct with nothing in it."""
-    empty = {bool: False, int: 0, str: ""}
-    return msgspec.convert({info.name: empty.get(info.type, []) for info in msgspec.structs.fields(what)}, what)
+    return msgspec.convert({info.name: _nothing(info.type) for info in msgspec.structs.fields(what)}, what)
+
+
+def _nothing(kind: Any) -> object:
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return {info.name: _nothing(info.type) for info in msgspec.structs.fields(kind)}
+    return {bool: False, int: 0, str: ""}.get(kind, [])
 
 
 @dataclass
