@@ -201,6 +201,15 @@ class Catalog:
             found.append(key)
         return found
 
+    def applied_rows(self, table: Table, start: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Up to `limit` (key, value) of a table as the index has applied it, versions and tombstones included, from `start` on."""
+        found: list[tuple[bytes, bytes]] = []
+        for key, sealed in self._index.scan(table, start):
+            if len(found) == limit:
+                break
+            found.append((key, self._index.open_record(table, key, sealed)))
+        return found
+
     # writing
 
     def put(self, table: Table, key: bytes, value: bytes | None) -> None:

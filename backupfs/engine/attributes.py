@@ -160,3 +160,44 @@ class EngineStatus(msgspec.Struct, frozen=True):
     read_only: bool
     failure: str
     errors: list[str]
+
+
+class TreeChange(msgspec.Struct, frozen=True):
+    """One difference: `kind` is one of `+ - M R T P`; `old_path` is set for R; `type` is the file type bits of stat(2). Sizes of then and now, None
+    where it was not.
+    """
+
+    kind: str
+    path: bytes
+    old_path: bytes
+    type: int
+    old_size: int | None
+    size: int | None
+
+
+class FileVersion(msgspec.Struct, frozen=True):
+    """A version of a file, the path that led to it then, and the names of the first and last kept snapshot that show it; how many do."""
+
+    path: bytes
+    ino: int
+    type: int
+    size: int
+    mtime_ns: int
+    mode: int
+    uid: int
+    gid: int
+    first: str | None
+    last: str | None
+    snapshots: int
+    is_present: bool
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A name that fitted: its path when it was seen last, and the names of the first and last kept snapshot that show it; how many do."""
+
+    path: bytes
+    type: int
+    first: str | None
+    last: str | None
+    snapshots: int
+    is_present: bool

@@ -36,8 +36,10 @@ from backupfs.engine.checkpointing import Checkpointer
 from backupfs.engine.collecting import Collector
 from backupfs.engine.committer import Committer
 from backupfs.engine.filedata import FileData, FlushMode
+from backupfs.engine.history import History
 from backupfs.engine.inodes import InodeState, InodeTable
 from backupfs.engine.namespace import RENAME_EXCHANGE, SNAPSHOTS_NAME, Namespace
+from backupfs.engine.reckoning import Reckoner
 from backupfs.engine.snapdirs import COOKIE_FIRST, LATEST_INO, SNAPSHOTS_INO, SnapDir, SnapshotDirectories, is_timely, is_virtual
 from backupfs.engine.snapshots import Snapshots
 from backupfs.engine.upkeep import Upkeep
@@ -126,6 +128,8 @@ class FileSystem:
         )
         self._written_bytes = 0
         """Taken in since the last snapshot."""
+        self.history = History(volume, self._snapshots, self._settle)
+        self.reckoner = Reckoner(volume, self._snapshots, self._settle)
         self.snapdirs = SnapshotDirectories(volume, self._names, self._snapshots, self._attributes_then)
         self.take_named: Callable[[str], Awaitable[object]] = self._take_named
         """What `mkdir .snapshots/NAME` does; whoever can bring in what the kernel still holds puts that in place of this."""
@@ -653,6 +657,11 @@ class FileSystem:
             return
         await self._data.flush_all()
         await self._committer.commit()
+
+    async def _settle(self) -> None:
+        await self.commit()
+        if not self._volume.read_only:
+            await self._committer.applied()
 
     def writable_paths(self) -> list[tuple[int, bytes | None]]:
         """(inode, path from the root or None) of files that are open for writing: their bytes may stand in the kernel only."""

@@ -4,13 +4,12 @@ Nothing is changed. The rows of `changes` between the snapshots concerned and th
 changed there, not what exists.
 """
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from itertools import pairwise
 
 import trio
 
 from backupfs import limits
-from backupfs.engine.committer import Committer
 from backupfs.engine.snapshots import Gap, Snapshots
 from backupfs.engine.volume import Volume
 from backupfs.format import catalog as records
@@ -20,16 +19,15 @@ from backupfs.format.catalog import TOMBSTONE, Table
 class Reckoner:
     """Counts what purging would drop."""
 
-    def __init__(self, volume: Volume, committer: Committer, snapshots: Snapshots) -> None:
+    def __init__(self, volume: Volume, snapshots: Snapshots, settle: Callable[[], Awaitable[None]]) -> None:
+        """`settle` has everything received so far applied to the index."""
         self._volume = volume
-        self._committer = committer
         self._snapshots = snapshots
+        self._settle = settle
 
     async def frees(self, serials: Collection[int]) -> int:
         """Stored bytes of blobs that would go if these snapshots, and no others, were purged together. Exact while nothing else changes."""
-        if not self._volume.read_only:
-            await self._committer.commit()
-            await self._committer.applied()
+        await self._settle()
         references: dict[int, int] = {}
         for gap in self._snapshots.would_drop(serials):
             await self._count_gap(gap, references)

@@ -160,7 +160,7 @@ class Snapshots:
 
     def would_drop(self, serials: Collection[int]) -> "list[Gap]":
         """What purging these snapshots (all at once) would have to look at: a range of changes for each run of them that no kept one interrupts."""
-        epochs = {self._by_serial[serial].epoch for serial in serials}
+        epochs = {self._by_serial[serial].epoch for serial in serials if serial in self._by_serial}
         kept = [epoch for epoch in self._catalog.kept_epochs if epoch not in epochs]
         gaps: dict[int, int] = {}
         for epoch in sorted(epochs, reverse=True):

@@ -8,8 +8,9 @@ from backupfs.catalog.catalog import Catalog
 from backupfs.codec.keys import Keys
 from backupfs.errors import FileSystemError
 from backupfs.format import catalog as records
-from backupfs.format.catalog import Dentry, Inode, Table, dentry_key, number_key
+from backupfs.format.catalog import Dentry, Extent, Inode, Table, dentry_key, number_key
 from backupfs.ids import ROOT_INO
+from backupfs.rules.extents import clip
 
 
 class View:
@@ -29,8 +30,11 @@ class View:
         """The entry of that name, if there is one; ENAMETOOLONG when there can be none."""
         if len(name) > limits.NAME_MAX_BYTES:
             raise FileSystemError(errno.ENAMETOOLONG)
-        key = dentry_key(parent, self._keys.name_prf(parent, name))
-        value = self._catalog.value(Table.DENTRIES, key, self.epoch)
+        return self.entry(parent, self._keys.name_prf(parent, name))
+
+    def entry(self, parent: int, prf: bytes) -> Dentry | None:
+        """The entry of a name that is known by its PRF."""
+        value = self._catalog.value(Table.DENTRIES, dentry_key(parent, prf), self.epoch)
         return None if value is None else records.decode_dentry(value)
 
     def entries(self, ino: int, after_prf: bytes) -> Iterator[tuple[bytes, Dentry]]:
@@ -52,7 +56,7 @@ class View:
         at = ino
         while at != ROOT_INO:
             record = find(at)
-            for parent, prf in self._links(at, record):
+            for parent, prf in self.links(at, record):
                 value = self._catalog.value(Table.DENTRIES, dentry_key(parent, prf), self.epoch)
                 if value is not None:
                     parts.append(records.decode_dentry(value).name)
@@ -62,7 +66,18 @@ class View:
                 return None
         return b"/".join(reversed(parts))
 
-    def _links(self, ino: int, record: Inode | None) -> Iterator[tuple[int, bytes]]:
+    def extents(self, record: Inode) -> list[Extent]:
+        """All extents of a file's record, those of its regions included."""
+        if not record.data:
+            return record.extents
+        group = number_key(record.data)
+        found: list[Extent] = []
+        for _, value in self._catalog.scan(Table.REGIONS, group, group, self.epoch):
+            found.extend(records.decode_region(value))
+        return clip(found, 0, record.size)
+
+    def links(self, ino: int, record: Inode | None) -> Iterator[tuple[int, bytes]]:
+        """(directory, PRF) of an inode's names."""
         if record is None:
             return
         yield from record.links

@@ -1,0 +1,377 @@
+"""History: what changed between two points in time, every version of a file, and where a name has ever stood.
+
+All of it reads the versioned records: differences cost what changed, versions cost how many there are. A walk may take several steps; whatever is
+committed and applied when it begins is seen by it.
+"""
+
+import errno
+import os
+import stat
+from bisect import bisect_left
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from fnmatch import fnmatchcase
+
+import trio
+from msgspec.structs import replace
+
+from backupfs import limits
+from backupfs.engine.attributes import FileVersion, Found, SnapshotInfo, TreeChange
+from backupfs.engine.snapshots import Snapshots
+from backupfs.engine.view import View
+from backupfs.engine.volume import Volume
+from backupfs.errors import FileSystemError, UsageError
+from backupfs.format import catalog as records
+from backupfs.format.catalog import EPOCH_MAX, TOMBSTONE, Dentry, Inode, Table, dentry_key, number_key
+from backupfs.ids import ROOT_INO
+
+
+class ChangeKind(Enum):
+    """How an entry differs: it is new, gone, has other content, another path, another type, or other attributes only."""
+
+    ADDED = "+"
+    REMOVED = "-"
+    MODIFIED = "M"
+    RENAMED = "R"
+    TYPE = "T"
+    ATTRIBUTES = "P"
+
+
+@dataclass(slots=True)
+class _Touched:
+    """What has a version between two epochs: inodes, names (parent and PRF), and inodes by a change of their extended attributes."""
+
+    inodes: set[int] = field(default_factory=set)
+    names: set[tuple[int, bytes]] = field(default_factory=set)
+    xattrs: set[int] = field(default_factory=set)
+
+
+class History:
+    """Reads the past of the tree. One for each opened repository."""
+
+    def __init__(self, volume: Volume, snapshots: Snapshots, settle: Callable[[], Awaitable[None]]) -> None:
+        """`settle` has everything received so far applied to the index."""
+        self._volume = volume
+        self._snapshots = snapshots
+        self._settle = settle
+
+    # differences
+
+    async def diff(self, older: int, newer: int, below: bytes = b"") -> list[TreeChange]:
+        """What differs between two snapshots, given by serial (0: the present), at and below a path; sorted by path. UsageError when the order is
+        wrong.
+        """
+        await self._settle()
+        first, last = self._epoch(older), self._epoch(newer)
+        if first > last:
+            raise UsageError("the second of the two must be the newer one")
+        touched = await self._touched(first + 1, last)
+        then, now = _Tree(self._view(first)), _Tree(self._view(last))
+        changes = [change for change in self._compare(touched, then, now) if _is_below(change, below)]
+        return sorted(changes, key=lambda change: (change.path, change.kind))
+
+    async def _touched(self, first: int, last: int) -> _Touched:
+        touched = _Touched()
+        start = records.change_key(first, 0, b"")
+        while True:
+            keys = self._volume.catalog.applied_changes(start, last, limits.RECKON_RECORDS_PER_STEP)
+            for key in keys:
+                _, table, object_key = records.split_change(key)
+                if table == Table.INODES:
+                    touched.inodes.add(records.number_of(object_key))
+                elif table == Table.DENTRIES:
+                    touched.names.add((records.number_of(object_key), object_key[8:]))
+                elif table == Table.XATTRS:
+                    touched.xattrs.add(records.number_of(object_key))
+            if len(keys) < limits.RECKON_RECORDS_PER_STEP:
+                return touched
+            start = keys[-1] + b"\0"
+            await trio.lowlevel.checkpoint()
+
+    def _compare(self, touched: _Touched, then: "_Tree", now: "_Tree") -> Iterator[TreeChange]:
+        gone, come = _gone_and_come(touched, then, now)
+        replaced: set[int] = set()
+        for path, (old, new) in _replaced(gone, come).items():
+            gone[old].remove(path)
+            come[new].remove(path)
+            replaced.add(new)
+            yield from self._differing(path, old, new, then, now)
+        for ino in gone.keys() & come.keys():
+            while gone[ino] and come[ino]:
+                yield from self._described(ChangeKind.RENAMED, come[ino].pop(0), ino, then, now, gone[ino].pop(0))
+        for ino, paths in gone.items():
+            for path in paths:
+                yield from self._described(ChangeKind.REMOVED, path, ino, then, now)
+        for ino, paths in come.items():
+            for path in paths:
+                yield from self._described(ChangeKind.ADDED, path, ino, then, now)
+        for ino in (touched.inodes | touched.xattrs) - replaced:
+            path_now = now.path_of(ino)
+            if path_now is not None and then.path_of(ino) is not None:
+                yield from self._differing(path_now, ino, ino, then, now)
+
+    def _differing(self, path: bytes, old: int, new: int, then: "_Tree", now: "_Tree") -> Iterator[TreeChange]:
+        was, is_ = then.inode(old), now.inode(new)
+        if was is None or is_ is None:
+            return
+        if stat.S_IFMT(was.mode) != stat.S_IFMT(is_.mode):
+            kind = ChangeKind.TYPE
+        elif _content_differs(was, is_, then.view, now.view, old == new):
+            kind = ChangeKind.MODIFIED
+        elif _attributes_differ(was, is_) or then.view.xattrs(old) != now.view.xattrs(new):
+            kind = ChangeKind.ATTRIBUTES
+        else:
+            return
+        yield from self._described(kind, path, new, then, now, b"", old)
+
+    def _described(
+        self, kind: ChangeKind, path: bytes, ino: int, then: "_Tree", now: "_Tree", old_path: bytes = b"", old_ino: int = 0
+    ) -> Iterator[TreeChange]:
+        was = then.inode(old_ino or ino) if kind is not ChangeKind.ADDED else None
+        is_ = now.inode(ino) if kind is not ChangeKind.REMOVED else None
+        shown = is_ or was
+        if shown is not None:
+            sizes = None if was is None else was.size, None if is_ is None else is_.size
+            yield TreeChange(kind.value, path, old_path, stat.S_IFMT(shown.mode), *sizes)
+
+    # versions
+
+    async def versions(self, path: bytes) -> list[FileVersion]:
+        """Every distinct version of what the path has led to that a kept snapshot or the present shows, newest first. FileSystemError ENOENT when it
+        never led anywhere.
+
+        It follows the name in its directory, whatever that is called, and where the name was new, what was moved there under its older name.
+        """
+        await self._settle()
+        kept = [(info, self._snapshots.epoch_of(info.serial)) for info in self._snapshots.kept()]
+        found: list[FileVersion] = []
+        for step, (ino, low, high, shown_path) in enumerate(self._lives(path)):
+            for epoch, value, until in self._versions_between(ino, low, high):
+                seen = _seen_by(kept, epoch, until)
+                if (seen or until == EPOCH_MAX) and value != TOMBSTONE:
+                    found.append(_version(records.decode_inode(value), ino, shown_path, seen, is_present=until == EPOCH_MAX))
+            if step % limits.READ_AHEAD_TASKS == 0:
+                await trio.lowlevel.checkpoint()
+        return _distinct(found)
+
+    def _lives(self, path: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+        """(inode, first epoch, last epoch, path then) of what a path has led to, newest first."""
+        parent, name, until = self._last_place(path)
+        catalog = self._volume.catalog
+        prf = self._volume.keys.name_prf(parent, name)
+        version = catalog.newest(Table.DENTRIES, dentry_key(parent, prf), until)
+        shown_parent = path.rpartition(b"/")[0]
+        while version is not None:
+            epoch, value = version
+            before = catalog.newest(Table.DENTRIES, dentry_key(parent, prf), epoch - 1) if epoch else None
+            if value != TOMBSTONE:
+                entry = records.decode_dentry(value)
+                shown = shown_parent + b"/" + name if shown_parent else name
+                yield entry.ino, epoch, until, shown
+                earlier = self._place_at(entry.ino, epoch - 1) if before is None or before[1] == TOMBSTONE else None
+                if earlier is not None:
+                    # It was moved here: its older versions stand under its older name.
+                    parent, prf, name = earlier
+                    shown_parent = self._view(epoch - 1).path_of(parent) or b""
+                    before = catalog.newest(Table.DENTRIES, dentry_key(parent, prf), epoch - 1)
+            until, version = epoch - 1, before
+
+    def _last_place(self, path: bytes) -> tuple[int, bytes, int]:
+        """(directory, name, epoch) where a path leads at last: in the present, or in the last view that had each part of it."""
+        parts = [part for part in path.split(b"/") if part]
+        if not parts:
+            raise UsageError("the root has no versions of its own; `backupfs diff` says what changed below it")
+        catalog, until = self._volume.catalog, EPOCH_MAX
+        parent = directory = int(ROOT_INO)
+        for part in parts:
+            key = dentry_key(parent, self._volume.keys.name_prf(parent, part))
+            version = catalog.newest(Table.DENTRIES, key, until)
+            if version is not None and version[1] == TOMBSTONE:
+                until = version[0] - 1
+                version = catalog.newest(Table.DENTRIES, key, until)
+            if version is None:
+                raise FileSystemError(errno.ENOENT)
+            directory, parent = parent, records.decode_dentry(version[1]).ino
+        return directory, parts[-1], until
+
+    def _place_at(self, ino: int, epoch: int) -> tuple[int, bytes, bytes] | None:
+        """(directory, PRF, name) of an inode in the view at an epoch; None when it had no name."""
+        view = self._view(epoch)
+        inode = view.inode(ino)
+        for parent, prf in () if inode is None else view.links(ino, inode):
+            value = self._volume.catalog.value(Table.DENTRIES, dentry_key(parent, prf), epoch)
+            if value is not None:
+                return parent, prf, records.decode_dentry(value).name
+        return None
+
+    def _versions_between(self, ino: int, low: int, high: int) -> Iterator[tuple[int, bytes, int]]:
+        """(epoch, value, last epoch that sees it) of an inode's versions in views from `low` to `high`, newest first."""
+        until = high
+        for epoch, value in self._volume.catalog.versions_down_to(Table.INODES, number_key(ino), high, low):
+            yield epoch, value, until
+            until = epoch - 1
+
+    # names
+
+    async def find(self, pattern: str) -> AsyncGenerator[Found]:
+        """Every name that fits a shell pattern and that a kept snapshot or the present shows; with a slash in it the pattern is for whole paths."""
+        await self._settle()
+        kept = [(info, self._snapshots.epoch_of(info.serial)) for info in self._snapshots.kept()]
+        start = b""
+        newer: tuple[bytes, int] = (b"", 0)
+        while True:
+            rows = self._volume.catalog.applied_rows(Table.DENTRIES, start, limits.RECKON_RECORDS_PER_STEP)
+            for key, value in rows:
+                object_key, epoch = records.split_version(key)
+                until = newer[1] - 1 if newer[0] == object_key else EPOCH_MAX
+                newer = object_key, epoch
+                if value != TOMBSTONE:
+                    found = self._found(pattern, records.number_of(object_key), records.decode_dentry(value), epoch, until, kept)
+                    if found is not None:
+                        yield found
+            if len(rows) < limits.RECKON_RECORDS_PER_STEP:
+                return
+            start = rows[-1][0] + b"\0"
+            await trio.lowlevel.checkpoint()
+
+    def _found(self, pattern: str, parent: int, entry: Dentry, epoch: int, until: int, kept: Sequence[tuple[SnapshotInfo, int]]) -> Found | None:
+        name = os.fsdecode(entry.name)
+        whole = "/" in pattern
+        if not whole and not fnmatchcase(name, pattern):
+            return None
+        seen = _seen_by(kept, epoch, until)
+        is_present = until == EPOCH_MAX
+        if not seen and not is_present:
+            return None
+        above = self._view(EPOCH_MAX if is_present else self._snapshots.epoch_of(seen[-1].serial)).path_of(parent)
+        if above is None:
+            return None
+        path = above + b"/" + entry.name if above else entry.name
+        if whole and not fnmatchcase(os.fsdecode(path), pattern.strip("/")):
+            return None
+        return Found(path, entry.type << 12, seen[0].name if seen else None, seen[-1].name if seen else None, len(seen), is_present)
+
+    # inside
+
+    def _epoch(self, serial: int) -> int:
+        return self._snapshots.epoch_of(serial) if serial else self._volume.catalog.epoch
+
+    def _view(self, epoch: int) -> View:
+        return View(self._volume.catalog, self._volume.keys, epoch)
+
+
+class _Tree:
+    """A view that remembers the paths of directories it was asked for."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self._paths: dict[int, bytes | None] = {ROOT_INO: b""}
+        self._inodes: dict[int, Inode | None] = {}
+
+    def entry(self, parent: int, prf: bytes) -> Dentry | None:
+        return self.view.entry(parent, prf)
+
+    def inode(self, ino: int) -> Inode | None:
+        if ino not in self._inodes:
+            self._inodes[ino] = self.view.inode(ino)
+        return self._inodes[ino]
+
+    def path(self, parent: int, name: bytes) -> bytes | None:
+        """Of a name in a directory; None when no path leads there."""
+        above = self.path_of(parent)
+        return None if above is None else above + b"/" + name if above else name
+
+    def path_of(self, ino: int) -> bytes | None:
+        """Of an inode, by its first name that leads somewhere."""
+        if ino not in self._paths:
+            self._paths[ino] = None
+            inode = self.inode(ino)
+            for parent, prf in () if inode is None else self.view.links(ino, inode):
+                entry = self.entry(parent, prf)
+                if entry is not None and (path := self.path(parent, entry.name)) is not None:
+                    self._paths[ino] = path
+                    break
+        return self._paths[ino]
+
+
+def _gone_and_come(touched: _Touched, then: _Tree, now: _Tree) -> tuple[dict[int, list[bytes]], dict[int, list[bytes]]]:
+    """The paths that each inode has lost and got, in order."""
+    gone: dict[int, list[bytes]] = {}
+    come: dict[int, list[bytes]] = {}
+    for parent, prf in touched.names:
+        was, is_ = then.entry(parent, prf), now.entry(parent, prf)
+        if was is not None and is_ is not None and was.ino == is_.ino:
+            continue
+        if was is not None and (path := then.path(parent, was.name)) is not None:
+            gone.setdefault(was.ino, []).append(path)
+        if is_ is not None and (path := now.path(parent, is_.name)) is not None:
+            come.setdefault(is_.ino, []).append(path)
+    for paths in (*gone.values(), *come.values()):
+        paths.sort()
+    return gone, come
+
+
+def _replaced(gone: dict[int, list[bytes]], come: dict[int, list[bytes]]) -> dict[bytes, tuple[int, int]]:
+    """The paths that led to one inode and now lead to another: replaced, as editors and `mv` do it."""
+    was = {path: ino for ino, paths in gone.items() for path in paths}
+    return {path: (was[path], ino) for ino, paths in come.items() for path in paths if path in was}
+
+
+def _content_differs(was: Inode, is_: Inode, then: View, now: View, same_inode: bool) -> bool:
+    if stat.S_ISDIR(is_.mode):
+        return False
+    if (was.size, was.target, was.rdev) != (is_.size, is_.target, is_.rdev):
+        return True
+    if not was.data and not is_.data:
+        return was.extents != is_.extents
+    if same_inode and was.data == is_.data and was.mtime_ns == is_.mtime_ns:
+        return False
+    return then.extents(was) != now.extents(is_)
+
+
+def _attributes_differ(was: Inode, is_: Inode) -> bool:
+    if stat.S_ISDIR(is_.mode):
+        # A directory's times and count of links follow from what is told of its entries.
+        return (was.mode, was.uid, was.gid) != (is_.mode, is_.uid, is_.gid)
+    return (was.mode, was.uid, was.gid, was.mtime_ns) != (is_.mode, is_.uid, is_.gid, is_.mtime_ns)
+
+
+def _is_below(change: TreeChange, top: bytes) -> bool:
+    top = top.strip(b"/")
+    return not top or any(path == top or path.startswith(top + b"/") for path in (change.path, change.old_path))
+
+
+def _seen_by(kept: Sequence[tuple[SnapshotInfo, int]], epoch: int, until: int) -> list[SnapshotInfo]:
+    """The kept snapshots whose views lie between two epochs, both included."""
+    first = bisect_left(kept, epoch, key=lambda entry: entry[1])
+    last = bisect_left(kept, until + 1, key=lambda entry: entry[1]) if until < EPOCH_MAX else len(kept)
+    return [info for info, _ in kept[first:last]]
+
+
+def _version(inode: Inode, ino: int, path: bytes, seen: Sequence[SnapshotInfo], *, is_present: bool) -> FileVersion:
+    names = [info.name for info in seen]
+    return FileVersion(
+        path, ino, stat.S_IFMT(inode.mode), inode.size, inode.mtime_ns, stat.S_IMODE(inode.mode), inode.uid, inode.gid,
+        names[0] if names else None, names[-1] if names else None, len(names), is_present,
+    )  # fmt: skip
+
+
+def _distinct(found: list[FileVersion]) -> list[FileVersion]:
+    """Without those that only look like another version: records that differ in nothing that is shown."""
+    kept: list[FileVersion] = []
+    for version in found:
+        if kept and _looks_like(version, kept[-1]):
+            newer = kept.pop()
+            kept.append(
+                replace(newer, first=version.first or newer.first, last=newer.last or version.last, snapshots=newer.snapshots + version.snapshots)
+            )
+        else:
+            kept.append(version)
+    return kept
+
+
+def _looks_like(one: FileVersion, other: FileVersion) -> bool:
+    return (one.path, one.ino, one.mtime_ns, one.size, one.mode, one.uid, one.gid) == (
+        other.path, other.ino, other.mtime_ns, other.size, other.mode, other.uid, other.gid,
+    )  # fmt: skip

@@ -1,0 +1,269 @@
+"""What changed, every version of a file, where a name has stood: against a walk of the whole trees."""
+
+import errno
+import random
+import stat
+from pathlib import Path
+
+import pytest
+
+from backupfs.engine.attributes import AttributeChanges, SnapshotInfo, TreeChange
+from backupfs.errors import FileSystemError, UsageError
+from tests.unit.engine.world import ROOT, WHO, Mounted, World, list_directory, read_all, simulated
+
+Line = tuple[str, bytes, bytes]
+Facts = tuple[int, int, tuple[object, ...], object]
+
+
+async def walk(m: Mounted, top: int) -> dict[bytes, Facts]:
+    """Path -> (inode, type, attributes that count, content) of a whole tree, a present or a past one."""
+    found: dict[bytes, Facts] = {}
+    waiting = [(b"", top)]
+    while waiting:
+        path, ino = waiting.pop()
+        a = await m.fs.getattr(ino)
+        content: object = None
+        if stat.S_ISDIR(a.mode):
+            waiting += [(path + b"/" + name if path else name, child) for name, child in await list_directory(m.fs, ino)]
+        elif stat.S_ISREG(a.mode):
+            content = await read_all(m.fs, ino)
+        else:
+            content = await m.fs.readlink(ino)
+        xattrs = tuple(sorted([(name, await m.fs.getxattr(ino, name)) for name in await m.fs.listxattr(ino, WHO)]))
+        counting = (a.mode, a.uid, a.gid, xattrs, None if stat.S_ISDIR(a.mode) else a.mtime_ns)
+        found[path] = (a.ino & (1 << 40) - 1, stat.S_IFMT(a.mode), counting, content)
+    return found
+
+
+def expected(then: dict[bytes, Facts], now: dict[bytes, Facts]) -> set[Line]:
+    """The difference, told by whoever has both trees whole."""
+    entries = [
+        {(tree[path.rpartition(b"/")[0]][0], path.rpartition(b"/")[2]): (path, facts[0]) for path, facts in tree.items() if path}
+        for tree in (then, now)
+    ]
+    gone = sorted((ino, path) for place, (path, ino) in entries[0].items() if entries[1].get(place, (b"", 0))[1] != ino)
+    come = sorted((ino, path) for place, (path, ino) in entries[1].items() if entries[0].get(place, (b"", 0))[1] != ino)
+    lines: set[Line] = set()
+    exchanged = {path for _, path in gone} & {path for _, path in come}
+    newcomers = {ino for ino, path in come if path in exchanged}
+    for path in exchanged:
+        lines |= differing(path, then[path], now[path])
+    gone = [entry for entry in gone if entry[1] not in exchanged]
+    come = [entry for entry in come if entry[1] not in exchanged]
+    for ino, path in list(come):
+        old = next((entry for entry in gone if entry[0] == ino), None)
+        if old is not None:
+            lines.add(("R", path, old[1]))
+            gone.remove(old)
+            come.remove((ino, path))
+    lines |= {("-", path, b"") for _, path in gone} | {("+", path, b"") for _, path in come}
+    firsts: list[dict[int, bytes]] = [{}, {}]
+    for tree, first in zip((then, now), firsts, strict=True):
+        for path, facts in tree.items():
+            first.setdefault(facts[0], path)
+    for ino in (firsts[0].keys() & firsts[1].keys()) - newcomers:
+        lines |= {(kind, str(ino).encode(), b"") for kind, _, _ in differing(b"", then[firsts[0][ino]], now[firsts[1][ino]])}
+    return lines
+
+
+def differing(path: bytes, was: Facts, is_: Facts) -> set[Line]:
+    if was[1] != is_[1]:
+        return {("T", path, b"")}
+    if was[3] != is_[3]:
+        return {("M", path, b"")}
+    return set() if was[2] == is_[2] else {("P", path, b"")}
+
+
+def told(changes: list[TreeChange], now: dict[bytes, Facts], exchanged: set[bytes]) -> set[Line]:
+    """As `expected` tells it: a file with several names is named by its inode, whichever of them was chosen."""
+    lines: set[Line] = set()
+    for change in changes:
+        path = change.path
+        if change.kind in "MPT" and path not in exchanged:
+            path = str(now[path][0]).encode()
+        lines.add((change.kind, path, change.old_path))
+    return lines
+
+
+class Author:
+    """Changes a small tree at random."""
+
+    def __init__(self, m: Mounted, draw: random.Random) -> None:
+        self.m = m
+        self.draw = draw
+        self.number = 0
+
+    async def act(self) -> None:
+        m, draw = self.m, self.draw
+        tree = await walk(m, ROOT)
+        files = [path for path, facts in tree.items() if facts[1] == stat.S_IFREG]
+        directories = [path for path, facts in tree.items() if facts[1] == stat.S_IFDIR]
+        above = draw.choice(directories)
+        self.number += 1
+        new = (above + b"/" if above else b"") + b"n%d" % draw.randrange(12)
+        kind = draw.randrange(10)
+        if kind < 3 and new not in tree:
+            await m.put(new, draw.randbytes(draw.randrange(1, 3000)))
+        elif kind == 3 and new not in tree:
+            await m.mkdir(new)
+        elif kind == 4 and files:
+            await m.put(draw.choice(files), b"changed %d" % self.number, at=draw.randrange(100))
+        elif kind == 5 and files:
+            await m.unlink(draw.choice(files))
+        elif kind == 6:
+            movable = [path for path in (*files, *directories) if path and new != path and not new.startswith(path + b"/")]
+            target = tree.get(new)
+            if movable and (target is None or target[1] == stat.S_IFREG):
+                old = draw.choice(movable)
+                if target is None or tree[old][1] == stat.S_IFREG:
+                    await m.rename(old, new)
+        elif kind == 7 and files:
+            await m.fs.setattr(await m.ino(draw.choice(files)), AttributeChanges(mode=draw.choice([0o600, 0o644, 0o755])), None, WHO)
+        elif kind == 8 and files and new not in tree:
+            await m.link(draw.choice(files), new)
+        elif files:
+            await m.fs.setxattr(await m.ino(draw.choice([*files, *directories])), b"user.x", draw.randbytes(3), WHO)
+
+
+@pytest.mark.parametrize("life", range(6))
+def test_a_difference_is_what_both_trees_whole_tell(tmp_path: Path, seed: int, life: int) -> None:
+    @simulated
+    async def main() -> None:
+        draw = random.Random(f"history/{seed}/{life}")
+        world = World.new(tmp_path / "w")
+        async with world.mounted() as m:
+            author = Author(m, draw)
+            trees: list[tuple[SnapshotInfo, dict[bytes, Facts]]] = []
+            for _ in range(5):
+                for _ in range(draw.randrange(1, 14)):
+                    await author.act()
+                info = await m.fs.create_snapshot("manual")
+                trees.append((info, await walk(m, await m.ino(b".snapshots/" + info.name.encode()))))
+            if draw.random() < 0.5:
+                gone = trees.pop(draw.randrange(len(trees)))
+                await m.fs.delete_snapshot(gone[0].name)
+                await m.fs.idle()
+            await author.act()
+            points = [(info.serial, tree) for info, tree in trees] + [(0, await walk(m, ROOT))]
+            for at, (older, then) in enumerate(points):
+                for newer, now in points[at:]:
+                    changes = await m.fs.history.diff(older, newer)
+                    exchanged = {path for path in then.keys() & now.keys() if then[path][0] != now[path][0]}
+                    assert told(changes, now, exchanged) == expected(then, now), (older, newer)
+
+    main()
+
+
+@simulated
+async def test_a_difference_below_a_path_and_in_the_wrong_order(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        for name in (b"a", b"ab"):
+            await m.mkdir(name)
+            await m.put(name + b"/file", b"1")
+        first = await m.fs.create_snapshot("manual")
+        for name in (b"a", b"ab"):
+            await m.put(name + b"/file", b"22")
+        second = await m.fs.create_snapshot("manual")
+        changes = await m.fs.history.diff(first.serial, 0, b"/a/")
+        assert [(c.kind, c.path, c.old_size, c.size) for c in changes] == [("M", b"a/file", 1, 2)]
+        with pytest.raises(UsageError, match="newer"):
+            await m.fs.history.diff(second.serial, first.serial)
+
+
+@simulated
+async def test_every_version_of_a_file_whatever_was_done_to_its_name(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        await m.mkdir(b"old")
+        snapshots = []
+
+        async def keep() -> None:
+            snapshots.append((await m.fs.create_snapshot("manual")).name)
+
+        await m.put(b"old/first", b"1")
+        await keep()
+        await m.rename(b"old/first", b"old/name")  # the file is moved
+        await keep()
+        await m.put(b"old/name", b"22")  # changed in place
+        await keep()
+        await keep()
+        await m.put(b"old/.tmp", b"333")  # written aside and moved over
+        await m.rename(b"old/.tmp", b"old/name")
+        await keep()
+        await m.rename(b"old", b"new")  # its directory is moved
+        await m.put(b"new/name", b"4444")
+        await keep()
+        await m.unlink(b"new/name")  # removed
+        await keep()
+        await m.put(b"new/name", b"55555")  # and made again
+        await keep()
+        await m.put(b"new/name", b"666666")
+        found = await m.fs.history.versions(b"new/name")
+        shown = [(v.path, v.size, v.first, v.last, v.snapshots, v.is_present) for v in found]
+        assert shown == [
+            (b"new/name", 6, None, None, 0, True),
+            (b"new/name", 5, snapshots[7], snapshots[7], 1, False),
+            (b"new/name", 4, snapshots[5], snapshots[5], 1, False),
+            (b"new/name", 3, snapshots[4], snapshots[4], 1, False),
+            (b"new/name", 2, snapshots[2], snapshots[3], 2, False),
+            (b"new/name", 1, snapshots[1], snapshots[1], 1, False),
+            (b"old/first", 1, snapshots[0], snapshots[0], 1, False),
+        ]
+        await m.unlink(b"new/name")
+        await m.fs.commit()
+        assert (await m.fs.history.versions(b"/new/name/"))[0].size == 5, "of what is gone as well"
+        assert [v.size for v in await m.fs.history.versions(b"old/name")][-3:] == [2, 1, 1], "and by the path of then"
+        for path, code in ((b"never", errno.ENOENT), (b"new/never", errno.ENOENT), (b"never/name", errno.ENOENT)):
+            with pytest.raises(FileSystemError) as missing:
+                await m.fs.history.versions(path)
+            assert missing.value.errno == code
+        with pytest.raises(UsageError, match="root"):
+            await m.fs.history.versions(b"/")
+
+
+@simulated
+async def test_where_a_name_has_stood(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        await m.mkdir(b"d")
+        await m.put(b"d/report.txt", b"1")
+        first = (await m.fs.create_snapshot("manual")).name
+        await m.unlink(b"d/report.txt")
+        await m.put(b"report.md", b"2")
+        second = (await m.fs.create_snapshot("manual")).name
+        await m.put(b"other", b"")
+        found = sorted([f async for f in m.fs.history.find("report.*")], key=lambda f: f.path)
+        assert [(f.path, f.first, f.last, f.snapshots, f.is_present) for f in found] == [
+            (b"d/report.txt", first, first, 1, False),
+            (b"report.md", second, second, 1, True),
+        ]
+        assert [f.path async for f in m.fs.history.find("d/*.txt")] == [b"d/report.txt"]
+        assert [f.path async for f in m.fs.history.find("nothing*")] == []
+        assert [(f.path, f.snapshots, f.is_present) async for f in m.fs.history.find("other")] == [(b"other", 0, True)]
+
+
+@pytest.mark.parametrize("life", range(3))
+def test_what_deleting_would_free_is_what_it_frees(tmp_path: Path, seed: int, life: int) -> None:
+    @simulated
+    async def main() -> None:
+        draw = random.Random(f"frees/{seed}/{life}")
+        world = World.new(tmp_path / "w")
+        async with world.mounted() as m:
+            m.fs.upkeep.undelete_ns = 10**15
+            author = Author(m, draw)
+            for _ in range(8):
+                for _ in range(draw.randrange(1, 12)):
+                    await author.act()
+                await m.fs.create_snapshot("manual")
+            while kept := m.fs.snapshots():
+                chosen = draw.sample(kept, draw.randint(1, min(3, len(kept))))
+                would = await m.fs.reckoner.frees([info.serial for info in chosen])
+                before = m.fs.stats().stored_bytes
+                for info in chosen:
+                    await m.fs.delete_snapshot(info.name)
+                assert await m.fs.reckoner.frees([info.serial for info in chosen]) == would, "marked already, or not"
+                await m.fs.upkeep.collect_now(purge_deleted=True, thorough=False)
+                assert before - m.fs.stats().stored_bytes == would
+
+    main()
