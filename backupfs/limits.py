@@ -98,6 +98,7 @@ COLLECT_STEP_BLOBS: Final = 256
 COLLECT_PAUSE_MAX_S: Final = 1.0
 COLLECT_DIED_BYTES: Final = 4 * MIB
 """So many bytes must have died before it is looked again for packs to rewrite."""
+RESTORE_REGIONS_PER_STEP: Final = 64
 UPKEEP_LOOK_S: Final = 30.0
 """The clock is read at least this often for snapshots whose time has come to be purged."""
 SET_ASIDE_KEPT: Final = 3

@@ -201,3 +201,14 @@ class Found(msgspec.Struct, frozen=True):
     last: str | None
     snapshots: int
     is_present: bool
+
+
+class RestoreStep(msgspec.Struct, frozen=True):
+    """What is done to one path: `action` is add, replace, attributes or remove. The inode of then (0: none) and the live one (0: none)."""
+
+    action: str
+    path: bytes
+    old_ino: int
+    live_ino: int
+    type: int
+    size: int

@@ -40,6 +40,7 @@ from backupfs.engine.history import History
 from backupfs.engine.inodes import InodeState, InodeTable
 from backupfs.engine.namespace import RENAME_EXCHANGE, SNAPSHOTS_NAME, Namespace
 from backupfs.engine.reckoning import Reckoner
+from backupfs.engine.restoring import Restorer
 from backupfs.engine.snapdirs import COOKIE_FIRST, LATEST_INO, SNAPSHOTS_INO, SnapDir, SnapshotDirectories, is_timely, is_virtual
 from backupfs.engine.snapshots import Snapshots
 from backupfs.engine.upkeep import Upkeep
@@ -130,6 +131,7 @@ class FileSystem:
         """Taken in since the last snapshot."""
         self.history = History(volume, self._snapshots, self._settle)
         self.reckoner = Reckoner(volume, self._snapshots, self._settle)
+        self.restorer = Restorer(volume, self._inodes, self._data, self._names, self._snapshots, self.history, self._admit_restore, self._maybe_reap)
         self.snapdirs = SnapshotDirectories(volume, self._names, self._snapshots, self._attributes_then)
         self.take_named: Callable[[str], Awaitable[object]] = self._take_named
         """What `mkdir .snapshots/NAME` does; whoever can bring in what the kernel still holds puts that in place of this."""
@@ -854,6 +856,11 @@ class FileSystem:
 
     async def _admit_new(self, parent: int) -> None:
         await self._admit_change(parent)
+        if self._is_short():
+            raise FileSystemError(errno.ENOSPC)
+
+    async def _admit_restore(self) -> None:
+        await self._admit()
         if self._is_short():
             raise FileSystemError(errno.ENOSPC)
 

@@ -39,12 +39,13 @@ class ChangeKind(Enum):
 
 
 @dataclass(slots=True)
-class _Touched:
-    """What has a version between two epochs: inodes, names (parent and PRF), and inodes by a change of their extended attributes."""
+class TouchedRecords:
+    """What has a version between two epochs: inodes, names (parent and PRF), inodes by a change of their extended attributes, and data numbers."""
 
     inodes: set[int] = field(default_factory=set)
     names: set[tuple[int, bytes]] = field(default_factory=set)
     xattrs: set[int] = field(default_factory=set)
+    data: set[int] = field(default_factory=set)
 
 
 class History:
@@ -67,12 +68,17 @@ class History:
         if first > last:
             raise UsageError("the second of the two must be the newer one")
         touched = await self._touched(first + 1, last)
-        then, now = _Tree(self._view(first)), _Tree(self._view(last))
+        then, now = _Tree(self._view(first), touched), _Tree(self._view(last), touched)
         changes = [change for change in self._compare(touched, then, now) if _is_below(change, below)]
         return sorted(changes, key=lambda change: (change.path, change.kind))
 
-    async def _touched(self, first: int, last: int) -> _Touched:
-        touched = _Touched()
+    async def touched(self, older: int) -> TouchedRecords:
+        """What has a version between a snapshot, given by serial, and the present."""
+        await self._settle()
+        return await self._touched(self._epoch(older) + 1, self._volume.catalog.epoch)
+
+    async def _touched(self, first: int, last: int) -> TouchedRecords:
+        touched = TouchedRecords()
         start = records.change_key(first, 0, b"")
         while True:
             keys = self._volume.catalog.applied_changes(start, last, limits.RECKON_RECORDS_PER_STEP)
@@ -84,12 +90,14 @@ class History:
                     touched.names.add((records.number_of(object_key), object_key[8:]))
                 elif table == Table.XATTRS:
                     touched.xattrs.add(records.number_of(object_key))
+                elif table == Table.REGIONS:
+                    touched.data.add(records.number_of(object_key))
             if len(keys) < limits.RECKON_RECORDS_PER_STEP:
                 return touched
             start = keys[-1] + b"\0"
             await trio.lowlevel.checkpoint()
 
-    def _compare(self, touched: _Touched, then: "_Tree", now: "_Tree") -> Iterator[TreeChange]:
+    def _compare(self, touched: TouchedRecords, then: "_Tree", now: "_Tree") -> Iterator[TreeChange]:
         gone, come = _gone_and_come(touched, then, now)
         replaced: set[int] = set()
         for path, (old, new) in _replaced(gone, come).items():
@@ -117,9 +125,9 @@ class History:
             return
         if stat.S_IFMT(was.mode) != stat.S_IFMT(is_.mode):
             kind = ChangeKind.TYPE
-        elif _content_differs(was, is_, then.view, now.view, old == new):
+        elif content_differs(was, is_, then.view, now.view, then.touched):
             kind = ChangeKind.MODIFIED
-        elif _attributes_differ(was, is_) or then.view.xattrs(old) != now.view.xattrs(new):
+        elif attributes_differ(was, is_) or then.view.xattrs(old) != now.view.xattrs(new):
             kind = ChangeKind.ATTRIBUTES
         else:
             return
@@ -264,8 +272,9 @@ class History:
 class _Tree:
     """A view that remembers the paths of directories it was asked for."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, touched: TouchedRecords) -> None:
         self.view = view
+        self.touched = touched
         self._paths: dict[int, bytes | None] = {ROOT_INO: b""}
         self._inodes: dict[int, Inode | None] = {}
 
@@ -295,7 +304,7 @@ class _Tree:
         return self._paths[ino]
 
 
-def _gone_and_come(touched: _Touched, then: _Tree, now: _Tree) -> tuple[dict[int, list[bytes]], dict[int, list[bytes]]]:
+def _gone_and_come(touched: TouchedRecords, then: _Tree, now: _Tree) -> tuple[dict[int, list[bytes]], dict[int, list[bytes]]]:
     """The paths that each inode has lost and got, in order."""
     gone: dict[int, list[bytes]] = {}
     come: dict[int, list[bytes]] = {}
@@ -318,19 +327,19 @@ def _replaced(gone: dict[int, list[bytes]], come: dict[int, list[bytes]]) -> dic
     return {path: (was[path], ino) for ino, paths in come.items() for path in paths if path in was}
 
 
-def _content_differs(was: Inode, is_: Inode, then: View, now: View, same_inode: bool) -> bool:
+def content_differs(was: Inode, is_: Inode, then: View, now: View, touched: TouchedRecords) -> bool:
+    """Whether two records, seen in these views, stand for other content: bytes, a link's target, a device."""
     if stat.S_ISDIR(is_.mode):
         return False
     if (was.size, was.target, was.rdev) != (is_.size, is_.target, is_.rdev):
         return True
-    if not was.data and not is_.data:
-        return was.extents != is_.extents
-    if same_inode and was.data == is_.data and was.mtime_ns == is_.mtime_ns:
+    if was.data == is_.data and was.data and was.data not in touched.data:
         return False
     return then.extents(was) != now.extents(is_)
 
 
-def _attributes_differ(was: Inode, is_: Inode) -> bool:
+def attributes_differ(was: Inode, is_: Inode) -> bool:
+    """Whether mode, owner or time of last change differ. Extended attributes have records of their own."""
     if stat.S_ISDIR(is_.mode):
         # A directory's times and count of links follow from what is told of its entries.
         return (was.mode, was.uid, was.gid) != (is_.mode, is_.uid, is_.gid)

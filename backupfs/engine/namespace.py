@@ -8,6 +8,8 @@ import errno
 import logging
 import stat
 
+from msgspec import structs
+
 from backupfs import limits
 from backupfs.engine.attributes import Caller
 from backupfs.engine.filedata import FileData
@@ -95,6 +97,25 @@ class Namespace:
         if xattrs:
             self._inodes.set_xattrs(state, xattrs)
         self._volume.catalog.write(Table.DENTRIES, key, records.encode(Dentry(ino, mode >> 12, name)))
+        self._changed_directory(into, now, 1 if is_directory else 0)
+        return state
+
+    def adopt(self, parent: int, name: bytes, record: Inode, data: int, xattrs: dict[bytes, bytes]) -> InodeState:
+        """A new inode under a new name that is like an old record, extents included; regions stand under `data` already."""
+        into = self.directory(parent)
+        key, prf = self._free_name(into, name)
+        is_directory = stat.S_ISDIR(record.mode)
+        if is_directory and into.record.nlink >= limits.LINKS_MAX:
+            raise FileSystemError(errno.EMLINK)
+        now = self._volume.now_ns()
+        ino = self._volume.next_ino()
+        like = structs.replace(
+            record, nlink=2 if is_directory else 1, ctime_ns=now, birth_ns=now, data=data, extents=list(record.extents), links=[(parent, prf)]
+        )
+        state = self._inodes.add(ino, like)
+        if xattrs:
+            self._inodes.set_xattrs(state, xattrs)
+        self._volume.catalog.write(Table.DENTRIES, key, records.encode(Dentry(ino, record.mode >> 12, name)))
         self._changed_directory(into, now, 1 if is_directory else 0)
         return state
 

@@ -37,6 +37,16 @@ class View:
         value = self._catalog.value(Table.DENTRIES, dentry_key(parent, prf), self.epoch)
         return None if value is None else records.decode_dentry(value)
 
+    def resolve(self, path: bytes) -> int | None:
+        """The inode that a path from the root leads to, links not followed; None when it leads nowhere."""
+        ino = int(ROOT_INO)
+        for name in filter(None, path.split(b"/")):
+            found = self.find(ino, name)
+            if found is None:
+                return None
+            ino = found.ino
+        return ino
+
     def entries(self, ino: int, after_prf: bytes) -> Iterator[tuple[bytes, Dentry]]:
         """(PRF, entry) of a directory, in order, behind a PRF (or from the start). To be used up in one synchronous step."""
         group = number_key(ino)

@@ -1,0 +1,247 @@
+"""The way back: what a restore into the live tree does, and what it leaves alone."""
+
+import errno
+import random
+from pathlib import Path
+
+import pytest
+
+from backupfs import limits
+from backupfs.engine.attributes import AttributeChanges, SnapshotInfo
+from backupfs.engine.restoring import RestorePlan
+from backupfs.errors import FileSystemError, UsageError
+from tests.unit.engine.test_history import Author
+from tests.unit.engine.world import ROOT, WHO, Mounted, World, simulated
+
+_CTIME = 9
+
+
+def shown(tree: dict[bytes, object]) -> dict[bytes, object]:
+    """A tree as `Mounted.tree` gives it, but for the times of change, which nobody can set; hard links by the paths that share an inode."""
+    shared: dict[int, set[bytes]] = {}
+    for path, facts in tree.items():
+        assert isinstance(facts, tuple)
+        shared.setdefault(facts[0], set()).add(path)
+    return {
+        path: (sorted(shared[facts[0]]), *facts[1:_CTIME], *facts[_CTIME + 1 :])  # type: ignore[index]
+        for path, facts in tree.items()
+    }
+
+
+async def past(m: Mounted, info: SnapshotInfo, path: bytes = b"") -> dict[bytes, object]:
+    return shown(await m.tree(b".snapshots/" + info.name.encode() + (b"/" + path if path else b"")))
+
+
+async def restore(m: Mounted, plan: RestorePlan) -> list[tuple[str, bytes, str]]:
+    return [(step.action, step.path, trouble) async for step, trouble in m.fs.restorer.carry_out(plan)]
+
+
+@pytest.mark.parametrize("life", range(8))
+def test_a_whole_tree_is_as_it_was_and_undone_as_it_is(tmp_path: Path, seed: int, life: int) -> None:
+    @simulated
+    async def main() -> None:
+        draw = random.Random(f"restore/{seed}/{life}")
+        world = World.new(tmp_path / "w")
+        async with world.mounted() as m:
+            author = Author(m, draw)
+            for _ in range(15):
+                await author.act()
+            info = await m.fs.create_snapshot("manual")
+            expected = await past(m, info)
+            for _ in range(draw.randrange(1, 25)):
+                await author.act()
+            present = shown(await m.tree())
+            safety = await m.fs.create_snapshot("restore", before_restore=b"/")
+            done = await restore(m, await m.fs.restorer.plan(info.serial, b"", overwrite=True, delete=True))
+            assert [entry for entry in done if entry[2]] == []
+            assert shown(await m.tree()) == expected
+            assert await past(m, info) == expected
+            again = await m.fs.restorer.plan(info.serial, b"", overwrite=True, delete=True)
+            assert (again.steps, again.skipped) == ([], [])
+            assert m.fs.restorer.last_restored() == (safety.serial, b"")
+            await restore(m, await m.fs.restorer.plan(safety.serial, b"", overwrite=True, delete=True))
+            assert shown(await m.tree()) == present
+            await m.fs.idle()
+        assert await world.check() == []
+        assert world.audit(tmp_path / "audit") == []
+
+    main()
+
+
+@pytest.mark.parametrize("life", range(4))
+def test_nothing_is_overwritten_or_removed_unasked(tmp_path: Path, seed: int, life: int) -> None:
+    @simulated
+    async def main() -> None:
+        draw = random.Random(f"unasked/{seed}/{life}")
+        world = World.new(tmp_path / "w")
+        async with world.mounted() as m:
+            author = Author(m, draw)
+            for _ in range(15):
+                await author.act()
+            info = await m.fs.create_snapshot("manual")
+            then = await m.tree(b".snapshots/" + info.name.encode())
+            for _ in range(12):
+                await author.act()
+            before = await m.tree()
+            plan = await m.fs.restorer.plan(info.serial, b"")
+            assert {step.action for step in plan.steps} <= {"add"}
+            await restore(m, plan)
+            after = await m.tree()
+            assert before.keys() <= after.keys()
+            assert after.keys() - before.keys() == {path for path in then.keys() - before.keys() if _fits(path, after)}
+            for path, facts in before.items():
+                assert isinstance(facts, tuple)
+                if not isinstance(facts[-1], list):
+                    assert after[path][1:_CTIME] == facts[1:_CTIME]  # type: ignore[index]
+                    assert after[path][-1] == facts[-1]  # type: ignore[index]
+
+    main()
+
+
+def _fits(path: bytes, tree: dict[bytes, object]) -> bool:
+    """Whether every part above a path is a directory: a file in its way is not removed unasked."""
+    above = path.rpartition(b"/")[0]
+    while above:
+        facts = tree.get(above)
+        if not isinstance(facts, tuple) or not isinstance(facts[-1], list):
+            return False
+        above = above.rpartition(b"/")[0]
+    return True
+
+
+@simulated
+async def test_a_large_file_comes_back_without_data_and_is_an_ordinary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "REGION_BYTES", 256 * 1024)
+    monkeypatch.setattr(limits, "RESTORE_REGIONS_PER_STEP", 3)
+    content = random.Random(1).randbytes(4_000_000)
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        await m.mkdir(b"d")
+        await m.put(b"d/file", content)
+        await m.fs.setxattr(await m.ino(b"d/file"), b"user.note", b"kept", WHO)
+        await m.link(b"d/file", b"d/second name")
+        info = await m.fs.create_snapshot("manual")
+        then = await past(m, info)
+        await m.put(b"d/file", b"spoilt" * 1000, at=1_000_000)
+        await m.unlink(b"d/second name")
+        await m.fs.commit()
+        stored = m.fs.stats().stored_bytes
+        plan = await m.fs.restorer.plan(info.serial, b"d", overwrite=True)
+        assert {(s.action, s.path) for s in plan.steps} >= {("replace", b"d/file"), ("add", b"d/second name")}
+        assert [entry for entry in await restore(m, plan) if entry[2]] == []
+        await m.fs.commit()
+        assert m.fs.stats().stored_bytes <= stored, "no data was added"
+        assert shown(await m.tree()) == then
+        touched = m.fs.restorer.touched
+        assert (await m.ino(b"d"), b"file") in touched.names
+        assert await m.ino(b"d") in touched.inodes
+        await m.put(b"d/file", b"overwritten", at=5)
+        await m.truncate(b"d/file", 3_000_000)
+        changed = bytearray(content[:3_000_000])
+        changed[5:16] = b"overwritten"
+        assert await m.get(b"d/second name") == bytes(changed), "both names are one file"
+        assert await past(m, info) == then
+        await m.fs.delete_snapshot(info.name)
+        await m.fs.idle()
+        assert await m.get(b"d/file") == bytes(changed)
+    assert await world.check() == []
+    assert world.audit(tmp_path / "audit") == []
+
+
+@simulated
+async def test_one_file_comes_back_with_the_directories_above_it(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        await m.mkdir(b"a")
+        await m.mkdir(b"a/b")
+        await m.put(b"a/b/wanted", b"here")
+        await m.put(b"a/b/other", b"not asked for")
+        await m.fs.setattr(await m.ino(b"a/b"), AttributeChanges(mode=0o700, mtime_ns=5), None, WHO)
+        info = await m.fs.create_snapshot("manual")
+        for name in (b"a/b/wanted", b"a/b/other"):
+            await m.unlink(name)
+        await m.fs.rmdir(await m.ino(b"a"), b"b", WHO)
+        await m.fs.rmdir(ROOT, b"a", WHO)
+        plan = await m.fs.restorer.plan(info.serial, b"/a/b/wanted")
+        assert [(s.action, s.path) for s in plan.steps] == [("add", b"a"), ("add", b"a/b"), ("add", b"a/b/wanted")]
+        await restore(m, plan)
+        assert await m.get(b"a/b/wanted") == b"here"
+        assert await m.names(b"a/b") == [b"wanted"]
+        facts = await m.fs.getattr(await m.ino(b"a/b"))
+        assert (facts.mode & 0o777, facts.mtime_ns) == (0o700, 5)
+
+
+@simulated
+async def test_a_copy_beside_what_is_there(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        await m.mkdir(b"d")
+        await m.mkdir(b"d/e")
+        await m.put(b"d/e/file", b"then")
+        info = await m.fs.create_snapshot("manual")
+        await m.put(b"d/e/file", b"now!")
+        await restore(m, await m.fs.restorer.plan(info.serial, b"d", b"/d of then"))
+        assert await m.get(b"d of then/e/file") == b"then"
+        assert await m.get(b"d/e/file") == b"now!"
+        for target, kind, pattern in ((b"d", UsageError, None), (b"d of then", UsageError, "exists"), (b"", UsageError, "root")):
+            if target != b"d":
+                with pytest.raises(kind, match=pattern):
+                    await m.fs.restorer.plan(info.serial, b"d", target)
+        with pytest.raises(FileSystemError) as nowhere:
+            await m.fs.restorer.plan(info.serial, b"d", b"missing/place")
+        assert nowhere.value.errno == errno.ENOENT
+        with pytest.raises(FileSystemError) as never:
+            await m.fs.restorer.plan(info.serial, b"never")
+        assert never.value.errno == errno.ENOENT
+        with pytest.raises(FileSystemError) as neither:
+            await m.fs.restorer.plan(info.serial, b"never", b"x")
+        assert neither.value.errno == errno.ENOENT
+        with pytest.raises(UsageError, match="nothing has been restored"):
+            m.fs.restorer.last_restored()
+
+
+@simulated
+async def test_what_changed_since_the_plan_is_left_out_and_said(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        await m.mkdir(b"d")
+        await m.put(b"file", b"then")
+        await m.put(b"gone", b"then")
+        info = await m.fs.create_snapshot("manual")
+        await m.put(b"file", b"now!")
+        await m.unlink(b"gone")
+        await m.fs.rmdir(ROOT, b"d", WHO)
+        await m.put(b"extra", b"x")
+        plan = await m.fs.restorer.plan(info.serial, b"", overwrite=True, delete=True)
+        await m.unlink(b"file")
+        await m.put(b"gone", b"made meanwhile")
+        await m.unlink(b"extra")
+        done = await restore(m, plan)
+        assert {path for _, path, trouble in done if trouble} == {b"file", b"gone", b"extra"}
+        assert await m.get(b"gone") == b"made meanwhile"
+        assert await m.names(b"d") == []
+
+
+@simulated
+async def test_a_restore_that_is_killed_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "REGION_BYTES", 64 * 1024)
+    monkeypatch.setattr(limits, "RESTORE_REGIONS_PER_STEP", 2)
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        await m.put(b"file", random.Random(2).randbytes(2_000_000))
+        info = await m.fs.create_snapshot("manual")
+        await m.unlink(b"file")
+        await m.fs.idle()
+        plan = await m.fs.restorer.plan(info.serial, b"file")
+        restorer = m.fs.restorer
+        data = m.fs._volume.next_data()
+        old = restorer._view(info.serial).inode(plan.steps[0].old_ino)
+        assert old is not None
+        await restorer._copy_regions(old.data, data, info.serial)
+        await m.fs.commit()
+        killed = world.after_kill(tmp_path / "killed")
+    async with killed.mounted() as m:
+        await m.fs.idle()
+        assert await m.names(b"") == []
+    assert await killed.check() == []
+    assert killed.audit(tmp_path / "audit") == []
