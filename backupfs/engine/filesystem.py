@@ -39,11 +39,12 @@ from backupfs.engine.namespace import RENAME_EXCHANGE, SNAPSHOTS_NAME, Namespace
 from backupfs.engine.snapshots import Snapshots
 from backupfs.engine.view import View
 from backupfs.engine.volume import Volume
-from backupfs.errors import BackupfsError, DamageError, FileSystemError
+from backupfs.errors import BackupfsError, DamageError, FileSystemError, UsageError
 from backupfs.format import catalog as records
 from backupfs.format.catalog import Inode, Orphan, Table
 from backupfs.ids import INO_BITS, ROOT_INO
 from backupfs.rules import acl, posix
+from backupfs.rules.names import SnapDir
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +118,8 @@ class FileSystem:
         self._to_reap: dict[int, InodeState] = {}
         self.own_threads: set[int] = set()
         """Threads of this process that are using its own mount (the kernel's `pid` of a request is a thread's): their fsync commits nothing."""
+        self.snapdir = SnapDir.VISIBLE
+        """Set before the first request: the kernel may be told only one thing."""
 
     @property
     def umask_applied(self) -> bool:
@@ -328,7 +331,7 @@ class FileSystem:
             ino = parent if name == b"." else self._parent(parent)
             self.remember(ino)
             return self._any_attributes(ino)
-        if parent == ROOT_INO and name == SNAPSHOTS_NAME:
+        if parent == ROOT_INO and name == SNAPSHOTS_NAME and self.snapdir is not SnapDir.DISABLED:
             return self._snapshots_attributes()
         if parent == SNAPSHOTS_INO:
             return self._lookup_snapshot(name)
@@ -639,7 +642,7 @@ class FileSystem:
             return found + self._list_snapshots(start)
         serial, inner = ino >> INO_BITS, ino & _INO_MASK
         view = self._view(serial)
-        if ino == ROOT_INO and start < _COOKIE_SNAPSHOTS:
+        if ino == ROOT_INO and start < _COOKIE_SNAPSHOTS and self.snapdir is SnapDir.VISIBLE:
             found.append(DirectoryEntry(SNAPSHOTS_NAME, self._snapshots_attributes(), _COOKIE_SNAPSHOTS))
         after = b"" if start < _COOKIE_FIRST else (start << 1 | 1).to_bytes(8, "big") + b"\xff" * 8
         for prf, entry in islice(view.entries(inner, after), _READDIR_RUN):
@@ -744,6 +747,18 @@ class FileSystem:
         """How much has changed since the last snapshot; 0: nothing."""
         unrecorded = self._inodes.changed_count + len(self._data.unstored())
         return self._volume.catalog.changed_in_epoch + unrecorded
+
+    def policy(self) -> bytes:
+        """What `set_policy` was given last; empty when there is none."""
+        return self._volume.catalog.get(Table.META, records.META_POLICY) or b""
+
+    async def set_policy(self, data: bytes) -> None:
+        """Keep these bytes in the repository, or none when they are empty. Durable when this returns."""
+        self._volume.check_writable()
+        if len(data) > limits.POLICY_BYTES_MAX:
+            raise UsageError(f"a policy has at most {limits.POLICY_BYTES_MAX} bytes, not {len(data)}")
+        self._volume.catalog.put(Table.META, records.META_POLICY, data or None)
+        await self._committer.commit()
 
     async def check(self, read_data: bool, progress: Progress) -> AsyncGenerator[Finding]:
         """Check the repository from what the store holds, up to now, while it goes on being used. The findings as they are made."""

@@ -160,6 +160,8 @@ META_LAST_NAME: Final = b"last-name"
 """UTF-8: the name that was given to a snapshot last, whatever became of it."""
 META_IDLE: Final = b"idle"
 """Numbers of blobs that have a row and no reference: what was using them had not let go of them yet."""
+META_POLICY: Final = b"policy"
+"""What the repository's owner has decided about schedule and retention, as the service writes it."""
 
 
 def epoch_suffix(epoch: int) -> bytes:

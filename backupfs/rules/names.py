@@ -1,5 +1,6 @@
 """Names of snapshots: the UTC time of the cut, sortable, without colons so that SMB and Windows can show them."""
 
+import enum
 from collections.abc import Container
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -8,6 +9,16 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST_S: Final = int((datetime(1, 1, 1, tzinfo=UTC) - _EPOCH).total_seconds())
 _LAST_S: Final = int((datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC) - _EPOCH).total_seconds())
 _SECOND_NS: Final = 1_000_000_000
+
+
+class SnapDir(enum.StrEnum):
+    """What becomes of `.snapshots` at the root of a mount. The name is reserved all the same."""
+
+    VISIBLE = "visible"
+    HIDDEN = "hidden"
+    """It leads to the snapshots and is not listed."""
+    DISABLED = "disabled"
+    """It is not there."""
 
 
 def utc_second(time_ns: int) -> str:
