@@ -18,7 +18,8 @@ from backupfs.errors import BackupfsError, DamageError, UsageError
 from backupfs.format.layout import FORMAT_VERSION
 from backupfs.offload import ThreadOffload
 from backupfs.randomness import SystemRandomness
-from backupfs.rules.schedule import parse_interval, show_interval
+from backupfs.rules.policy import Schedule
+from backupfs.rules.quantities import parse_interval, show_interval
 from backupfs.service import locate, mounting, offline, places
 from backupfs.service.locate import Place
 from backupfs.service.messages import (
@@ -236,7 +237,7 @@ def mount(
         Path(os.path.abspath(directory)),
         read_only=read_only,
         allow_other=allow_other,
-        every_ns=every_ns,
+        schedules=() if every_ns is None else (Schedule(every_ns=every_ns),),
         owner=(os.getuid(), os.getgid()),
         accept_rollback=accept_rollback,
         files=seams.files,
@@ -296,15 +297,21 @@ def status(where: str | None, as_json: bool) -> None:
         return
     output.json(told)
     shown = {name: value for name, value in told.items() if not isinstance(value, (dict, list))}
-    if told["schedule"]:
-        shown["snapshot every"] = show_interval(told["schedule"]["every_s"] * 1_000_000_000)
-        shown["next snapshot"] = rfc3339(told["schedule"]["next_ns"])
     output.facts(shown)
+    output.say(*map(_schedule_line, told["schedules"]))
     engine = told["engine"] or {}
     output.facts({name: value for name, value in engine.items() if name != "errors"}, "engine")
     output.say(*engine.get("errors", []))
     for trouble in told["errors"]:
         output.say(f"{rfc3339(trouble['time_ns'])} {trouble['level']} {trouble['message']}")
+
+
+def _schedule_line(told: dict[str, Any]) -> str:
+    """`snapshot every 1h, tagged a, b: next 2026-10-04T12:00:00.000000Z`."""
+    tagged = f", tagged {', '.join(told['tags'])}" if told["tags"] else ""
+    always = ", changed or not" if told["always"] else ""
+    due = "when enough has changed" if told["next_ns"] is None else f"next {rfc3339(told['next_ns'])}"
+    return f"snapshot {told['trigger']}{tagged}{always}: {due}"
 
 
 @commands.command()

@@ -45,6 +45,7 @@ from backupfs.format.catalog import Inode, Orphan, Table
 from backupfs.ids import INO_BITS, ROOT_INO
 from backupfs.rules import acl, posix
 from backupfs.rules.names import SnapDir
+from backupfs.rules.schedule import Activity
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +116,8 @@ class FileSystem:
         self._chores = trio.Event()
         self._chores_done = trio.Event()
         self._chores_stopped = False
+        self._written_bytes = 0
+        """Taken in since the last snapshot."""
         self._to_reap: dict[int, InodeState] = {}
         self.own_threads: set[int] = set()
         """Threads of this process that are using its own mount (the kernel's `pid` of a request is a thread's): their fsync commits nothing."""
@@ -436,12 +439,12 @@ class FileSystem:
         await self._admit_change(ino)
         state = self._names.inode(ino)
         record = state.record
-        now = self._volume.now_ns()
         if changes.size is not None and not await self._resize(ino, state, changes.size, who):
             # The kernel keeps the times of a file that has been given the size it had, and so does this side.
             now = record.ctime_ns
-        elif changes.size is not None:
-            record.mtime_ns = now
+        else:
+            now = self._volume.now_ns()
+            record.mtime_ns = record.mtime_ns if changes.size is None else now
         if changes.uid is not None or changes.gid is not None:
             record.uid = record.uid if changes.uid is None else changes.uid
             record.gid = record.gid if changes.gid is None else changes.gid
@@ -584,9 +587,11 @@ class FileSystem:
         if self._volume.space.accept(len(data)):
             self._look_at_space.set()
         self._data.write(state, offset, data)
+        self._written_bytes += len(data)
+        now = self._volume.now_ns()
         self._drop_privileges(state, handle.by_root)
         if handle.direct:
-            state.record.mtime_ns = state.record.ctime_ns = self._volume.now_ns()
+            state.record.mtime_ns = state.record.ctime_ns = now
             self._inodes.touch(state)
         return len(data)
 
@@ -722,10 +727,11 @@ class FileSystem:
             try:
                 # The records belong to the epoch that ends here.
                 self._inodes.record_changed()
-                now = self._volume.now_ns()
+                now = self._volume.seams.clock.now_ns()
                 serial = self._volume.counters.serial
                 self._volume.counters.serial += 1
                 info = self._snapshots.take(serial, now, self._snapshots.new_name(now), why, message, tags)
+                self._written_bytes = 0
                 ticket = self._committer.freeze()
             finally:
                 self._unpark()
@@ -759,6 +765,10 @@ class FileSystem:
             raise UsageError(f"a policy has at most {limits.POLICY_BYTES_MAX} bytes, not {len(data)}")
         self._volume.catalog.put(Table.META, records.META_POLICY, data or None)
         await self._committer.commit()
+
+    def activity(self) -> Activity:
+        """What has changed since the last snapshot. Bytes are those that were written since the repository was opened, at most."""
+        return Activity(self.changes_since_snapshot(), self._written_bytes, self._volume.changed_at_ns, self._volume.catalog.epoch)
 
     async def check(self, read_data: bool, progress: Progress) -> AsyncGenerator[Finding]:
         """Check the repository from what the store holds, up to now, while it goes on being used. The findings as they are made."""

@@ -48,12 +48,15 @@ class Volume:
     cache: ChunkCache = field(default_factory=lambda: ChunkCache(limits.CHUNK_CACHE_BYTES))
     held_packs: int = 0
     """While above zero, packs that nothing lives in stay: somebody reads the store as it was."""
+    changed_at_ns: int | None = None
+    """When somebody changed something last; None: not since the repository was opened."""
     failure: BackupfsError | None = None
     errors: deque[str] = field(default_factory=lambda: deque(maxlen=limits.STATUS_ERRORS_MAX))
 
     def now_ns(self) -> int:
-        """The time stamp for a change made now."""
-        return self.seams.clock.now_ns()
+        """The time stamp for a change that is made now, and noted as the last one."""
+        self.changed_at_ns = self.seams.clock.now_ns()
+        return self.changed_at_ns
 
     def next_ino(self) -> int:
         """A number for a new inode."""

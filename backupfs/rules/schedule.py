@@ -1,22 +1,23 @@
-"""When a scheduled snapshot is due: decided from the clock's reading alone, so that years of it can be tested in a
-moment.
+"""When scheduled snapshots are due: decided from what is handed in alone, so that years of it can be tested in a moment.
+`docs/snapshots.md` is what this carries out.
 
-The schedule has an anchor: the time of the last run or of the last run that was skipped. A run is due one interval
-after it. However many intervals were missed (sleep, SIGSTOP, the machine was off), one run makes up for them. A clock
-that was set back moves the anchor back with it, so that the next run is never more than one interval away.
+Each schedule has a course: its anchor, when the clock alone makes it due, and what it last ran with. However many runs
+were missed (sleep, SIGSTOP, the machine was off), one makes up for them. A clock that was set back moves the anchor
+back with it, so that the next run is never further away than from now on.
 """
 
 import enum
-import re
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
+from zoneinfo import ZoneInfo
 
-from backupfs.errors import UsageError
+from backupfs.rules import cron
+from backupfs.rules.policy import Schedule
+from backupfs.rules.quantities import show_duration, show_size
 
-SECOND_NS: Final = 1_000_000_000
-_UNITS_S: Final = {"w": 7 * 86_400, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
-_INTERVAL: Final = re.compile("".join(rf"(?:(?P<{unit}>[0-9]{{1,9}}){unit})?" for unit in _UNITS_S), re.ASCII)
-_LONGEST_S: Final = 10 * 366 * 86_400
+SCHEDULED: Final = "schedule"
+"""Who asked for a snapshot that a schedule took."""
 
 
 class Action(enum.Enum):
@@ -29,43 +30,156 @@ class Action(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Activity:
+    """What has changed since the last snapshot of any kind.
+
+    `epoch` is another one after each snapshot. `changed_at_ns` is when the last change came; None: before the mount.
+    """
+
+    records: int
+    size_bytes: int
+    changed_at_ns: int | None
+    epoch: int
+
+    @property
+    def has_changed(self) -> bool:
+        """A snapshot would not be the same as the last one."""
+        return self.records > 0 or self.size_bytes > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A snapshot that is kept. `why` is who asked for it."""
+
+    time_ns: int
+    serial: int
+    why: str
+    tags: Collection[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How far one schedule has come.
+
+    `due_ns` is when the clock alone makes it due, computed when the anchor is set; None: it never does. `tried` is what
+    had changed when it last ran: as long as no snapshot has been taken since, that run has failed.
+    """
+
+    anchor_ns: int
+    due_ns: int | None
+    tried: Activity | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What is remembered from one look to the next. `courses` are in the order of the schedules.
+
+    Nothing has changed since `still_since_ns`; `changed_at_ns` is the last change that this comes from, as it was told.
+    """
+
+    courses: tuple[Course, ...]
+    still_since_ns: int
+    changed_at_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
-    """`anchor_ns` replaces the anchor that was asked with; the next run is due `wait_ns` from now."""
+    """`tags` are those of the snapshot to take. `state` replaces the one that was asked with.
+
+    It must be asked again `wait_ns` from now at the latest, if nothing happens until then; None: not at all. Positive.
+    """
 
     action: Action
-    anchor_ns: int
-    wait_ns: int
+    tags: tuple[str, ...]
+    state: State
+    wait_ns: int | None
 
 
-def decide(now_ns: int, anchor_ns: int, every_ns: int, changed: bool) -> Decision:
-    """See the module. `every_ns` is positive."""
-    if now_ns < anchor_ns:
-        return Decision(Action.WAIT, now_ns, every_ns)
-    elapsed_ns = now_ns - anchor_ns
-    if elapsed_ns < every_ns:
-        return Decision(Action.WAIT, anchor_ns, every_ns - elapsed_ns)
-    return Decision(Action.RUN if changed else Action.SKIP, now_ns, every_ns)
+def initial(now_ns: int, schedules: Sequence[Schedule], snapshots: Iterable[Taken]) -> State:
+    """The state at a mount, with the snapshots that are kept in any order."""
+    scheduled = sorted((s for s in snapshots if s.why == SCHEDULED), key=lambda s: s.serial, reverse=True)
+    courses = []
+    for schedule in schedules:
+        last = next((s for s in scheduled if set(schedule.tags) <= set(s.tags)), None)
+        courses.append(_course(schedule, now_ns if last is None else min(last.time_ns, now_ns)))
+    return State(tuple(courses), now_ns)
 
 
-def parse_interval(text: str) -> int | None:
-    """Nanoseconds of `2s`, `15m`, `1h30m`, `1d`, `2w`; None for `off`. Raises UsageError for anything else, for zero
-    and above ten years.
+def decide(now_ns: int, state: State, schedules: Sequence[Schedule], activity: Activity) -> Decision:
+    """What to do now. `schedules` are those that the state was made with."""
+    state = _looked_at(now_ns, state, schedules, activity)
+    dues = _dues(now_ns, state, schedules, activity)
+    is_due = [at_ns is not None and at_ns <= now_ns for at_ns in dues]
+    due = [schedule for schedule, is_one in zip(schedules, is_due, strict=True) if is_one]
+    if not due:
+        return Decision(Action.WAIT, (), state, _wait_ns(now_ns, dues))
+    courses = tuple(
+        _course(schedule, now_ns, activity) if is_one else course for schedule, course, is_one in zip(schedules, state.courses, is_due, strict=True)
+    )
+    state = replace(state, courses=courses)
+    wait_ns = _wait_ns(now_ns, _dues(now_ns, state, schedules, activity))
+    if not activity.has_changed and not any(schedule.always for schedule in due):
+        return Decision(Action.SKIP, (), state, wait_ns)
+    tags = dict.fromkeys(tag for schedule in due for tag in schedule.tags)
+    return Decision(Action.RUN, tuple(tags), state, wait_ns)
+
+
+def due_ns(now_ns: int, state: State, schedule: Schedule, course: Course, activity: Activity) -> int | None:
+    """When this schedule is due if nothing happens until then; None: only something that happens makes it due.
+
+    One that enough changes have made due is due now.
     """
-    if text == "off":
-        return None
-    match = _INTERVAL.fullmatch(text)
-    seconds = sum(int(count) * _UNITS_S[unit] for unit, count in match.groupdict(default="0").items()) if match else 0
-    if not 0 < seconds <= _LONGEST_S:
-        raise UsageError(f"{text!r} is no interval: write it as 15m, 1h30m, 1d (units w, d, h, m, s; ten years at most), or off")
-    return seconds * SECOND_NS
+    tried = course.tried if course.tried is not None and course.tried.epoch == activity.epoch else None
+    if schedule.on_idle_ns is not None:
+        is_new = activity.has_changed and (tried is None or tried.changed_at_ns != activity.changed_at_ns)
+        return state.still_since_ns + schedule.on_idle_ns if is_new else None
+    if schedule.on_change_records is not None:
+        return now_ns if activity.records - (tried.records if tried else 0) >= schedule.on_change_records else None
+    if schedule.on_change_bytes is not None:
+        return now_ns if activity.size_bytes - (tried.size_bytes if tried else 0) >= schedule.on_change_bytes else None
+    return course.due_ns
 
 
-def show_interval(every_ns: int) -> str:
-    """What `parse_interval` reads back."""
-    rest_s = every_ns // SECOND_NS
-    parts = []
-    for unit, unit_s in _UNITS_S.items():
-        count, rest_s = divmod(rest_s, unit_s)
-        if count:
-            parts.append(f"{count}{unit}")
-    return "".join(parts) or "0s"
+def trigger(schedule: Schedule) -> str:
+    """The trigger in words: `every 1h`, `cron 30 3 * * * (Europe/Berlin)`, `on change of 5GiB`."""
+    if schedule.every_ns is not None:
+        return f"every {show_duration(schedule.every_ns)}"
+    if schedule.cron is not None:
+        zone = schedule.zone.key if isinstance(schedule.zone, ZoneInfo) else str(schedule.zone)
+        return f"cron {schedule.cron} ({zone})"
+    if schedule.on_change_records is not None:
+        return f"on change of {schedule.on_change_records} records"
+    if schedule.on_change_bytes is not None:
+        return f"on change of {show_size(schedule.on_change_bytes)}"
+    return f"on idle for {show_duration(schedule.on_idle_ns or 0)}"
+
+
+def _course(schedule: Schedule, anchor_ns: int, tried: Activity | None = None) -> Course:
+    at_ns = None
+    if schedule.every_ns is not None:
+        at_ns = anchor_ns + schedule.every_ns
+    elif schedule.cron is not None:
+        at_ns = cron.next_ns(schedule.cron, schedule.zone, anchor_ns)
+    return Course(anchor_ns, at_ns, tried)
+
+
+def _looked_at(now_ns: int, state: State, schedules: Sequence[Schedule], activity: Activity) -> State:
+    """The state with nothing of it in the future, and the last change noted."""
+    courses = state.courses
+    if any(course.anchor_ns > now_ns for course in courses):
+        courses = tuple(
+            _course(schedule, now_ns, course.tried) if course.anchor_ns > now_ns else course
+            for schedule, course in zip(schedules, courses, strict=True)
+        )
+    told_ns = activity.changed_at_ns
+    is_news = told_ns is not None and told_ns != state.changed_at_ns
+    still_since_ns = told_ns if is_news and told_ns is not None else state.still_since_ns
+    return State(courses, min(still_since_ns, now_ns), told_ns if is_news else state.changed_at_ns)
+
+
+def _dues(now_ns: int, state: State, schedules: Sequence[Schedule], activity: Activity) -> list[int | None]:
+    return [due_ns(now_ns, state, schedule, course, activity) for schedule, course in zip(schedules, state.courses, strict=True)]
+
+
+def _wait_ns(now_ns: int, dues: Sequence[int | None]) -> int | None:
+    return min((at_ns - now_ns for at_ns in dues if at_ns is not None), default=None)

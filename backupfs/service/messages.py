@@ -155,10 +155,22 @@ class Trouble(msgspec.Struct):
 
 
 class ScheduleStatus(msgspec.Struct):
-    """Automatic snapshots. `next_ns` is when the next one is due if something changes until then."""
+    """Automatic snapshots in short. `every_s` is the shortest interval of any schedule, None when none has one.
 
-    every_s: int
-    next_ns: int
+    `next_ns` is when the next one is due if something changes until then; None when only changes make one due.
+    """
+
+    every_s: int | None
+    next_ns: int | None
+
+
+class ScheduleView(msgspec.Struct):
+    """One schedule. `next_ns` is when it is due if nothing but the time goes on; None when only changes make it due."""
+
+    trigger: str
+    tags: list[str]
+    always: bool
+    next_ns: int | None
 
 
 class ServiceStatus(msgspec.Struct):
@@ -176,6 +188,7 @@ class ServiceStatus(msgspec.Struct):
     schedule: ScheduleStatus | None
     engine: EngineStatus | None
     errors: list[Trouble]
+    schedules: list[ScheduleView] = []
 
 
 def shown(text: str) -> str:

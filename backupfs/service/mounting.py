@@ -16,6 +16,7 @@ from backupfs.errors import BackupfsError
 from backupfs.fuse.mount import Mount, MountOptions
 from backupfs.fuse.mount_point import check_directory, check_machine
 from backupfs.fuse.unmounting import clear_stale
+from backupfs.rules.policy import Schedule
 from backupfs.service import daemon
 from backupfs.service.control import connected
 from backupfs.service.groups import cause
@@ -36,7 +37,7 @@ def plan(
     *,
     read_only: bool,
     allow_other: bool,
-    every_ns: int | None,
+    schedules: tuple[Schedule, ...],
     owner: tuple[int, int],
     accept_rollback: bool,
     files: Files,
@@ -59,7 +60,7 @@ def plan(
         directory=Path(os.path.realpath(directory)),
         read_only=read_only,
         allow_other=allow_other,
-        every_ns=every_ns,
+        schedules=schedules,
         owner=owner,
         accept_rollback=accept_rollback,
     )

@@ -1,56 +1,73 @@
-"""The loop that waits for the schedule. What is due, `rules.schedule` decides."""
+"""The loop that waits for the schedules. What is due, `rules.schedule` decides."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import trio
 
 from backupfs.clock import Clock
 from backupfs.errors import BackupfsError
-from backupfs.rules import schedule
-from backupfs.rules.schedule import SECOND_NS, Action
+from backupfs.rules import schedule as rule
+from backupfs.rules.policy import SECOND_NS, Schedule
+from backupfs.rules.schedule import Action, Activity, State
+from backupfs.service.messages import ScheduleStatus, ScheduleView
 
 LOOK_S: Final = 30.0
-"""The clock is read at least this often: trio's time stands still while the machine sleeps, and the clock may be set."""
+"""The clock is read at least this often: trio's time stands still while the machine sleeps, the clock may be set, and something may have changed."""
 _log = logging.getLogger(__name__)
 
 
 class Scheduler:
-    """Takes a snapshot when one is due and something has changed. One task runs it; `next_ns` may be read at any time."""
+    """Takes a snapshot, with the tags that it is to have, when one is due. One task runs it; what is due next may be read
+    at any time.
+    """
 
     def __init__(
         self,
-        every_ns: int,
-        anchor_ns: int,
+        schedules: Sequence[Schedule],
+        state: State,
         clock: Clock,
-        changed: Callable[[], bool],
-        take: Callable[[], Awaitable[object]],
+        activity: Callable[[], Activity],
+        take: Callable[[tuple[str, ...]], Awaitable[object]],
     ) -> None:
-        self.every_ns = every_ns
-        self._anchor_ns = anchor_ns
+        self._schedules = tuple(schedules)
+        self._state = state
         self._clock = clock
-        self._changed = changed
+        self._activity = activity
         self._take = take
 
     @property
-    def next_ns(self) -> int:
-        """When the next snapshot is due."""
-        return self._anchor_ns + self.every_ns
+    def next_ns(self) -> int | None:
+        """When the next snapshot is due, if something changes until then; None when only changes make one due."""
+        return min((view.next_ns for view in self.views() if view.next_ns is not None), default=None)
+
+    def views(self) -> list[ScheduleView]:
+        """Each schedule, and when it is due if nothing but the time goes on."""
+        now_ns, activity, state = self._clock.now_ns(), self._activity(), self._state
+        return [
+            ScheduleView(rule.trigger(schedule), list(schedule.tags), schedule.always, rule.due_ns(now_ns, state, schedule, course, activity))
+            for schedule, course in zip(self._schedules, state.courses, strict=True)
+        ]
+
+    def status(self) -> ScheduleStatus:
+        """All of them in short."""
+        shortest_ns = min((schedule.every_ns for schedule in self._schedules if schedule.every_ns is not None), default=None)
+        return ScheduleStatus(None if shortest_ns is None else shortest_ns // SECOND_NS, self.next_ns)
 
     async def run(self) -> None:
-        """Until cancelled. A snapshot that fails is logged, and tried again one interval later."""
+        """Until cancelled. A snapshot that fails is logged, and tried again when the next one is due."""
         while True:
-            decision = schedule.decide(self._clock.now_ns(), self._anchor_ns, self.every_ns, self._changed())
-            self._anchor_ns = decision.anchor_ns
+            decision = rule.decide(self._clock.now_ns(), self._state, self._schedules, self._activity())
+            self._state = decision.state
             if decision.action is Action.RUN:
-                await self._run_once()
+                await self._run_once(decision.tags)
             else:
-                await trio.sleep(min(decision.wait_ns / SECOND_NS, LOOK_S))
+                await trio.sleep(LOOK_S if decision.wait_ns is None else min(decision.wait_ns / SECOND_NS, LOOK_S))
 
-    async def _run_once(self) -> None:
+    async def _run_once(self, tags: tuple[str, ...]) -> None:
         try:
-            await self._take()
+            await self._take(tags)
         except BackupfsError as error:
             _log.error("the scheduled snapshot was not taken: %s", error)
         except Exception:  # noqa: BLE001 a snapshot that fails must not end the mount

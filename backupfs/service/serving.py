@@ -27,7 +27,8 @@ from backupfs.clock import Clock
 from backupfs.engine.attributes import EngineStatus, SnapshotInfo, Stats
 from backupfs.errors import BackupfsError
 from backupfs.fuse.unmounting import MountBusyError
-from backupfs.rules.schedule import SECOND_NS
+from backupfs.rules.policy import Schedule
+from backupfs.rules.schedule import SCHEDULED, Activity, Taken, initial
 from backupfs.service.control import Replies, listening
 from backupfs.service.groups import cause
 from backupfs.service.log import RecentTrouble
@@ -36,7 +37,6 @@ from backupfs.service.messages import (
     MountRecord,
     NotRunningError,
     Request,
-    ScheduleStatus,
     ServiceStatus,
     SnapshotCreateRequest,
     SnapshotDeleteRequest,
@@ -68,8 +68,8 @@ class Engine(Cuttable, Protocol):
     own_threads: set[int]
     """Threads whose requests are this process's own."""
 
-    def changes_since_snapshot(self) -> int:
-        """0: a snapshot would be the same as the last one."""
+    def activity(self) -> Activity:
+        """What has changed since the last snapshot."""
         ...
 
     def check(self, read_data: bool, progress: Callable[[int, int], None]) -> AsyncGenerator[object]:
@@ -117,7 +117,7 @@ class MountJob:
     directory: Path
     read_only: bool
     allow_other: bool
-    every_ns: int | None
+    schedules: tuple[Schedule, ...]
     owner: tuple[int, int]
     accept_rollback: bool = False
 
@@ -214,16 +214,12 @@ class Serving(Generic[E]):
         whole.cancel()
 
     def _scheduler(self, engine: Engine, taker: SnapshotTaker) -> Scheduler | None:
-        if self._job.every_ns is None or self._job.read_only:
+        schedules = self._job.schedules
+        if not schedules or self._job.read_only:
             return None
-        snapshots = engine.snapshots()
-        return Scheduler(
-            self._job.every_ns,
-            snapshots[-1].time_ns if snapshots else self._clock.now_ns(),
-            self._clock,
-            lambda: engine.changes_since_snapshot() > 0,
-            lambda: taker.take("schedule"),
-        )
+        taken = [Taken(info.time_ns, info.serial, info.why, info.tags) for info in engine.snapshots()]
+        state = initial(self._clock.now_ns(), schedules, taken)
+        return Scheduler(schedules, state, self._clock, engine.activity, lambda tags: taker.take(SCHEDULED, tags=tags))
 
     def _record(self) -> MountRecord:
         return MountRecord(
@@ -362,9 +358,10 @@ class Serving(Generic[E]):
             since_ns=self._since_ns,
             read_only=self._job.read_only,
             log=shown(str(self._state.log)),
-            schedule=ScheduleStatus(scheduler.every_ns // SECOND_NS, scheduler.next_ns) if scheduler else None,
+            schedule=scheduler.status() if scheduler else None,
             engine=running.engine.status() if running else None,
             errors=self._recent.kept(),
+            schedules=scheduler.views() if scheduler else [],
         )
 
 

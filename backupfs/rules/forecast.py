@@ -1,0 +1,149 @@
+"""What a policy leads to: a year of scheduled snapshots and of retention, gone through on paper.
+
+It is assumed that something changes all the time, that nobody takes or deletes a snapshot by hand, and that there is
+room. Schedules that wait for changes or for rest cannot be foreseen and are left out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from backupfs.errors import UsageError
+from backupfs.rules import retention as rule
+from backupfs.rules import schedule as timing
+from backupfs.rules.policy import HOUR_NS, Retention, Schedule
+from backupfs.rules.retention import Candidate
+from backupfs.rules.schedule import Action, Activity, State
+
+DAY_NS: Final = 24 * HOUR_NS
+RUNS_MAX: Final = 600_000
+"""One a minute for a year, and some: more takes minutes to go through."""
+_ALWAYS_BUSY: Final = Activity(records=1, size_bytes=1, changed_at_ns=None, epoch=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """A stretch of time, and what stands at its end. `taken` and `deleted` are of this stretch alone."""
+
+    start_ns: int
+    end_ns: int
+    taken: int
+    deleted: int
+    count: int
+    oldest_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A snapshot that stands at the end, for these reasons. `age_ns` is below zero for one in the future."""
+
+    time_ns: int
+    age_ns: int
+    tags: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """`standing` is sorted, oldest first. `left_out` cannot be foreseen."""
+
+    periods: tuple[Period, ...]
+    standing: tuple[Standing, ...]
+    left_out: tuple[Schedule, ...]
+
+
+def simulate(
+    schedules: Sequence[Schedule],
+    state: State,
+    retention: Retention,
+    present: Sequence[Candidate],
+    now_ns: int,
+    span_ns: int,
+    period_ns: int = DAY_NS,
+) -> Forecast:
+    """What stands at the end of each period from now on. `state` is that of the schedules now; `present` is kept now.
+
+    Raises UsageError when that means more than `RUNS_MAX` runs. Space limits are not looked at.
+
+    Without a limit on how many go at once, retention comes to the same whether it runs once or often: a snapshot that no
+    rule keeps is neither the newest of a period that counts nor will it ever be. Then it is run at the ends of the
+    periods only; otherwise after each run, and an hour after the last time.
+    """
+    foreseen = [(schedule, course) for schedule, course in zip(schedules, state.courses, strict=True) if _is_timed(schedule)]
+    paper = _Paper(
+        [schedule for schedule, _ in foreseen],
+        State(tuple(course for _, course in foreseen), now_ns),
+        retention,
+        list(present),
+        now_ns,
+    )
+    paper.prune()
+    periods = []
+    while paper.now_ns < now_ns + span_ns:
+        periods.append(paper.live_through(min(paper.now_ns + period_ns, now_ns + span_ns)))
+    return Forecast(tuple(periods), paper.standing(), tuple(schedule for schedule in schedules if not _is_timed(schedule)))
+
+
+def _is_timed(schedule: Schedule) -> bool:
+    return schedule.every_ns is not None or schedule.cron is not None
+
+
+class _Paper:
+    """The life of a repository on paper, up to `now_ns`."""
+
+    def __init__(self, schedules: Sequence[Schedule], state: State, retention: Retention, snapshots: list[Candidate], now_ns: int) -> None:
+        self.now_ns = now_ns
+        self._schedules = schedules
+        self._state = state
+        self._retention = retention
+        self._snapshots = snapshots
+        self._serial = max((snapshot.serial for snapshot in snapshots), default=0)
+        self._prunes_often = retention.max_delete_fraction < 1
+        self._pruned_at_ns = now_ns
+        self._runs = 0
+        self._next_look_ns: int | None = now_ns
+
+    def live_through(self, end_ns: int) -> Period:
+        """Go on to `end_ns`, which is after now."""
+        start_ns, runs, count = self.now_ns, self._runs, len(self._snapshots)
+        while (at_ns := self._next_event_ns()) is not None and at_ns <= end_ns:
+            self.now_ns = at_ns
+            if at_ns == self._next_look_ns:
+                self._look()
+            if self._prunes_often:
+                self.prune()
+        self.now_ns = end_ns
+        self.prune()
+        taken = self._runs - runs
+        oldest_ns = min((snapshot.time_ns for snapshot in self._snapshots), default=None)
+        return Period(start_ns, end_ns, taken, count + taken - len(self._snapshots), len(self._snapshots), oldest_ns)
+
+    def prune(self) -> None:
+        """Delete what retention deletes now."""
+        gone = {fate.serial for fate in rule.decide(self._snapshots, self._retention, self.now_ns) if not fate.keep}
+        self._snapshots = [snapshot for snapshot in self._snapshots if snapshot.serial not in gone]
+        self._pruned_at_ns = self.now_ns
+
+    def standing(self) -> tuple[Standing, ...]:
+        """What stands now, and why."""
+        by_serial = {snapshot.serial: snapshot for snapshot in self._snapshots}
+        fates = rule.decide(self._snapshots, self._retention, self.now_ns)
+        return tuple(
+            Standing(snapshot.time_ns, self.now_ns - snapshot.time_ns, snapshot.tags, fate.reasons)
+            for fate, snapshot in ((fate, by_serial[fate.serial]) for fate in fates)
+        )
+
+    def _next_event_ns(self) -> int | None:
+        pruning_ns = self._pruned_at_ns + HOUR_NS if self._prunes_often else None
+        return min((at_ns for at_ns in (self._next_look_ns, pruning_ns) if at_ns is not None), default=None)
+
+    def _look(self) -> None:
+        decision = timing.decide(self.now_ns, self._state, self._schedules, _ALWAYS_BUSY)
+        self._state = decision.state
+        self._next_look_ns = None if decision.wait_ns is None else self.now_ns + decision.wait_ns
+        if decision.action is Action.RUN:
+            self._runs += 1
+            if self._runs > RUNS_MAX:
+                raise UsageError(f"the schedules take more than {RUNS_MAX} snapshots in this time; look at a shorter one")
+            self._serial += 1
+            self._snapshots.append(Candidate(self._serial, self.now_ns, decision.tags))
