@@ -104,11 +104,13 @@ class Hooks:
         except OSError as error:
             _log.error("the hook %s cannot be started: %s", event, error.strerror)
             raise HookFailedError(f"the hook {event} cannot be started: {error.strerror}") from error
+        if ended.output:
+            _log.info("the hook %s has said:%s", event, _quoted(ended.output))
         if ended.code == 0:
-            _log.info("the hook %s is done%s", event, _quoted(ended.output))
+            _log.info("the hook %s is done", event)
             return
         how = f"had not ended after {timeout_s:g} s" if ended.code is None else _how(ended.code)
-        _log.error("the hook %s %s%s", event, how, _quoted(ended.output))
+        _log.error("the hook %s %s", event, how)
         raise HookFailedError(f"the hook {event} {how}; the log has what it said")
 
 
