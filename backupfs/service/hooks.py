@@ -119,10 +119,11 @@ def _how(code: int) -> str:
 
 
 def _said(error: BaseException) -> str:
-    error = cause(error)
-    if isinstance(error, trio.Cancelled):
+    _, other = BaseExceptionGroup("", [error]).split(trio.Cancelled)
+    if other is None:
         return "the mount was ended"
-    return str(error) if isinstance(error, BackupfsError) else f"{type(error).__name__}: {error}"
+    what = cause(other)
+    return str(what) if isinstance(what, BackupfsError) else f"{type(what).__name__}: {what}"
 
 
 def _fit(value: str) -> str:

@@ -399,6 +399,6 @@ def from_json(data: bytes, where: str) -> Settings:
     if not isinstance(found, dict):
         raise UsageError(f"{where}: an object is expected, not {_shown(found)}")
     for name in found:
-        if name not in POLICY_TABLES and name != "schedule":
+        if name not in (key.table or key.name for key in KEYS if key.table in POLICY_TABLES):
             raise UsageError(f"{where}: only schedule and retention are kept there, not {name!r}", key=name)
     return from_document(found, where)
