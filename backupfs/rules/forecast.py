@@ -67,7 +67,7 @@ def simulate(
 
     Without a limit on how many go at once, retention comes to the same whether it runs once or often: a snapshot that no
     rule keeps is neither the newest of a period that counts nor will it ever be. Then it is run at the ends of the
-    periods only; otherwise after each run, and an hour after the last time.
+    periods only; otherwise now, after each run, and an hour after the last time.
     """
     foreseen = [(schedule, course) for schedule, course in zip(schedules, state.courses, strict=True) if _is_timed(schedule)]
     paper = _Paper(
@@ -77,7 +77,6 @@ def simulate(
         list(present),
         now_ns,
     )
-    paper.prune()
     periods = []
     while paper.now_ns < now_ns + span_ns:
         periods.append(paper.live_through(min(paper.now_ns + period_ns, now_ns + span_ns)))
@@ -99,9 +98,9 @@ class _Paper:
         self._snapshots = snapshots
         self._serial = max((snapshot.serial for snapshot in snapshots), default=0)
         self._prunes_often = retention.max_delete_fraction < 1
-        self._pruned_at_ns = now_ns
         self._runs = 0
         self._next_look_ns: int | None = now_ns
+        self._next_prune_ns: int | None = None
 
     def live_through(self, end_ns: int) -> Period:
         """Go on to `end_ns`, which is after now."""
@@ -112,8 +111,10 @@ class _Paper:
                 self._look()
             if self._prunes_often:
                 self.prune()
+                self._next_prune_ns = at_ns + HOUR_NS
         self.now_ns = end_ns
-        self.prune()
+        if not self._prunes_often:
+            self.prune()
         taken = self._runs - runs
         oldest_ns = min((snapshot.time_ns for snapshot in self._snapshots), default=None)
         return Period(start_ns, end_ns, taken, count + taken - len(self._snapshots), len(self._snapshots), oldest_ns)
@@ -122,7 +123,6 @@ class _Paper:
         """Delete what retention deletes now."""
         gone = {fate.serial for fate in rule.decide(self._snapshots, self._retention, self.now_ns) if not fate.keep}
         self._snapshots = [snapshot for snapshot in self._snapshots if snapshot.serial not in gone]
-        self._pruned_at_ns = self.now_ns
 
     def standing(self) -> tuple[Standing, ...]:
         """What stands now, and why."""
@@ -134,8 +134,7 @@ class _Paper:
         )
 
     def _next_event_ns(self) -> int | None:
-        pruning_ns = self._pruned_at_ns + HOUR_NS if self._prunes_often else None
-        return min((at_ns for at_ns in (self._next_look_ns, pruning_ns) if at_ns is not None), default=None)
+        return min((at_ns for at_ns in (self._next_look_ns, self._next_prune_ns) if at_ns is not None), default=None)
 
     def _look(self) -> None:
         decision = timing.decide(self.now_ns, self._state, self._schedules, _ALWAYS_BUSY)

@@ -123,6 +123,40 @@ async def test_changes_are_counted(tmp_path: Path) -> None:
 
 
 @simulated
+async def test_activity_is_what_was_changed_since_the_last_snapshot_and_when(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        await m.fs.create_snapshot("test")
+        at_first = m.fs.activity()
+        assert (at_first.records, at_first.size_bytes, at_first.changed_at_ns) == (0, 0, None)
+        fh = await m.open(b"f")
+        made = m.fs.activity()
+        assert made.records > 0
+        assert made.size_bytes == 0
+        assert made.changed_at_ns == m.fs._volume.changed_at_ns is not None
+        for size in (10, 200):
+            await m.fs.write(fh, 5, bytes(size))
+        written = m.fs.activity()
+        assert written.size_bytes == 210
+        assert written.changed_at_ns is not None
+        assert written.changed_at_ns > made.changed_at_ns
+        with pytest.raises(FileSystemError):
+            await m.mkdir(b"f")
+        await m.fs.read(fh, 0, 100)
+        assert m.fs.activity() == written, "what changes nothing is no change"
+        await m.fs.create_snapshot("test")
+        after = m.fs.activity()
+        assert (after.records, after.size_bytes, after.changed_at_ns) == (0, 0, written.changed_at_ns)
+        assert at_first.epoch == made.epoch == written.epoch < after.epoch
+        await m.fs.write(fh, 0, b"x")
+        await m.fs.commit()
+    async with world.mounted() as m:
+        reopened = m.fs.activity()
+        assert reopened.records > 0
+        assert (reopened.size_bytes, reopened.changed_at_ns, reopened.epoch) == (0, None, after.epoch)
+
+
+@simulated
 async def test_names_are_never_given_twice(tmp_path: Path) -> None:
     world = World.new(tmp_path / "w")
     names = []

@@ -1,4 +1,4 @@
-"""The schedule's loop on trio's mock clock, with a clock of its own that can stop, jump and be set back."""
+"""The schedules' loop on trio's mock clock, with a clock of its own that can stop, jump and be set back."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,8 @@ import trio
 from trio.testing import MockClock
 
 from backupfs.errors import StoreError
-from backupfs.rules.schedule import SECOND_NS
+from backupfs.rules.policy import SECOND_NS, Schedule
+from backupfs.rules.schedule import Activity, Course, State, initial
 from backupfs.service.scheduler import LOOK_S, Scheduler
 from tests.conftest import LogRule
 
@@ -26,26 +27,39 @@ class Wall:
 
 @dataclass
 class House:
-    """What the schedule watches over: `changes` count up to the next snapshot."""
+    """What the schedules watch over: `changes` count up to the next snapshot."""
 
     wall: Wall
     changes: int = 0
+    cuts: int = 0
+    changed_at_ns: int | None = None
     taken: list[float] = field(default_factory=list)
+    tags: list[tuple[str, ...]] = field(default_factory=list)
     failure: Exception | None = None
 
-    async def take(self) -> None:
+    async def take(self, tags: tuple[str, ...]) -> None:
         self.taken.append(trio.current_time())
+        self.tags.append(tags)
         await trio.lowlevel.checkpoint()
         if self.failure is not None:
             raise self.failure
         self.changes = 0
+        self.cuts += 1
 
-    def changed(self) -> bool:
-        return self.changes > 0
+    def change(self) -> None:
+        self.changes += 1
+        self.changed_at_ns = self.wall.now_ns()
+
+    def activity(self) -> Activity:
+        return Activity(self.changes, 100 * self.changes, self.changed_at_ns, self.cuts)
 
 
-def scheduled(house: House, every_s: int = HOUR_S) -> Scheduler:
-    return Scheduler(every_s * SECOND_NS, house.wall.now_ns(), house.wall, house.changed, house.take)
+HOURLY = Schedule(every_ns=HOUR_S * SECOND_NS)
+
+
+def scheduled(house: House, *schedules: Schedule) -> Scheduler:
+    schedules = schedules or (HOURLY,)
+    return Scheduler(schedules, initial(house.wall.now_ns(), schedules, []), house.wall, house.activity, house.take)
 
 
 @pytest.fixture
@@ -101,7 +115,8 @@ async def test_a_clock_set_back_by_years_does_not_stop_the_schedule(autojump_clo
 async def test_what_was_missed_before_the_start_runs_at_once(autojump_clock: MockClock, house: House, nursery: trio.Nursery) -> None:
     house.changes = 1
     anchor = house.wall.now_ns() - 5 * HOUR_S * SECOND_NS
-    nursery.start_soon(Scheduler(HOUR_S * SECOND_NS, anchor, house.wall, house.changed, house.take).run)
+    state = State((Course(anchor, anchor + HOUR_S * SECOND_NS),), anchor)
+    nursery.start_soon(Scheduler([HOURLY], state, house.wall, house.activity, house.take).run)
     await trio.sleep(0.001)
     assert len(house.taken) == 1
 
@@ -118,13 +133,69 @@ async def test_a_failure_is_logged_and_tried_again_an_interval_later(
     house.failure = None
     await trio.sleep(HOUR_S)
     assert len(house.taken) == 2
-    assert not house.changed()
+    assert not house.changes
 
 
 async def test_next_is_an_interval_after_the_last(autojump_clock: MockClock, house: House, nursery: trio.Nursery) -> None:
     scheduler = scheduled(house)
     before = house.wall.now_ns()
     assert scheduler.next_ns == before + HOUR_S * SECOND_NS
+    assert scheduler.status().every_s == HOUR_S
     nursery.start_soon(scheduler.run)
     await trio.sleep(HOUR_S + 1)
+    assert scheduler.next_ns is not None
     assert scheduler.next_ns >= before + 2 * HOUR_S * SECOND_NS
+
+
+async def test_each_schedule_has_its_tags_and_those_due_together_share_a_snapshot(
+    autojump_clock: MockClock, house: House, nursery: trio.Nursery
+) -> None:
+    start = trio.current_time()
+    daily = Schedule(every_ns=3 * HOUR_S * SECOND_NS, tags=("third",), always=True)
+    nursery.start_soon(scheduled(house, Schedule(every_ns=HOUR_S * SECOND_NS, tags=("each",)), daily).run)
+    house.change()
+    await trio.sleep(2.5 * HOUR_S)
+    assert house.tags == [("each",)], "in the second hour nothing has changed"
+    await trio.sleep(HOUR_S)
+    assert house.tags == [("each",), ("each", "third")]
+    assert [round(taken - start) for taken in house.taken] == [HOUR_S, 3 * HOUR_S]
+
+
+async def test_much_change_is_seen_at_the_next_look_and_rest_at_its_end(autojump_clock: MockClock, house: House, nursery: trio.Nursery) -> None:
+    scheduler = scheduled(house, Schedule(on_change_bytes=300, tags=("much",)), Schedule(on_idle_ns=600 * SECOND_NS, tags=("rest",)))
+    assert (scheduler.next_ns, scheduler.status().every_s) == (None, None)
+    nursery.start_soon(scheduler.run)
+    await trio.sleep(100)
+    house.change()
+    await trio.sleep(LOOK_S)
+    changed_at = trio.current_time() - LOOK_S
+    assert scheduler.next_ns == house.wall.now_ns() + round((600 - LOOK_S) * SECOND_NS)
+    assert [(view.trigger, view.tags, view.next_ns) for view in scheduler.views()] == [
+        ("on change of 300B", ["much"], None),
+        ("on idle for 10m", ["rest"], scheduler.next_ns),
+    ]
+    await trio.sleep(600)
+    assert [taken - changed_at for taken in house.taken] == [600]
+    for _ in range(3):
+        house.change()
+    await trio.sleep(LOOK_S)
+    assert house.tags == [("rest",), ("much",)]
+
+
+async def test_a_failure_of_one_that_waits_for_changes_is_not_repeated_at_once(
+    autojump_clock: MockClock, house: House, nursery: trio.Nursery, log_rule: LogRule
+) -> None:
+    log_rule.expect("scheduled snapshot was not taken")
+    house.failure = StoreError("no space")
+    nursery.start_soon(scheduled(house, Schedule(on_change_records=2)).run)
+    house.changes = 3
+    await trio.sleep(HOUR_S)
+    assert len(house.taken) == 1
+    house.changes += 2
+    await trio.sleep(LOOK_S + 1)
+    assert len(house.taken) == 2
+    house.failure = None
+    house.changes += 2
+    await trio.sleep(LOOK_S + 1)
+    assert len(house.taken) == 3
+    assert not house.changes

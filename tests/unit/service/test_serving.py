@@ -18,6 +18,8 @@ from backupfs.clock import SystemClock
 from backupfs.engine.attributes import EngineStatus, SnapshotInfo, Stats
 from backupfs.errors import BackupfsError, LockedError, ReadOnlyError, StoreError, UsageError
 from backupfs.fuse.unmounting import MountBusyError
+from backupfs.rules.policy import Schedule
+from backupfs.rules.schedule import Activity
 from backupfs.service.control import connected
 from backupfs.service.log import RecentTrouble
 from backupfs.service.messages import (
@@ -105,8 +107,8 @@ class FakeEngine:
     def snapshots(self) -> Sequence[SnapshotInfo]:
         return self.taken
 
-    def changes_since_snapshot(self) -> int:
-        return self.changes
+    def activity(self) -> Activity:
+        return Activity(self.changes, 0, None, len(self.taken))
 
     async def check(self, read_data: bool, progress: Callable[[int, int], None]) -> AsyncGenerator[object]:
         self.begun["check"].set()
@@ -176,14 +178,14 @@ class House:
         self.engine = FakeEngine(self.events)
         self.mount = FakeMount(self.events, self.engine)
         self.recent = RecentTrouble()
-        self.every_ns: int | None = None
+        self.schedules: tuple[Schedule, ...] = ()
         self.read_only = False
         self.ready = trio.Event()
         self.ended = trio.Event()
         self.error: BackupfsError | None = None
 
     def serving(self) -> Serving[FakeEngine]:
-        job = MountJob(Path("/repository"), REPOSITORY_ID, Path("/mount"), self.read_only, False, self.every_ns, (0, 0))
+        job = MountJob(Path("/repository"), REPOSITORY_ID, Path("/mount"), self.read_only, False, self.schedules, (0, 0))
         return Serving(job, self.state, self.engine.opened, lambda _: self.mount, SystemClock(), self.recent)
 
     async def run(self) -> None:
@@ -413,27 +415,36 @@ async def test_snapshots_are_taken_listed_and_deleted(house: House, nursery: tri
 
 async def test_a_read_only_mount_takes_none(house: House, nursery: trio.Nursery) -> None:
     house.read_only = True
-    house.every_ns = 1
+    house.schedules = (Schedule(every_ns=1),)
     house.engine.changes = 1
     await started(house, nursery)
     for request in (SnapshotCreateRequest(), SnapshotDeleteRequest("s1")):
         with pytest.raises(BackupfsError, match="read-only"):
             await house.ask(request)
-    assert (await house.ask(StatusRequest()))["schedule"] is None
+    status = await house.ask(StatusRequest())
+    assert (status["schedule"], status["schedules"]) == (None, [])
     await house.ask(UnmountRequest())
     await house.ended.wait()
 
 
-async def test_the_schedule_begins_at_the_newest_snapshot(house: House, nursery: trio.Nursery) -> None:
-    house.every_ns = DAY_NS
-    await house.engine.create_snapshot("manual")
+async def test_a_schedule_begins_at_the_newest_snapshot_that_one_took(house: House, nursery: trio.Nursery) -> None:
+    house.schedules = (Schedule(every_ns=DAY_NS, tags=("daily",)), Schedule(on_change_bytes=2**30), Schedule(every_ns=2 * DAY_NS, tags=("other",)))
+    await house.engine.create_snapshot("schedule", tags=["daily"])
+    house.engine.begun.clear()
     house.engine.changes = 1
     await started(house, nursery)
     await house.engine.begun["schedule"].wait()  # at once: the newest one is of 1970
     status = await house.ask(StatusRequest())
     assert status["schedule"]["every_s"] == 86_400
     assert status["schedule"]["next_ns"] > SystemClock().now_ns()
-    assert house.engine.taken[1].why == "schedule"
+    assert [(one["trigger"], one["tags"], one["always"]) for one in status["schedules"]] == [
+        ("every 1d", ["daily"], False),
+        ("on change of 1GiB", [], False),
+        ("every 2d", ["other"], False),
+    ]
+    assert status["schedules"][0]["next_ns"] == status["schedule"]["next_ns"] < status["schedules"][2]["next_ns"]
+    assert status["schedules"][1]["next_ns"] is None
+    assert (house.engine.taken[1].why, house.engine.taken[1].tags) == ("schedule", ["daily"])
     house.mount.unmounted.set()
 
 
