@@ -222,6 +222,7 @@ class Serving(Generic[E]):
             await nursery.start(self._serve_requests, mount, nursery.cancel_scope)
             self._running = running
             self._phase = "serving"
+            self._put_in_force()  # it may have been read anew meanwhile
             self._state.note(self._record())
             _log.info("the repository %s is mounted", self._job.repository_id)
             on_ready(self._ready(scheduler))
@@ -294,7 +295,8 @@ class Serving(Generic[E]):
         running.hooks.commands = now.hooks
         if running.scheduler is not None and before.schedules != now.schedules:
             running.scheduler.reschedule(now.schedules, _taken(running.engine))
-        if (before.read_only, before.allow_other, before.snapdir) != (now.read_only, now.allow_other, now.snapdir):
+        job = self._job
+        if (job.read_only, job.allow_other, job.snapdir) != (now.read_only, now.allow_other, now.snapdir):
             _log.warning("options of the mount have changed in the configuration; they count from the next mount on")
 
     # --- the end --------------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ HOURLY = Schedule(every_ns=60 * MINUTE_NS, tags=("a",))
 
 
 def test_every_kind_of_value() -> None:
-    words = "keep-daily=30 keep-last=2d keep-tag=a,b min-age=0 max-delete-fraction=0.5 space-limit=1GiB free-limit=5% retention.time-zone=UTC".split()
-    settings = changed(NOTHING, words)
+    words = ["keep-daily=30", "keep-last=2d", "keep-tag=a,b", "min-age=0", "max-delete-fraction=0.5", "space-limit=1GiB", "free-limit=5%"]
+    settings = changed(NOTHING, [*words, "retention.time-zone=UTC"])
     assert (settings.keep_daily, settings.keep_last, settings.keep_tags) == (30, Duration(48 * 60 * MINUTE_NS), ("a", "b"))
     assert (settings.min_age_ns, settings.max_delete_fraction, settings.space_limit_bytes, settings.free_limit) == (0, 0.5, 1 << 30, Share(0.05))
     assert str(settings.retention_zone) == "UTC"
