@@ -1,8 +1,11 @@
 """What may be written in a configuration file, what it means, and what is said when it is not understood."""
 
+import json
+import re
 import tomllib
 from dataclasses import fields, replace
 from datetime import UTC
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -11,7 +14,7 @@ from backupfs.errors import UsageError
 from backupfs.rules.names import SnapDir
 from backupfs.rules.policy import DEFAULT_RETENTION, DEFAULT_SCHEDULES, SECOND_NS, Duration, Retention, Schedule
 from backupfs.service.settings import DEFAULTS, NOTHING, HookCommands, Layer, Settings, Share, effective, overlaid
-from backupfs.service.vocabulary import KEYS, document, from_json, parse, policy_of, to_json, to_toml
+from backupfs.service.vocabulary import KEYS, SCHEDULE_KEYS, document, from_json, parse, policy_of, tables, to_json, to_toml
 
 HOUR_NS = 3600 * SECOND_NS
 DAY_NS = 24 * HOUR_NS
@@ -292,3 +295,29 @@ def test_utc_is_one_zone() -> None:
     (schedule,) = parse("[[schedule]]\ncron = '0 0 * * *'\ntime-zone = 'UTC'", "f").schedules or ()
     assert schedule.zone is UTC
     assert tomllib.loads(to_toml(replace(NOTHING, schedules=(schedule,)))) == {"schedule": [{"cron": "0 0 * * *"}]}
+
+
+# --- what the documents say -------------------------------------------------------------------------------------------
+
+DOCUMENT = (Path(__file__).parents[3] / "docs/configuration.md").read_text()
+
+
+def test_the_example_in_the_documents_has_every_key() -> None:
+    (example,) = re.findall(r"^```toml\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL)
+    settings = parse(example, "docs/configuration.md")
+    assert [field.name for field in fields(Settings) if getattr(settings, field.name) is None] == []
+    written = {name for table in tomllib.loads(example)["schedule"] for name in table}
+    assert written == set(SCHEDULE_KEYS)
+
+
+def test_the_tables_in_the_documents_have_every_key_with_its_default() -> None:
+    defaults = document(DEFAULTS.settings)
+    for table in tables():
+        (section,) = re.findall(rf"^### `\[{table}\]`\n(.*?)(?=^##)", DOCUMENT, re.MULTILINE | re.DOTALL)
+        rows = re.findall(
+            r"^\| (`.*?) \|.*?\|.*?\| (.*?) \| .*\|$", section.replace('`"visible"`, `"hidden"`, `"disabled"`', "one of these"), re.MULTILINE
+        )
+        documented = {name: default.strip("`") for names, default in rows for name in re.findall(r"`(.*?)`", names)}
+        assert documented == {name: "[]" if value == [] else json.dumps(value) for name, value in defaults[table].items()}
+    (section,) = re.findall(r"^### `\[\[schedule\]\]`\n(.*?)(?=^##)", DOCUMENT, re.MULTILINE | re.DOTALL)
+    assert re.findall(r"^\| `(.*?)` \|", section, re.MULTILINE) == list(SCHEDULE_KEYS)
