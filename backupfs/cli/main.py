@@ -295,7 +295,7 @@ def status(where: str | None, as_json: bool) -> None:
     output.json(told)
     shown = {name: value for name, value in told.items() if not isinstance(value, (dict, list))}
     output.facts(shown)
-    output.say(*map(_schedule_line, told["schedules"]))
+    output.say(*map(_schedule_line, told.get("schedules", [])))  # an older daemon does not tell
     engine = told["engine"] or {}
     output.facts({name: value for name, value in engine.items() if name != "errors"}, "engine")
     output.say(*engine.get("errors", []))

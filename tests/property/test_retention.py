@@ -6,7 +6,7 @@ from fractions import Fraction
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from backupfs.rules.policy import DEFAULT_RETENTION, SECOND_NS, Duration, Keep, Retention
@@ -96,6 +96,7 @@ times = st.one_of(
     st.integers(0, 40).map(lambda n: NOW_NS - n * 15 * MINUTE_NS),
     st.integers(0, 800).map(lambda n: NOW_NS - n * DAY_NS),
     st.integers(-3, 90).map(lambda n: NOW_NS - n * 20 * SECOND_NS),
+    st.integers(0, 40).map(lambda n: NOW_NS - 3 * HOUR_NS - n * 4 * MINUTE_NS),
     st.integers(-DAY_NS, 3000 * DAY_NS).map(lambda ago_ns: NOW_NS - ago_ns),
 )
 rarely = st.integers(0, 9).map(lambda n: n == 9)
@@ -108,7 +109,7 @@ candidate = st.builds(
     pinned=rarely,
     hold_until_ns=holds,
 )
-candidates = st.lists(candidate, unique_by=lambda s: s.serial, max_size=40)
+candidates = st.integers(0, 30).flatmap(lambda n: st.lists(candidate, unique_by=lambda s: s.serial, min_size=n, max_size=n))
 durations = st.one_of(st.integers(1, 40).map(lambda n: n * 15 * MINUTE_NS), st.integers(1, 800).map(lambda n: n * DAY_NS))
 keeps: st.SearchStrategy[Keep] = st.one_of(st.just(0), st.just(0), st.integers(1, 6), durations.map(Duration))
 policies = st.builds(
@@ -127,7 +128,8 @@ policies = st.builds(
     max_delete_fraction=st.one_of(st.just(1.0), st.integers(1, 100).map(lambda n: n / 100)),
     zone=st.sampled_from([ZoneInfo("UTC"), BERLIN, ZoneInfo("Asia/Kathmandu"), ZoneInfo("America/St_Johns")]),
 )
-alone = st.sampled_from(["last", *PERIODS]).flatmap(lambda name: st.builds(lambda keep: Retention(**{f"keep_{name}": keep}, zone=BERLIN), keeps))
+given_keeps = st.one_of(st.integers(1, 6), durations.map(Duration))
+alone = st.builds(lambda name, keep: Retention(**{f"keep_{name}": keep}, zone=BERLIN), st.sampled_from(["last", *PERIODS]), given_keeps)
 """Where many rules are given at once, each hides what the others do."""
 sizes = st.lists(st.integers(0, 9), min_size=1, max_size=7)
 
@@ -172,6 +174,7 @@ def test_the_densest_go_until_there_is_room(candidates: list[Candidate], policy:
     assert len(asked) == len(set(asked)) <= 2 * len(candidates).bit_length() + 1
 
 
+@settings(max_examples=30)
 @given(candidates=candidates, policy=policies, excess_bytes=st.integers(0, 1))
 def test_who_is_never_removed_is_never_removed(candidates: list[Candidate], policy: Retention, excess_bytes: int) -> None:
     """However little is kept, and though nothing frees enough."""
@@ -184,6 +187,7 @@ def test_who_is_never_removed_is_never_removed(candidates: list[Candidate], poli
         assert fates[s.serial].keep or not guarded(s, candidates, policy, NOW_NS)
 
 
+@settings(max_examples=50)
 @given(candidates=candidates, policy=policies, later_ns=st.lists(st.integers(0, 3 * DAY_NS), max_size=5))
 def test_deleting_often_leaves_what_deleting_once_leaves(candidates: list[Candidate], policy: Retention, later_ns: list[int]) -> None:
     """On this the forecast rests: without a limit on how many go at once it does not matter how often retention runs."""
@@ -272,11 +276,30 @@ def test_a_month_off_loses_nothing() -> None:
         assert all(fate.keep for fate in decide(snapshots, policy, NOW_NS))
 
 
+@pytest.mark.parametrize("rule", ["keep_last", "keep_minutely", "keep_within_ns"])
+def test_a_duration_goes_back_from_the_newest_and_its_end_is_out(rule: str) -> None:
+    day: Keep = DAY_NS if rule == "keep_within_ns" else Duration(DAY_NS)
+    snapshots = [Candidate(n, NOW_NS - HOUR_NS - ago_ns) for n, ago_ns in enumerate((DAY_NS + 1, DAY_NS, DAY_NS - MINUTE_NS, 0))]
+    fates = decide(snapshots, Retention(**{rule: day}), NOW_NS)  # type: ignore[arg-type]
+    assert [fate.keep for fate in fates] == [False, False, True, True]
+
+
+def test_those_chosen_for_space_come_after_the_others_in_the_budget() -> None:
+    policy = Retention(keep_within_ns=8 * HOUR_NS, max_delete_fraction=0.5)
+    fates = decide(ago(20, 19, 8, 7, 6.5, 6, 5, 1), policy, NOW_NS, 1, lambda _: 0)
+    assert [fate.serial for fate in fates if fate.reasons == ("no rule keeps it",)] == [1, 2]
+    assert [fate.serial for fate in fates if fate.reasons == ("space limit: densest",)] == [3, 4]
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_an_hour_that_comes_twice_is_two_and_its_day_is_one(count: int) -> None:
     first = Candidate(1, round(datetime(2026, 10, 25, 2, 30, tzinfo=BERLIN).timestamp()) * SECOND_NS)
     second = Candidate(2, first.time_ns + HOUR_NS)
-    for policy, kept in ((Retention(keep_hourly=count, zone=BERLIN), count), (Retention(keep_daily=count, zone=BERLIN), 1)):
+    for policy, kept in (
+        (Retention(keep_minutely=count, zone=BERLIN), count),
+        (Retention(keep_hourly=count, zone=BERLIN), count),
+        (Retention(keep_daily=count, zone=BERLIN), 1),
+    ):
         assert sum(fate.keep for fate in decide([first, second], policy, NOW_NS)) == kept
 
 

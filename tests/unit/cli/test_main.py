@@ -9,16 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from backupfs import __version__
-from backupfs.cli.main import commands, main
+from backupfs.cli.main import _schedule_line, commands, main
 from backupfs.clock import SystemClock
 from backupfs.engine.seams import Seams
 from backupfs.errors import StoreError
 from backupfs.offload import ThreadOffload
 from backupfs.randomness import SystemRandomness
 from backupfs.service import offline
+from backupfs.service.messages import ScheduleView
 from backupfs.stores.files import SystemFiles
 
 Command = Callable[..., int]
@@ -54,6 +56,20 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def repository(template: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(template, tmp_path / "repository"))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "line"),
+    [
+        (ScheduleView("every 1h", [], always=False, next_ns=0), "snapshot every 1h: next 1970-01-01T00:00:00.000000Z"),
+        (
+            ScheduleView("on change of 1GiB", ["a", "b"], always=True, next_ns=None),
+            "snapshot on change of 1GiB, tagged a, b, changed or not: when enough has changed",
+        ),
+    ],
+)
+def test_status_tells_each_schedule_in_a_line(schedule: ScheduleView, line: str) -> None:
+    assert _schedule_line(msgspec.to_builtins(schedule)) == line
 
 
 def told(capsys: pytest.CaptureFixture[str]) -> Any:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -89,7 +90,7 @@ class Account:
 
 
 tags = st.lists(st.sampled_from("abc"), unique=True, max_size=2).map(tuple)
-triggers = st.one_of(
+triggers: st.SearchStrategy[dict[str, Any]] = st.one_of(
     st.builds(dict, every_ns=st.integers(1, 3 * HOUR_NS)),
     st.builds(dict, cron=st.sampled_from(["*/5 * * * *", "*/20 * * * *", "*/30 * * * *"])),
     st.builds(dict, on_change_records=st.integers(1, 4)),
@@ -182,6 +183,9 @@ def test_after_a_run_in_vain_as_much_has_to_change_again() -> None:
     assert again.wait_ns is None
     assert decide(NOON_NS + HOUR_NS, again.state, schedules, Activity(20, 1000, NOON_NS, 1)).action is Action.RUN
     assert decide(NOON_NS + HOUR_NS, again.state, schedules, Activity(19, 2000, NOON_NS, 1)).action is Action.RUN
+    for set_back_ns in (NOON_NS - HOUR_NS, NOON_NS - 2 * HOUR_NS):
+        again = decide(set_back_ns, again.state, schedules, Activity(10, 1000, NOON_NS, 1))
+        assert again.action is Action.WAIT, "that the clock is set back makes the run in vain no less of one"
     resting = decide(NOON_NS + HOUR_NS, again.state, schedules, Activity(11, 1999, NOON_NS + HOUR_NS, 1))
     assert (resting.action, resting.wait_ns) == (Action.WAIT, MINUTE_NS)
     after_one_by_hand = decide(NOON_NS + HOUR_NS, again.state, schedules, Activity(10, 0, NOON_NS + HOUR_NS, 2))
