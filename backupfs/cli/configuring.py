@@ -110,10 +110,11 @@ def policy_set(where_and_words: tuple[str, ...], file: str | None, as_json: bool
     where, words = _split(where_and_words)
     if bool(words) == bool(file):
         raise click.UsageError("give KEY=VALUE, or --file")
+    from_file = _from_file(file) if file else None
     place = place_of(where)
     with locate.daemon_of(place) as daemon:
         before = daemon.ask(PolicyRequest())["policy"]
-    wanted = _from_file(file) if file else changed(from_json(before.encode(), POLICY), words)
+    wanted = changed(from_json(before.encode(), POLICY), words) if from_file is None else from_file
     with locate.daemon_of(place) as daemon:
         kept = daemon.ask(PolicySetRequest(to_json(wanted).decode(), before))["policy"]
     _show(output, from_json(kept.encode(), POLICY))

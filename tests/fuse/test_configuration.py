@@ -91,8 +91,6 @@ def test_a_policy_goes_with_the_repository(make_repository: Callable[..., Reposi
     assert told["policy_known"]
     assert told["settings"]["schedule"]["origin"] == str(file)
     assert told["settings"]["retention"]["keep-daily"]["origin"] == "policy of the repository"
-    done = repository.command("policy", "set", root, "--file", "-", stdin="[hooks]\nbefore-snapshot='rm'", expect=2)
-    assert "keeps only [[schedule]] and [retention]" in done.stderr
     repository.command("policy", "set", root, "--file", file)
     assert triggers(repository) == ["every 2h", "on idle for 5m"], "it is in force at once"
     repository.remount()

@@ -1,5 +1,6 @@
 """What is configured, shown without a mount; and what is refused. With a mount: `tests/fuse/test_configuration.py`."""
 
+import io
 import json
 import tomllib
 from pathlib import Path
@@ -98,3 +99,17 @@ def test_what_is_wrong_is_said_before_anything_is_done(
 def test_setting_nothing_or_twice(command: Command, file: Path, repository: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert command("policy", "set", *(argument.format(repository=repository) for argument in arguments)) == 2
     assert "give KEY=VALUE, or --file" in capsys.readouterr().err
+
+
+def test_a_repository_takes_no_hooks_and_no_options(
+    command: Command, file: Path, repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text("[hooks]\nbefore-snapshot = 'rm'\n")
+    assert command("policy", "set", repository, "--file", file) == 2
+    assert f"{file}: a repository keeps only [[schedule]] and [retention]" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", io.StringIO("[mount]\nread-only = true\n"))
+    assert command("policy", "set", repository, "--file", "-") == 2
+    assert "-: a repository keeps only" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", io.StringIO("?"))
+    assert command("policy", "set", repository, "--file", "-") == 2
+    assert "standard input: this is no TOML" in capsys.readouterr().err
