@@ -118,6 +118,11 @@ KDF_MEMORY_MAX_KIB: Final = 4 * MIB
 """A slot that asks for more is refused before memory is taken."""
 KEY_SLOTS_MAX: Final = 64
 
+POLICY_BYTES_MAX: Final = 64 * KIB
+CONFIGURATION_BYTES_MAX: Final = 256 * KIB
+HOOK_OUTPUT_BYTES_MAX: Final = 4 * KIB
+"""Of what a hook prints, the end goes to the log."""
+
 LOG_BYTES_MAX: Final = 4 * MIB
 STATUS_ERRORS_MAX: Final = 32
 RESERVE_BYTES: Final = 64 * MIB

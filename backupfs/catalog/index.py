@@ -59,6 +59,7 @@ class Index:
             raise DamageError(f"the index in {directory} does not open: {error}") from error
         except OSError as error:
             raise StoreError(f"the index in {directory} cannot be made: {error.strerror}") from error
+        _keep_from_children(self._path)
         self._sealers: dict[int, Sealer] = {}
         try:
             self._begin_key(randomness)
@@ -250,3 +251,14 @@ def _check_size(path: Path) -> None:
         last = max(last, struct.unpack_from("<Q", page, _META_LAST_PAGE_OFFSET)[0])
     if size < (last + 1) * page_bytes:
         raise DamageError(f"{path} is cut off: {size} bytes instead of {(last + 1) * page_bytes}")
+
+
+def _keep_from_children(path: Path) -> None:
+    """LMDB leaves one of its descriptors open to programs that are started: they could write to the index."""
+    file = os.stat(path)
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.path.samestat(os.fstat(int(name)), file):
+                os.set_inheritable(int(name), False)
+        except OSError:
+            continue  # closed meanwhile

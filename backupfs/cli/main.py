@@ -9,8 +9,9 @@ from typing import Any, Final
 import click
 
 from backupfs import __version__
+from backupfs.cli.configuring import config, policy
 from backupfs.cli.keys import RECOVERY_LABEL, key, recovery_lines
-from backupfs.cli.options import Verbs
+from backupfs.cli.options import Verbs, config_option
 from backupfs.cli.options import json_flag as _json
 from backupfs.cli.options import kdf_seconds as _kdf_seconds
 from backupfs.cli.options import password_fd as _password_fd
@@ -23,12 +24,14 @@ from backupfs.cli.output import Output, public, rfc3339
 from backupfs.cli.secrets import password
 from backupfs.errors import BackupfsError, DamageError, UsageError
 from backupfs.format.layout import FORMAT_VERSION
-from backupfs.rules.policy import Schedule
-from backupfs.rules.quantities import parse_interval, show_interval
+from backupfs.rules.policy import SECOND_NS
+from backupfs.rules.quantities import show_interval
 from backupfs.service import keys, locate, mounting, offline
+from backupfs.service.configuration import from_option, read_configuration
 from backupfs.service.messages import (
     CheckRequest,
     NotRunningError,
+    Ready,
     SnapshotCreateRequest,
     SnapshotDeleteRequest,
     SnapshotListRequest,
@@ -152,25 +155,23 @@ commands.add_command(key)
 
 @commands.command()
 @click.argument("repo_and_dir", nargs=-1, metavar="[REPO] DIR")
-@click.option(
-    "--every",
-    default="1h",
-    show_default=True,
-    metavar="15m|1h30m|1d|off",
-    help="Snapshot this often if something changed.",
-)
+@click.option("--every", metavar="15m|1h30m|1d|off", help="Snapshot this often if something changed: each hour, unless configured otherwise.")
+@config_option
 @click.option("--foreground", is_flag=True, help="Serve in this process until SIGINT, SIGTERM or an unmount.")
-@click.option("--read-only", is_flag=True, help="Nothing can be changed through the mount.")
-@click.option("--allow-other", is_flag=True, help="Other users may use the mount, within its permissions.")
+@click.option("--read-only/--read-write", default=None, help="Nothing can be changed through the mount.")
+@click.option("--allow-other/--only-me", default=None, help="Other users may use the mount, within its permissions.")
+@click.option("--snapdir", metavar="visible|hidden|disabled", help="Whether .snapshots is listed, or only leads somewhere, or is not there.")
 @click.option("--accept-rollback", is_flag=True, help="Take the repository as it is, though this host has seen a newer state of it.")
 @_password_fd
 @_json
 def mount(
     repo_and_dir: tuple[str, ...],
-    every: str,
+    every: str | None,
+    config: str | None,
     foreground: bool,
-    read_only: bool,
-    allow_other: bool,
+    read_only: bool | None,
+    allow_other: bool | None,
+    snapdir: str | None,
     accept_rollback: bool,
     password_fd: int | None,
     as_json: bool,
@@ -182,28 +183,34 @@ def mount(
     *repo, directory = repo_and_dir
     seams = _seams()
     place = locate.at_repository(_repository(repo[0] if repo else None), _home(), seams.files)
-    every_ns = parse_interval(every)
+    words = {
+        "--every": ("schedules", every),
+        "--read-only": ("read_only", None if read_only is None else str(read_only).lower()),
+        "--allow-other": ("allow_other", None if allow_other is None else str(allow_other).lower()),
+        "--snapdir": ("snapdir", snapdir),
+    }
+    options = [from_option(field, word, origin) for origin, (field, word) in words.items() if word is not None]
     job = mounting.plan(
         place,
         Path(os.path.abspath(directory)),
-        read_only=read_only,
-        allow_other=allow_other,
-        schedules=() if every_ns is None else (Schedule(every_ns=every_ns),),
+        configuration=read_configuration(options, config, os.environ),
         owner=(os.getuid(), os.getgid()),
         accept_rollback=accept_rollback,
         files=seams.files,
     )
     secret = password(os.environ, password_fd)
 
-    def mounted(pid: int) -> None:
+    def mounted(ready: Ready) -> None:
         output.json(
             {
                 "repository": str(job.repository),
                 "repository_id": job.repository_id,
                 "directory": str(job.directory),
-                "pid": pid,
-                "read_only": read_only,
-                "every": show_interval(every_ns) if every_ns else None,
+                "pid": ready.pid,
+                "read_only": job.read_only,
+                "every": show_interval(ready.every_s * SECOND_NS) if ready.every_s else None,
+                "schedules": ready.schedules,
+                "configuration": str(job.configuration.path) if job.configuration.path else None,
                 "log": str(place.state.log),
             }
         )
@@ -338,6 +345,10 @@ def snapshot_delete(where_and_names: tuple[str, ...], as_json: bool) -> None:
             deleted.append(daemon.ask(SnapshotDeleteRequest(name))["name"])
         output.say(f"deleted snapshot {name}")
     output.json({"deleted": deleted})
+
+
+commands.add_command(config)
+commands.add_command(policy)
 
 
 @commands.command()

@@ -14,6 +14,7 @@ from backupfs.service.locate import Place
 from backupfs.stores.files import SystemFiles
 
 json_flag = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+config_option = click.option("--config", metavar="NAME|PATH", help="Configuration file: default.toml unless told otherwise.")
 password_fd = click.option("--password-fd", type=click.IntRange(min=0), metavar="N", help="Read the password from descriptor N.")
 new_password_fd = click.option("--new-password-fd", type=click.IntRange(min=0), metavar="N", help="Read the new password from descriptor N.")
 kdf_seconds = click.option(

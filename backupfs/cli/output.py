@@ -45,8 +45,8 @@ def _public(value: Any) -> Any:
 
 
 def _public_field(name: str, value: Any) -> tuple[str, Any]:
-    if name.endswith("_ns") and isinstance(value, int):
-        return name.removesuffix("_ns"), rfc3339(value)
+    if name.endswith("_ns") and (value is None or isinstance(value, int)):
+        return name.removesuffix("_ns"), None if value is None else rfc3339(value)
     return name, _public(value)
 
 

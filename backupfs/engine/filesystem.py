@@ -41,7 +41,7 @@ from backupfs.engine.inodes import InodeState, InodeTable
 from backupfs.engine.namespace import RENAME_EXCHANGE, SNAPSHOTS_NAME, Namespace
 from backupfs.engine.reckoning import Reckoner
 from backupfs.engine.restoring import Restorer
-from backupfs.engine.snapdirs import COOKIE_FIRST, LATEST_INO, SNAPSHOTS_INO, SnapDir, SnapshotDirectories, is_timely, is_virtual
+from backupfs.engine.snapdirs import COOKIE_FIRST, LATEST_INO, SNAPSHOTS_INO, SnapshotDirectories, is_timely, is_virtual
 from backupfs.engine.snapshots import Snapshots
 from backupfs.engine.upkeep import Upkeep
 from backupfs.engine.view import View
@@ -51,7 +51,7 @@ from backupfs.format import catalog as records
 from backupfs.format.catalog import Inode, Orphan, Table
 from backupfs.ids import INO_BITS, ROOT_INO
 from backupfs.rules import acl, posix
-from backupfs.rules.names import name_fault
+from backupfs.rules.names import SnapDir, name_fault
 from backupfs.rules.schedule import Activity
 
 log = logging.getLogger(__name__)
@@ -771,6 +771,18 @@ class FileSystem:
         """How much has changed since the last snapshot; 0: nothing."""
         unrecorded = self._inodes.changed_count + len(self._data.unstored())
         return self._volume.catalog.changed_in_epoch + unrecorded
+
+    def policy(self) -> bytes:
+        """What `set_policy` was given last; empty when there is none."""
+        return self._volume.catalog.get(Table.META, records.META_POLICY) or b""
+
+    async def set_policy(self, data: bytes) -> None:
+        """Keep these bytes in the repository, or none when they are empty. Durable when this returns."""
+        self._volume.check_writable()
+        if len(data) > limits.POLICY_BYTES_MAX:
+            raise UsageError(f"a policy has at most {limits.POLICY_BYTES_MAX} bytes, not {len(data)}")
+        self._volume.catalog.put(Table.META, records.META_POLICY, data or None)
+        await self._committer.commit()
 
     def activity(self) -> Activity:
         """What has changed since the last snapshot. Bytes are those that were written since the repository was opened, at most."""

@@ -13,7 +13,6 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from enum import Enum
 from typing import Final
 
 from backupfs.engine.attributes import Attributes, DirectoryEntry
@@ -23,6 +22,7 @@ from backupfs.engine.view import View
 from backupfs.engine.volume import Volume
 from backupfs.errors import FileSystemError
 from backupfs.ids import INO_BITS, ROOT_INO
+from backupfs.rules.names import SnapDir
 
 SNAPSHOTS_INO: Final = 2
 LATEST_INO: Final = 3
@@ -35,14 +35,6 @@ _SERIAL_MASK: Final = (1 << (62 - INO_BITS)) - 1
 _LATEST: Final = _SERIAL_MASK
 _GMT: Final = re.compile(rb"@GMT-([0-9]{4})\.([0-9]{2})\.([0-9]{2})-([0-9]{2})\.([0-9]{2})\.([0-9]{2})")
 _COOKIE_LATEST: Final = 3
-
-
-class SnapDir(Enum):
-    """Whether `.snapshots` shows: in the root's listing, only to those who name it, or not at all."""
-
-    VISIBLE = "visible"
-    HIDDEN = "hidden"
-    DISABLED = "disabled"
 
 
 def is_virtual(ino: int) -> bool:
@@ -65,6 +57,7 @@ class SnapshotDirectories:
         self._snapshots = snapshots
         self._past = past
         self.mode = SnapDir.VISIBLE
+        """Set before the first request: the kernel may be told only one thing."""
 
     def lookup(self, parent: int, name: bytes) -> Attributes | None:
         """What a virtual name leads to in a directory; None when the name is an ordinary one."""

@@ -175,6 +175,8 @@ META_NAME_PREFIX: Final = b"name/"
 """Followed by a PRF: a name that a person gave to a snapshot, which is never given again."""
 META_IDLE: Final = b"idle"
 """Numbers of blobs that have a row and no reference: what was using them had not let go of them yet."""
+META_POLICY: Final = b"policy"
+"""What the repository's owner has decided about schedule and retention, as the service writes it."""
 
 
 def epoch_suffix(epoch: int) -> bytes:

@@ -1,5 +1,6 @@
 """Names of snapshots: the UTC time of the cut, sortable, without colons so that SMB and Windows can show them."""
 
+import enum
 import re
 from collections.abc import Container
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,16 @@ _FIRST_S: Final = int((datetime(1, 1, 1, tzinfo=UTC) - _EPOCH).total_seconds())
 _LAST_S: Final = int((datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC) - _EPOCH).total_seconds())
 _SECOND_NS: Final = 1_000_000_000
 _LIKE_A_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{6}Z.*", re.DOTALL)
+
+
+class SnapDir(enum.StrEnum):
+    """What becomes of `.snapshots` at the root of a mount. The name is reserved all the same."""
+
+    VISIBLE = "visible"
+    HIDDEN = "hidden"
+    """It leads to the snapshots and is not listed."""
+    DISABLED = "disabled"
+    """It is not there."""
 
 
 def utc_second(time_ns: int) -> str:

@@ -105,6 +105,13 @@ def initial(now_ns: int, schedules: Sequence[Schedule], snapshots: Iterable[Take
     return State(tuple(courses), now_ns)
 
 
+def rescheduled(now_ns: int, state: State, before: Sequence[Schedule], schedules: Sequence[Schedule], snapshots: Iterable[Taken]) -> State:
+    """The state when other schedules come into force. One that stays goes on, another begins as at a mount."""
+    courses = dict(zip(before, state.courses, strict=True))
+    begun = initial(now_ns, schedules, snapshots).courses
+    return replace(state, courses=tuple(courses.get(schedule, course) for schedule, course in zip(schedules, begun, strict=True)))
+
+
 def decide(now_ns: int, state: State, schedules: Sequence[Schedule], activity: Activity) -> Decision:
     """What to do now. `schedules` are those that the state was made with."""
     state = _looked_at(now_ns, state, schedules, activity)

@@ -4,7 +4,7 @@ A connection carries one request and its replies: items and progress as they com
 Fields are only ever added, with defaults, so that a command and a daemon of different versions understand each other.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -26,6 +26,7 @@ from backupfs.errors import (
 )
 from backupfs.fuse.unmounting import MountBusyError
 from backupfs.service.groups import cause
+from backupfs.service.hooks import HookFailedError
 
 REQUEST_BYTES_MAX: Final = 256 * 1024
 """A request is a verb with a message and some names; more is an attempt to take memory."""
@@ -56,6 +57,7 @@ _KINDS: Final[dict[str, type[BackupfsError]]] = {
         ReadOnlyError,
         MountBusyError,
         NotRunningError,
+        HookFailedError,
     )
 }
 
@@ -95,7 +97,33 @@ class CheckRequest(msgspec.Struct, tag_field="request", tag="check"):
     read_data: bool = False
 
 
-Request = StatusRequest | StatsRequest | SnapshotCreateRequest | SnapshotListRequest | SnapshotDeleteRequest | UnmountRequest | CheckRequest
+class ConfigurationRequest(msgspec.Struct, tag_field="request", tag="configuration"):
+    """What each source of configuration says, the strongest first; without the defaults."""
+
+
+class PolicyRequest(msgspec.Struct, tag_field="request", tag="policy"):
+    """The policy that the repository keeps."""
+
+
+class PolicySetRequest(msgspec.Struct, tag_field="request", tag="policy-set"):
+    """Keep this policy, a JSON text, or none when it is empty. Refused when the one kept is no longer `instead_of`, if that is given."""
+
+    policy: str
+    instead_of: str | None = None
+
+
+Request = (
+    StatusRequest
+    | StatsRequest
+    | SnapshotCreateRequest
+    | SnapshotListRequest
+    | SnapshotDeleteRequest
+    | UnmountRequest
+    | CheckRequest
+    | ConfigurationRequest
+    | PolicyRequest
+    | PolicySetRequest
+)
 
 
 class Item(msgspec.Struct, tag_field="reply", tag="item"):
@@ -129,9 +157,11 @@ Reply = Item | Progress | Result | Failure
 
 
 class Ready(msgspec.Struct, tag_field="reply", tag="ready"):
-    """The mount answers."""
+    """The mount answers. `schedules` are those in force, in words; `every_s` is the shortest interval among them."""
 
     pid: int
+    every_s: int | None = None
+    schedules: list[str] = []
 
 
 class MountRecord(msgspec.Struct):
@@ -173,6 +203,25 @@ class ScheduleView(msgspec.Struct):
     next_ns: int | None
 
 
+class LayerTold(msgspec.Struct):
+    """What one source of configuration says, as tables that TOML could have."""
+
+    origin: str
+    settings: dict[str, Any]
+
+
+class ConfigurationTold(msgspec.Struct):
+    """The result of a `ConfigurationRequest`."""
+
+    layers: list[LayerTold]
+
+
+class PolicyTold(msgspec.Struct):
+    """The policy of a repository, a JSON text; empty when none was set."""
+
+    policy: str
+
+
 class ServiceStatus(msgspec.Struct):
     """What `status` shows. `engine` is the engine's own account."""
 
@@ -189,6 +238,7 @@ class ServiceStatus(msgspec.Struct):
     engine: EngineStatus | None
     errors: list[Trouble]
     schedules: list[ScheduleView] = []
+    configuration: str | None = None
 
 
 def shown(text: str) -> str:

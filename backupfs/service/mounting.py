@@ -17,8 +17,8 @@ from backupfs.errors import BackupfsError
 from backupfs.fuse.mount import Mount, MountOptions
 from backupfs.fuse.mount_point import check_directory, check_machine
 from backupfs.fuse.unmounting import clear_stale
-from backupfs.rules.policy import Schedule
 from backupfs.service import daemon
+from backupfs.service.configuration import Configuration
 from backupfs.service.control import connected
 from backupfs.service.groups import cause
 from backupfs.service.locate import Place, at_directory
@@ -36,9 +36,7 @@ def plan(
     place: Place,
     directory: Path,
     *,
-    read_only: bool,
-    allow_other: bool,
-    schedules: tuple[Schedule, ...],
+    configuration: Configuration,
     owner: tuple[int, int],
     accept_rollback: bool,
     files: Files,
@@ -48,10 +46,11 @@ def plan(
 
     Raises LockedError when the repository is mounted already, UsageError when the directory will not do.
     """
+    options = configuration.effective()
     place.state.make()
     with place.state.locked(files):
         clear_stale(directory)
-    check_machine(os.geteuid(), allow_other)
+    check_machine(os.geteuid(), options.allow_other)
     # Before it is said that the directory is not empty, with advice for that.
     refuse_overlap(directory, {"repository": place.repository, "local state": place.state.path})
     check_directory(directory, os.geteuid())
@@ -59,25 +58,26 @@ def plan(
         repository=place.repository,
         repository_id=place.state.repository_id,
         directory=Path(os.path.realpath(directory)),
-        read_only=read_only,
-        allow_other=allow_other,
-        schedules=schedules,
+        read_only=options.read_only,
+        allow_other=options.allow_other,
+        snapdir=options.snapdir,
+        configuration=configuration,
         owner=owner,
         accept_rollback=accept_rollback,
     )
 
 
-def start(job: MountJob, state: StateDirectory, password: bytes, seams: Seams, environ: Mapping[str, str]) -> int:
-    """Serve in a new process. Its id, once the mount answers; raises what kept it from that."""
+def start(job: MountJob, state: StateDirectory, password: bytes, seams: Seams, environ: Mapping[str, str]) -> Ready:
+    """Serve in a new process. Returns when the mount answers; raises what kept it from that."""
 
     def work(report: daemon.Report) -> int:
         try:
-            return _serve(job, state, password, seams, environ, True, lambda pid: report(Ready(pid)))
+            return _serve(job, state, password, seams, environ, True, report)
         except BackupfsError as error:
             report(failure(error))
             return error.exit_code
 
-    return daemon.start(work).pid
+    return daemon.start(work)
 
 
 def serve(
@@ -86,9 +86,9 @@ def serve(
     password: bytes,
     seams: Seams,
     environ: Mapping[str, str],
-    on_ready: Callable[[int], None],
+    on_ready: Callable[[Ready], None],
 ) -> int:
-    """Serve in this process until it is stopped or the directory is unmounted; `on_ready` is given the process id."""
+    """Serve in this process until it is stopped or the directory is unmounted; `on_ready` is called when the mount answers."""
     return _serve(job, state, password, seams, environ, False, on_ready)
 
 
@@ -99,7 +99,7 @@ def _serve(
     seams: Seams,
     environ: Mapping[str, str],
     detached: bool,
-    on_ready: Callable[[int], None],
+    on_ready: Callable[[Ready], None],
 ) -> int:
     with state.locked(seams.files), logging_to(state.log, detached, environ) as recent:
         daemon.keep_memory_private()
@@ -107,15 +107,17 @@ def _serve(
         daemon.look_for_cycles_rarely()
         try:
             unlocked = unlock(job.repository, password, files=seams.files)
-            serving = _wired(job, state, unlocked, seams, recent)
-            trio.run(serving.run, lambda: on_ready(os.getpid()))
+            serving = _wired(job, state, unlocked, seams, recent, environ)
+            trio.run(serving.run, on_ready)
         except BaseException as error:  # noqa: BLE001 it is passed on
             _log.error("ended: %s", cause(error), exc_info=not isinstance(cause(error), BackupfsError))
             raise cause(error) from None
     return 0
 
 
-def _wired(job: MountJob, state: StateDirectory, unlocked: Unlocked, seams: Seams, recent: RecentTrouble) -> Serving[FileSystem]:
+def _wired(
+    job: MountJob, state: StateDirectory, unlocked: Unlocked, seams: Seams, recent: RecentTrouble, environ: Mapping[str, str]
+) -> Serving[FileSystem]:
     """Everything that serves one mount, put together."""
     options = MountOptions(read_only=job.read_only, allow_other=job.allow_other)
 
@@ -131,9 +133,10 @@ def _wired(job: MountJob, state: StateDirectory, unlocked: Unlocked, seams: Seam
         )
 
     def make_mount(filesystem: FileSystem) -> Mount:
+        filesystem.snapdirs.mode = job.snapdir
         return Mount(filesystem, job.directory, options)
 
-    return Serving(job, state, open_engine, make_mount, seams.clock, recent)
+    return Serving(job, state, open_engine, make_mount, seams.clock, recent, environ)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from backupfs.errors import UsageError
 
 SYSTEM_STATE: Final = Path("/var/lib/backupfs")
+SYSTEM_CONFIGURATION: Final = Path("/etc/backupfs")
 
 
 def state_home(environ: Mapping[str, str], uid: int) -> Path:
@@ -24,6 +26,14 @@ def default_repository(environ: Mapping[str, str]) -> Path:
     if given := environ.get("BACKUPFS_REPOSITORY"):
         return Path(os.path.abspath(given))
     return _user_directory(environ, "XDG_DATA_HOME", ".local/share") / "backupfs" / "repository"
+
+
+def configuration_files(name: str, environ: Mapping[str, str]) -> list[Path]:
+    """Where the configuration file of this name is looked for, in this order. Absolute."""
+    directories = [SYSTEM_CONFIGURATION]
+    with suppress(UsageError):  # a service without a home has the system's
+        directories.insert(0, _user_directory(environ, "XDG_CONFIG_HOME", ".config") / "backupfs")
+    return [directory / f"{name}.toml" for directory in directories]
 
 
 def _user_directory(environ: Mapping[str, str], variable: str, below_home: str) -> Path:

@@ -1,7 +1,7 @@
 """The loop that waits for the schedules. What is due, `rules.schedule` decides."""
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
 import trio
@@ -10,7 +10,7 @@ from backupfs.clock import Clock
 from backupfs.errors import BackupfsError
 from backupfs.rules import schedule as rule
 from backupfs.rules.policy import SECOND_NS, Schedule
-from backupfs.rules.schedule import Action, Activity, State
+from backupfs.rules.schedule import Action, Activity, State, Taken
 from backupfs.service.messages import ScheduleStatus, ScheduleView
 
 LOOK_S: Final = 30.0
@@ -36,6 +36,13 @@ class Scheduler:
         self._clock = clock
         self._activity = activity
         self._take = take
+        self._rescheduled = trio.Event()
+
+    def reschedule(self, schedules: Sequence[Schedule], snapshots: Iterable[Taken]) -> None:
+        """Go by other schedules from now on. Those that stay go on as they were, the others begin as at a mount."""
+        self._state = rule.rescheduled(self._clock.now_ns(), self._state, self._schedules, schedules, snapshots)
+        self._schedules = tuple(schedules)
+        self._rescheduled.set()
 
     @property
     def next_ns(self) -> int | None:
@@ -50,8 +57,10 @@ class Scheduler:
             for schedule, course in zip(self._schedules, state.courses, strict=True)
         ]
 
-    def status(self) -> ScheduleStatus:
-        """All of them in short."""
+    def status(self) -> ScheduleStatus | None:
+        """All of them in short; None when there are none."""
+        if not self._schedules:
+            return None
         shortest_ns = min((schedule.every_ns for schedule in self._schedules if schedule.every_ns is not None), default=None)
         return ScheduleStatus(None if shortest_ns is None else shortest_ns // SECOND_NS, self.next_ns)
 
@@ -63,7 +72,9 @@ class Scheduler:
             if decision.action is Action.RUN:
                 await self._run_once(decision.tags)
             else:
-                await trio.sleep(LOOK_S if decision.wait_ns is None else min(decision.wait_ns / SECOND_NS, LOOK_S))
+                self._rescheduled = trio.Event()
+                with trio.move_on_after(LOOK_S if decision.wait_ns is None else min(decision.wait_ns / SECOND_NS, LOOK_S)):
+                    await self._rescheduled.wait()
 
     async def _run_once(self, tags: tuple[str, ...]) -> None:
         try:

@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,15 +27,24 @@ from backupfs.clock import Clock
 from backupfs.engine.attributes import EngineStatus, SnapshotInfo, Stats
 from backupfs.errors import BackupfsError
 from backupfs.fuse.unmounting import MountBusyError
-from backupfs.rules.policy import Schedule
+from backupfs.rules.names import SnapDir
 from backupfs.rules.schedule import SCHEDULED, Activity, Taken, initial
+from backupfs.service.configuration import Configuration, policy_layer
 from backupfs.service.control import Replies, listening
 from backupfs.service.groups import cause
+from backupfs.service.hooks import Hooks, Mounted
 from backupfs.service.log import RecentTrouble
 from backupfs.service.messages import (
     CheckRequest,
+    ConfigurationRequest,
+    ConfigurationTold,
+    LayerTold,
     MountRecord,
     NotRunningError,
+    PolicyRequest,
+    PolicySetRequest,
+    PolicyTold,
+    Ready,
     Request,
     ServiceStatus,
     SnapshotCreateRequest,
@@ -49,6 +58,7 @@ from backupfs.service.messages import (
 from backupfs.service.scheduler import Scheduler
 from backupfs.service.snapshots import Cuttable, SnapshotTaker
 from backupfs.service.state import StateDirectory
+from backupfs.service.vocabulary import document, from_json, to_json
 
 PROGRESS_S: Final = 0.5
 _log = logging.getLogger(__name__)
@@ -74,6 +84,14 @@ class Engine(Cuttable, Protocol):
 
     def check(self, read_data: bool, progress: Callable[[int, int], None]) -> AsyncGenerator[object]:
         """The findings as they are made; `progress` is told of bytes looked at and bytes in all."""
+        ...
+
+    def policy(self) -> bytes:
+        """What was given to `set_policy` last, or nothing."""
+        ...
+
+    async def set_policy(self, data: bytes) -> None:
+        """Durable on return."""
         ...
 
     def stats(self) -> Stats:
@@ -117,7 +135,8 @@ class MountJob:
     directory: Path
     read_only: bool
     allow_other: bool
-    schedules: tuple[Schedule, ...]
+    snapdir: SnapDir
+    configuration: Configuration
     owner: tuple[int, int]
     accept_rollback: bool = False
 
@@ -128,6 +147,7 @@ class _Running:
 
     engine: Engine
     mount: Mount
+    hooks: Hooks
     taker: SnapshotTaker
     scheduler: Scheduler | None
     requests: dict[trio.CancelScope, trio.Event] = field(default_factory=dict)
@@ -149,6 +169,7 @@ class Serving(Generic[E]):
         make_mount: Callable[[E], Mount],
         clock: Clock,
         recent: RecentTrouble,
+        environ: Mapping[str, str],
     ) -> None:
         self._job = job
         self._state = state
@@ -156,6 +177,11 @@ class Serving(Generic[E]):
         self._make_mount = make_mount
         self._clock = clock
         self._recent = recent
+        self._environ = environ
+        self._configuration = job.configuration
+        self._effective = job.configuration.effective()
+        self._reloading = trio.Lock()
+        self._threads = trio.CapacityLimiter(1)
         self._since_ns = clock.now_ns()
         self._phase = "starting"
         self._running: _Running | None = None
@@ -164,12 +190,12 @@ class Serving(Generic[E]):
         self._closed = trio.Event()
         self._failure: BaseException | None = None
 
-    async def run(self, on_ready: Callable[[], None]) -> None:
+    async def run(self, on_ready: Callable[[Ready], None]) -> None:
         """Open, mount, call `on_ready`, serve, and return after a clean end. Raises what went wrong, in exception
         groups.
         """
         async with trio.open_nursery() as nursery:
-            await nursery.start(self._watch_signals, nursery.cancel_scope)
+            await nursery.start(self._watch_signals, nursery)
             async with listening(self._state.socket, self._handle):
                 try:
                     async with self._open_engine() as engine:
@@ -184,19 +210,22 @@ class Serving(Generic[E]):
         if self._failure is not None:
             raise self._failure
 
-    async def _serve(self, engine: E, on_ready: Callable[[], None]) -> None:
+    async def _serve(self, engine: E, on_ready: Callable[[Ready], None]) -> None:
         self._phase = "mounting"
         mount = self._make_mount(engine)
-        taker = SnapshotTaker(engine, partial(_as_own, engine.own_threads, mount.write_back))
+        self._effective = self._configuration.effective(engine.policy())
+        hooks = Hooks(self._effective.hooks, self._mounted(), self._environ)
+        taker = SnapshotTaker(engine, partial(_as_own, engine.own_threads, mount.write_back), hooks)
         scheduler = self._scheduler(engine, taker)
-        running = _Running(engine, mount, taker, scheduler)
+        running = _Running(engine, mount, hooks, taker, scheduler)
         async with trio.open_nursery() as nursery:
             await nursery.start(self._serve_requests, mount, nursery.cancel_scope)
             self._running = running
             self._phase = "serving"
+            self._put_in_force()  # it may have been read anew meanwhile
             self._state.note(self._record())
             _log.info("the repository %s is mounted", self._job.repository_id)
-            on_ready()
+            on_ready(self._ready(scheduler))
             nursery.start_soon(self._stop_when_asked, running)
             if scheduler is not None:
                 nursery.start_soon(scheduler.run)
@@ -214,12 +243,17 @@ class Serving(Generic[E]):
         whole.cancel()
 
     def _scheduler(self, engine: Engine, taker: SnapshotTaker) -> Scheduler | None:
-        schedules = self._job.schedules
-        if not schedules or self._job.read_only:
+        if self._job.read_only:
             return None
-        taken = [Taken(info.time_ns, info.serial, info.why, info.tags) for info in engine.snapshots()]
-        state = initial(self._clock.now_ns(), schedules, taken)
+        schedules = self._effective.schedules
+        state = initial(self._clock.now_ns(), schedules, _taken(engine))
         return Scheduler(schedules, state, self._clock, engine.activity, lambda tags: taker.take(SCHEDULED, tags=tags))
+
+    def _ready(self, scheduler: Scheduler | None) -> Ready:
+        if scheduler is None:
+            return Ready(os.getpid())
+        status = scheduler.status()
+        return Ready(os.getpid(), status.every_s if status else None, [view.trigger for view in scheduler.views()])
 
     def _record(self) -> MountRecord:
         return MountRecord(
@@ -231,16 +265,53 @@ class Serving(Generic[E]):
             read_only=self._job.read_only,
         )
 
+    def _mounted(self) -> Mounted:
+        return Mounted(str(self._job.directory), str(self._job.repository), self._job.repository_id)
+
+    # --- configuration ------------------------------------------------------------------------------------------------
+
+    async def _reload(self) -> None:
+        """Read the file anew. When that fails everything stays as it is."""
+        async with self._reloading:
+            try:
+                # in a thread, for the file may lie in the own mount; abandoned rather than waited for, for the same reason
+                found = await trio.to_thread.run_sync(self._configuration.reread, abandon_on_cancel=True, limiter=self._threads)
+            except BackupfsError as error:
+                _log.error("the configuration stays as it was: %s", error)
+            except Exception:  # noqa: BLE001 a signal must not end the mount
+                _log.exception("the configuration stays as it was")
+            else:
+                self._configuration = found
+                self._put_in_force()
+                _log.info("the configuration was read anew, from %s", found.path or "the environment alone")
+
+    def _put_in_force(self) -> None:
+        """What configuration and policy say now. The mount itself keeps its options."""
+        running = self._running
+        if running is None:
+            return
+        before = self._effective
+        now = self._effective = self._configuration.effective(running.engine.policy())
+        running.hooks.commands = now.hooks
+        if running.scheduler is not None and before.schedules != now.schedules:
+            running.scheduler.reschedule(now.schedules, _taken(running.engine))
+        job = self._job
+        if (job.read_only, job.allow_other, job.snapdir) != (now.read_only, now.allow_other, now.snapdir):
+            _log.warning("options of the mount have changed in the configuration; they count from the next mount on")
+
     # --- the end --------------------------------------------------------------------------------------------------
 
-    async def _watch_signals(self, everything: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def _watch_signals(self, everything: trio.Nursery, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             task_status.started()
             async for number in signals:
+                if number == signal.SIGHUP:
+                    everything.start_soon(self._reload)
+                    continue
                 _log.info("%s: stopping", signal.Signals(number).name)
                 self._stop_asked.set()
                 if self._phase == "starting":
-                    everything.cancel()
+                    everything.cancel_scope.cancel()
 
     async def _stop_when_asked(self, running: _Running) -> None:
         await self._stop_asked.wait()
@@ -299,6 +370,8 @@ class Serving(Generic[E]):
                 return await self._handle_unmount()
             case SnapshotListRequest():
                 return await self._handle_list(replies)
+            case ConfigurationRequest():
+                return self._handle_configuration()
             case _:
                 with self._use() as running:
                     return await self._handle_in(running, request, replies)
@@ -306,7 +379,7 @@ class Serving(Generic[E]):
     async def _handle_in(
         self,
         running: _Running,
-        request: StatsRequest | SnapshotCreateRequest | SnapshotDeleteRequest | CheckRequest,
+        request: StatsRequest | SnapshotCreateRequest | SnapshotDeleteRequest | CheckRequest | PolicyRequest | PolicySetRequest,
         replies: Replies,
     ) -> object:
         match request:
@@ -321,8 +394,29 @@ class Serving(Generic[E]):
                 self._refuse_read_only()
                 await running.engine.delete_snapshot(request.name)
                 return {"name": request.name}
+            case PolicyRequest():
+                return PolicyTold(running.engine.policy().decode(errors="replace"))
+            case PolicySetRequest():
+                self._refuse_read_only()
+                return await self._handle_policy_set(running, request)
             case _:
                 assert_never(request)
+
+    async def _handle_policy_set(self, running: _Running, request: PolicySetRequest) -> PolicyTold:
+        """The policy as it is kept, which is in force at once."""
+        before = running.engine.policy().decode(errors="replace")
+        if request.instead_of not in (None, before):
+            raise BackupfsError("somebody else has set the policy meanwhile; nothing was changed: `backupfs policy show` shows it")
+        data = to_json(from_json(request.policy.encode(), "the policy"))
+        await running.engine.set_policy(data)
+        self._put_in_force()
+        _log.info("the policy was set")
+        return PolicyTold(data.decode())
+
+    def _handle_configuration(self) -> ConfigurationTold:
+        with self._use() as running:
+            layers = [*self._configuration.layers(), policy_layer(running.engine.policy())]
+        return ConfigurationTold([LayerTold(shown(layer.origin), document(layer.settings)) for layer in layers])
 
     def _refuse_read_only(self) -> None:
         if self._job.read_only:
@@ -362,7 +456,12 @@ class Serving(Generic[E]):
             engine=running.engine.status() if running else None,
             errors=self._recent.kept(),
             schedules=scheduler.views() if scheduler else [],
+            configuration=shown(str(self._configuration.path)) if self._configuration.path else None,
         )
+
+
+def _taken(engine: Engine) -> list[Taken]:
+    return [Taken(info.time_ns, info.serial, info.why, info.tags) for info in engine.snapshots()]
 
 
 def _who(error: MountBusyError) -> str:

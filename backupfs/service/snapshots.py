@@ -8,11 +8,13 @@ both must serve.
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Final, Protocol
 
 import trio
 
 from backupfs.engine.attributes import SnapshotInfo
+from backupfs.service.hooks import Hooks
 
 WRITE_BACK_THREADS: Final = 4
 """Files brought in at once. Threads of their own: the engine's may all be needed to serve what these wait for."""
@@ -47,17 +49,27 @@ class Cuttable(Protocol):
 class SnapshotTaker:
     """Takes snapshots one at a time. `write_back` blocks until the kernel's dirty pages of one inode have arrived."""
 
-    def __init__(self, engine: Cuttable, write_back: Callable[[bytes | None, int], None]) -> None:
+    def __init__(self, engine: Cuttable, write_back: Callable[[bytes | None, int], None], hooks: Hooks) -> None:
         self._engine = engine
         self._write_back = write_back
+        self._hooks = hooks
+        self._one_with_hooks = trio.Lock()
         self._one_at_a_time = trio.Lock()
+        """Held while something is brought in, and not while a hook runs: an unmount does not wait for hooks."""
         self._threads = trio.CapacityLimiter(math.inf)
         """Unlimited, for a thread that was given up keeps its place. Their number is bounded by who starts them, and by `_held`."""
         self._held: set[int] = set()
         """Inodes that a thread is at. One that was given up and has not come back is not begun once more."""
 
     async def take(self, why: str, message: str = "", tags: Sequence[str] = ()) -> SnapshotInfo:
-        """A snapshot with everything that was written, closed or not, before this was called. Durable on return."""
+        """A snapshot with everything that was written, closed or not, before this was called, and by the hook before it. Durable on return.
+
+        HookFailedError when the hook before it fails; none is taken then.
+        """
+        async with self._one_with_hooks:
+            return await self._hooks.around(partial(self._take, why, message, tags), why, tags)
+
+    async def _take(self, why: str, message: str, tags: Sequence[str]) -> SnapshotInfo:
         async with self._one_at_a_time:
             await self._bring_in()
             return await self._engine.create_snapshot(why, message, tags)

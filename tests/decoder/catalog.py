@@ -147,6 +147,7 @@ class Catalog:
     orphans: dict[tuple[int, int], Orphan] = field(default_factory=dict)
     counters: Counters | None = None
     last_name: str | None = None
+    policy: bytes = b""
     idle: tuple[int, ...] = ()
     """Blobs on record that nothing refers to."""
 
@@ -243,6 +244,8 @@ def _read_meta(catalog: Catalog, key: bytes, value: bytes) -> None:
         catalog.last_name = value.decode()
     elif key == b"idle":
         catalog.idle = tuple(map(_int, _list(messagepack.decode(value))))
+    elif key == b"policy":
+        catalog.policy = value
 
 
 def read_inode(value: bytes) -> Inode:

@@ -221,7 +221,7 @@ def test_a_signal_ends_a_foreground_mount_cleanly(make_repository: Callable[...,
     assert (repository.directory / "open").read_bytes() == b"still open, not synced"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_detached_mount_cleanly(mounted_repository: Repository, number: signal.Signals) -> None:
     (mounted_repository.directory / "file").write_bytes(b"content")
     mounted_repository.stop_with(number)

@@ -1,5 +1,6 @@
 """The index as a file that may be damaged, cut off or lost, and as a host's secret-keeping cache."""
 
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -256,4 +257,26 @@ def test_damage_that_lmdb_itself_meets(tmp_path: Path, use: Callable[[Index], ob
         with pytest.raises(DamageError):
             use(index)
     assert (tmp_path / DISTRUSTED).exists()
+    index.close()
+
+
+def test_programs_that_are_started_get_no_descriptor_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def inheritable() -> list[str]:
+        """Files below the directory that a child would be handed."""
+        found = []
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                if os.readlink(f"/proc/self/fd/{name}").startswith(str(tmp_path)) and os.get_inheritable(int(name)):
+                    found.append(name)
+            except OSError:
+                continue  # the listing's own
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr("backupfs.catalog.index._keep_from_children", lambda _: None)
+        index = opened(tmp_path / "as LMDB has it")
+        assert inheritable(), "there is something to be kept from them"
+        index.close()
+    index = opened(tmp_path / "index")
+    assert inheritable() == []
     index.close()

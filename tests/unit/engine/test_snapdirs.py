@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backupfs.engine.snapdirs import SNAPSHOTS_INO, SnapDir
+from backupfs.engine.snapdirs import SNAPSHOTS_INO
 from backupfs.errors import FileSystemError, UsageError
 from tests.conftest import LogRule
 from tests.unit.engine.world import ROOT, WHO, Mounted, World, simulated
@@ -148,23 +148,3 @@ async def test_mkdir_takes_a_snapshot_and_rmdir_marks_it_deleted(tmp_path: Path,
         assert never_again.value.errno == errno.EEXIST
         with pytest.raises(UsageError):
             await m.fs.create_snapshot("manual", name="a/b")
-
-
-@simulated
-async def test_the_directory_can_be_hidden_or_switched_off(tmp_path: Path, log_rule: LogRule) -> None:
-    log_rule.expect("reserved in every directory")
-    world = World.new(tmp_path / "w")
-    async with world.mounted() as m:
-        await m.put(b"file", b"")
-        await m.fs.create_snapshot("manual")
-        assert NAME in await names_in(m, ROOT)
-        m.fs.snapdirs.mode = SnapDir.HIDDEN
-        assert NAME not in await names_in(m, ROOT)
-        assert (await m.fs.lookup(ROOT, NAME)).ino == SNAPSHOTS_INO
-        m.fs.snapdirs.mode = SnapDir.DISABLED
-        with pytest.raises(FileSystemError) as missing:
-            await m.fs.lookup(ROOT, NAME)
-        assert missing.value.errno == errno.ENOENT
-        with pytest.raises(FileSystemError) as reserved:
-            await m.fs.mkdir(ROOT, NAME, 0o755, WHO)
-        assert reserved.value.errno == errno.EPERM

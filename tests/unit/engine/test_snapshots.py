@@ -15,6 +15,8 @@ from backupfs import limits
 from backupfs.engine.attributes import AttributeChanges, SnapshotInfo
 from backupfs.engine.snapdirs import SNAPSHOTS_INO
 from backupfs.errors import BackupfsError, FileSystemError, ReadOnlyError, StoreError, UsageError
+from backupfs.format.catalog import META_POLICY, Table
+from backupfs.rules.names import SnapDir
 from tests.conftest import LogRule
 from tests.crash.faults import FaultyFiles
 from tests.unit.engine.world import KIB, MIB, ROOT, WHO, Mounted, World, simulated
@@ -470,3 +472,62 @@ async def test_no_snapshot_when_nothing_can_be_written(tmp_path: Path, log_rule:
                     await request
             assert m.fs.status().read_only
             assert m.fs.status().failure
+
+
+# --- the policy and the directory of snapshots -------------------------------------------------------------------------
+
+
+@simulated
+async def test_a_policy_is_kept_as_it_is_and_no_change_of_the_tree(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        assert m.fs.policy() == b""
+        await m.fs.create_snapshot("test")
+        await m.fs.set_policy(b"\0first")
+        await m.fs.set_policy(b"\0second")
+        assert m.fs.policy() == b"\0second"
+        assert m.fs.changes_since_snapshot() == 0
+    async with world.mounted() as m:
+        assert m.fs.policy() == b"\0second"
+        await m.fs.set_policy(b"")
+        assert m.fs.policy() == b""
+    async with world.mounted() as m:
+        assert m.fs.policy() == b""
+        assert m.fs._volume.catalog.get(Table.META, META_POLICY) is None
+
+
+@simulated
+async def test_a_policy_that_is_too_long_or_cannot_be_written(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        await m.fs.set_policy(b"x" * limits.POLICY_BYTES_MAX)
+        with pytest.raises(UsageError, match="at most"):
+            await m.fs.set_policy(b"x" * (limits.POLICY_BYTES_MAX + 1))
+        assert m.fs.policy() == b"x" * limits.POLICY_BYTES_MAX
+    async with world.mounted(read_only=True) as m:
+        assert m.fs.policy() == b"x" * limits.POLICY_BYTES_MAX
+        with pytest.raises(ReadOnlyError):
+            await m.fs.set_policy(b"y")
+
+
+@simulated
+async def test_the_directory_of_snapshots_may_be_hidden_or_left_out(tmp_path: Path, log_rule: LogRule) -> None:
+    log_rule.expect("the name .snapshots is reserved")
+    async with World.new(tmp_path / "w").mounted() as m:
+        await m.put(b"file", b"content")
+        info = await m.fs.create_snapshot("test")
+        for snapdir in SnapDir:
+            m.fs.snapdirs.mode = snapdir
+            fh = await m.fs.opendir(ROOT)
+            listed = {entry.name for entry in await m.fs.readdir(fh, 0)}
+            await m.fs.releasedir(fh)
+            assert (b".snapshots" in listed) == (snapdir is SnapDir.VISIBLE)
+            assert b"file" in listed
+            with pytest.raises(FileSystemError, match="EPERM"):
+                await m.mkdir(b".snapshots")
+            if snapdir is SnapDir.DISABLED:
+                with pytest.raises(FileSystemError, match="ENOENT"):
+                    await m.fs.lookup(ROOT, b".snapshots")
+            else:
+                assert (await m.fs.lookup(ROOT, b".snapshots")).ino == SNAPSHOTS_INO
+                assert await m.get(place(info) + b"/file") == b"content"

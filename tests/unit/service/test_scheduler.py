@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from backupfs.errors import StoreError
 from backupfs.rules.policy import SECOND_NS, Schedule
-from backupfs.rules.schedule import Activity, Course, State, initial
+from backupfs.rules.schedule import SCHEDULED, Activity, Course, State, Taken, initial
 from backupfs.service.scheduler import LOOK_S, Scheduler
 from tests.conftest import LogRule
 
@@ -60,6 +60,12 @@ HOURLY = Schedule(every_ns=HOUR_S * SECOND_NS)
 def scheduled(house: House, *schedules: Schedule) -> Scheduler:
     schedules = schedules or (HOURLY,)
     return Scheduler(schedules, initial(house.wall.now_ns(), schedules, []), house.wall, house.activity, house.take)
+
+
+def every_s(scheduler: Scheduler) -> int | None:
+    status = scheduler.status()
+    assert status is not None
+    return status.every_s
 
 
 @pytest.fixture
@@ -140,7 +146,7 @@ async def test_next_is_an_interval_after_the_last(autojump_clock: MockClock, hou
     scheduler = scheduled(house)
     before = house.wall.now_ns()
     assert scheduler.next_ns == before + HOUR_S * SECOND_NS
-    assert scheduler.status().every_s == HOUR_S
+    assert every_s(scheduler) == HOUR_S
     nursery.start_soon(scheduler.run)
     await trio.sleep(HOUR_S + 1)
     assert scheduler.next_ns is not None
@@ -163,7 +169,7 @@ async def test_each_schedule_has_its_tags_and_those_due_together_share_a_snapsho
 
 async def test_much_change_is_seen_at_the_next_look_and_rest_at_its_end(autojump_clock: MockClock, house: House, nursery: trio.Nursery) -> None:
     scheduler = scheduled(house, Schedule(on_change_bytes=300, tags=("much",)), Schedule(on_idle_ns=600 * SECOND_NS, tags=("rest",)))
-    assert (scheduler.next_ns, scheduler.status().every_s) == (None, None)
+    assert (scheduler.next_ns, every_s(scheduler)) == (None, None)
     nursery.start_soon(scheduler.run)
     await trio.sleep(100)
     house.change()
@@ -178,7 +184,7 @@ async def test_much_change_is_seen_at_the_next_look_and_rest_at_its_end(autojump
     assert [taken - changed_at for taken in house.taken] == [600]
     for _ in range(3):
         house.change()
-    await trio.sleep(LOOK_S)
+    await trio.sleep(LOOK_S + 1)
     assert house.tags == [("rest",), ("much",)]
 
 
@@ -199,3 +205,45 @@ async def test_a_failure_of_one_that_waits_for_changes_is_not_repeated_at_once(
     await trio.sleep(LOOK_S + 1)
     assert len(house.taken) == 3
     assert not house.changes
+
+
+async def test_other_schedules_count_at_once_and_one_that_stays_goes_on(autojump_clock: MockClock, house: House, nursery: trio.Nursery) -> None:
+    daily = Schedule(every_ns=24 * HOUR_S * SECOND_NS, tags=("daily",))
+    begin = house.wall.now_ns()
+    scheduler = scheduled(house, HOURLY)
+    nursery.start_soon(scheduler.run)
+    await trio.sleep(1.5 * HOUR_S)  # the first hour was skipped: nothing had changed
+    house.change()
+    scheduler.reschedule((daily, HOURLY), [Taken(begin - 10 * HOUR_S * SECOND_NS, 1, SCHEDULED, ["daily"])])
+    assert [view.next_ns for view in scheduler.views()] == [begin + 14 * HOUR_S * SECOND_NS, begin + 2 * HOUR_S * SECOND_NS]
+    await trio.sleep(HOUR_S)
+    assert house.tags == [()]
+    house.change()
+    scheduler.reschedule((Schedule(on_change_records=1, tags=("soon",)),), [])
+    await wait_all_tasks_blocked()
+    assert house.tags == [(), ("soon",)], "it does not wait until it looks again"
+    scheduler.reschedule((), [])
+    assert (scheduler.status(), scheduler.views()) == (None, [])
+    house.change()
+    await trio.sleep(2 * HOUR_S)
+    assert len(house.tags) == 2
+
+
+async def test_other_schedules_while_one_runs(autojump_clock: MockClock, house: House, nursery: trio.Nursery) -> None:
+    scheduler = scheduled(house, HOURLY)
+    take = house.take
+
+    async def slowly(tags: tuple[str, ...]) -> None:
+        await trio.sleep(60)
+        await take(tags)
+
+    scheduler._take = slowly
+    nursery.start_soon(scheduler.run)
+    house.change()
+    await trio.sleep(HOUR_S + 1)
+    scheduler.reschedule((Schedule(every_ns=60 * SECOND_NS, tags=("new",)),), [])
+    await trio.sleep(59.5)
+    assert house.tags == [()], "the run that was under way is over"
+    house.change()
+    await trio.sleep(120)
+    assert house.tags == [(), ("new",)]

@@ -18,13 +18,16 @@ from backupfs.clock import SystemClock
 from backupfs.engine.attributes import EngineStatus, SnapshotInfo, Stats
 from backupfs.errors import BackupfsError, LockedError, ReadOnlyError, StoreError, UsageError
 from backupfs.fuse.unmounting import MountBusyError
+from backupfs.rules.names import SnapDir
 from backupfs.rules.policy import Schedule
 from backupfs.rules.schedule import Activity
+from backupfs.service.configuration import Configuration
 from backupfs.service.control import connected
 from backupfs.service.log import RecentTrouble
 from backupfs.service.messages import (
     CheckRequest,
     NotRunningError,
+    Ready,
     Request,
     SnapshotCreateRequest,
     SnapshotDeleteRequest,
@@ -34,6 +37,7 @@ from backupfs.service.messages import (
     UnmountRequest,
 )
 from backupfs.service.serving import MountJob, Serving
+from backupfs.service.settings import NOTHING, Layer, Settings
 from backupfs.service.state import StateDirectory
 from tests.conftest import LogRule
 
@@ -68,6 +72,7 @@ class FakeEngine:
     begun: dict[str, trio.Event] = field(default_factory=lambda: defaultdict(trio.Event))
     snapshot_may_end: trio.Event = field(default_factory=trio.Event)
     findings: int = 0
+    kept_policy: bytes = b""
     check_may_go_on: trio.Event = field(default_factory=trio.Event)
 
     @asynccontextmanager
@@ -123,6 +128,13 @@ class FakeEngine:
         if not self.findings:
             progress(1, 2)
             await self.check_may_go_on.wait()
+
+    def policy(self) -> bytes:
+        return self.kept_policy
+
+    async def set_policy(self, data: bytes) -> None:
+        self.events.append("policy")
+        self.kept_policy = data
 
     def stats(self) -> Stats:
         return blank(Stats)
@@ -183,19 +195,27 @@ class House:
         self.engine = FakeEngine(self.events)
         self.mount = FakeMount(self.events, self.engine)
         self.recent = RecentTrouble()
-        self.schedules: tuple[Schedule, ...] = ()
+        self.schedules: tuple[Schedule, ...] | None = ()
+        self.files: tuple[Path, ...] = ()
         self.read_only = False
         self.ready = trio.Event()
         self.ended = trio.Event()
         self.error: BackupfsError | None = None
 
     def serving(self) -> Serving[FakeEngine]:
-        job = MountJob(Path("/repository"), REPOSITORY_ID, Path("/mount"), self.read_only, False, self.schedules, (0, 0))
-        return Serving(job, self.state, self.engine.opened, lambda _: self.mount, SystemClock(), self.recent)
+        given = Settings(schedules=self.schedules, read_only=self.read_only or None)
+        layers = (Layer("test", given),) if given != NOTHING else ()
+        self.configuration = Configuration(layers, self.files, named=bool(self.files)).reread()
+        job = MountJob(Path("/repository"), REPOSITORY_ID, Path("/mount"), self.read_only, False, SnapDir.VISIBLE, self.configuration, (0, 0))
+        return Serving(job, self.state, self.engine.opened, lambda _: self.mount, SystemClock(), self.recent, os.environ)
+
+    def note_ready(self, told: Ready) -> None:
+        self.told = told
+        self.ready.set()
 
     async def run(self) -> None:
         try:
-            await self.serving().run(self.ready.set)
+            await self.serving().run(self.note_ready)
         except BackupfsError as error:
             self.error = error
         self.ended.set()
@@ -255,7 +275,7 @@ async def test_a_busy_mount_stays_with_everything_durable(house: House, nursery:
     await house.ended.wait()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_is_a_clean_end(house: House, nursery: trio.Nursery, number: signal.Signals) -> None:
     await started(house, nursery)
     os.kill(os.getpid(), number)
@@ -348,7 +368,7 @@ async def test_an_engine_that_does_not_open(house: House) -> None:
 async def test_a_mount_that_fails_closes_the_engine(house: House) -> None:
     house.mount.failure = UsageError("not empty")
     with pytest.RaisesGroup(UsageError):
-        await house.serving().run(house.ready.set)
+        await house.serving().run(house.note_ready)
     assert house.events == ["open", "close"]
     assert not house.ready.is_set()
 

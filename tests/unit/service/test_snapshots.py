@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 import trio
 
 from backupfs.engine.attributes import SnapshotInfo
+from backupfs.service.hooks import Hooks, Mounted
+from backupfs.service.settings import HookCommands
 from backupfs.service.snapshots import ROUNDS, WRITE_BACK_THREADS, SnapshotTaker
 from tests.conftest import LogRule
 
@@ -39,7 +41,8 @@ class FakeEngine:
 
 
 def taker(engine: FakeEngine, write_back: Callable[[bytes | None, int], None] | None = None) -> SnapshotTaker:
-    return SnapshotTaker(engine, write_back or (lambda path, _: engine.written.append(path or b"(no name)")))
+    hooks = Hooks(HookCommands(), Mounted("/mount", "/repository", "id"), {})
+    return SnapshotTaker(engine, write_back or (lambda path, _: engine.written.append(path or b"(no name)")), hooks)
 
 
 async def test_all_files_are_brought_in_first() -> None:

@@ -1,0 +1,140 @@
+"""The verbs about configuration: what is in force and why, and the policy that a repository keeps."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from backupfs.cli.options import config_option, json_flag, place_of, where
+from backupfs.cli.output import Output
+from backupfs.errors import RepositoryMissingError, UsageError
+from backupfs.service import locate
+from backupfs.service.configuration import POLICY, read_configuration, read_file
+from backupfs.service.messages import ConfigurationRequest, NotRunningError, PolicyRequest, PolicySetRequest
+from backupfs.service.settings import DEFAULTS, Layer, Settings, overlaid
+from backupfs.service.vocabulary import KEYS, document, from_document, from_json, parse, policy_of, to_json, to_toml
+from backupfs.service.words import changed
+
+
+@click.group()
+def config() -> None:
+    """Configuration."""
+
+
+@config.command("show")
+@where
+@click.option("--effective", "with_defaults", is_flag=True, help="Also what nobody has set, with its default.")
+@config_option
+@json_flag
+def config_show(where: str | None, with_defaults: bool, config: str | None, as_json: bool) -> None:
+    """Show what is configured and where each value comes from: of a mounted repository, what its process goes by."""
+    output = Output(as_json)
+    sources = _sources(where, config)
+    settings, origins = overlaid([*sources.layers, DEFAULTS] if with_defaults else sources.layers)
+    output.json({"policy_known": sources.policy_known, "settings": _with_origins(settings, origins)})
+    if not sources.policy_known:
+        output.say("# Without the policy that a repository may keep: none is mounted here.")
+    output.say(*to_toml(settings, origins).splitlines())
+
+
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    layers: list[Layer]
+    policy_known: bool
+
+
+def _sources(where: str | None, config: str | None) -> _Sources:
+    """Those that the serving process has; or, where another file is named or nothing is mounted, those that a mount would have now."""
+    told = _told(where)
+    if told is not None and config is None:
+        return _Sources(told, policy_known=True)
+    mine = read_configuration((), config, os.environ).layers()
+    policy = [layer for layer in told or () if layer.origin.startswith(POLICY)]
+    return _Sources([*mine, *policy], policy_known=told is not None)
+
+
+def _told(where: str | None) -> list[Layer] | None:
+    try:
+        with locate.daemon_of(place_of(where)) as daemon:
+            layers = daemon.ask(ConfigurationRequest())["layers"]
+    except RepositoryMissingError:
+        if where is not None:
+            raise
+        return None
+    except NotRunningError:
+        return None
+    return [Layer(layer["origin"], from_document(layer["settings"], layer["origin"])) for layer in layers]
+
+
+def _with_origins(settings: Settings, origins: Mapping[str, str]) -> dict[str, Any]:
+    """As `document`, each value with its origin."""
+    plain = document(settings)
+    made: dict[str, Any] = {}
+    for key in KEYS:
+        content = plain.get(key.table, {}) if key.table else plain
+        if key.name in content:
+            (made.setdefault(key.table, {}) if key.table else made)[key.name] = {"value": content[key.name], "origin": origins[key.field]}
+    return made
+
+
+# --- policy -------------------------------------------------------------------------------------------------------
+
+
+@click.group()
+def policy() -> None:
+    """Schedule and retention that a repository keeps, for every machine that mounts it."""
+
+
+@policy.command("show")
+@where
+@json_flag
+def policy_show(where: str | None, as_json: bool) -> None:
+    """Show the policy that is kept in a mounted repository."""
+    output = Output(as_json)
+    with locate.daemon_of(place_of(where)) as daemon:
+        text = daemon.ask(PolicyRequest())["policy"]
+    _show(output, from_json(text.encode(), POLICY))
+
+
+@policy.command("set")
+@click.argument("where_and_words", nargs=-1, metavar="[DIR|REPO] KEY=VALUE...")
+@click.option("--file", "file", metavar="PATH", help="Take schedules and retention from this file; - is standard input.")
+@json_flag
+def policy_set(where_and_words: tuple[str, ...], file: str | None, as_json: bool) -> None:
+    """Change the policy of a mounted repository: KEY= takes a key out. It is in force at once."""
+    output = Output(as_json)
+    where, words = _split(where_and_words)
+    if bool(words) == bool(file):
+        raise click.UsageError("give KEY=VALUE, or --file")
+    from_file = _from_file(file) if file else None
+    place = place_of(where)
+    with locate.daemon_of(place) as daemon:
+        before = daemon.ask(PolicyRequest())["policy"]
+    wanted = changed(from_json(before.encode(), POLICY), words) if from_file is None else from_file
+    with locate.daemon_of(place) as daemon:
+        kept = daemon.ask(PolicySetRequest(to_json(wanted).decode(), before))["policy"]
+    _show(output, from_json(kept.encode(), POLICY))
+
+
+def _split(given: Sequence[str]) -> tuple[str | None, list[str]]:
+    """A first word that is a directory, or no KEY=VALUE, says where."""
+    first, *others = given or ("",)
+    if os.path.isdir(first) or (first and "=" not in first):
+        return first, others
+    return None, list(given)
+
+
+def _from_file(name: str) -> Settings:
+    settings = parse(sys.stdin.read(), "standard input") if name == "-" else read_file(Path(name))
+    if settings != policy_of(settings):
+        raise UsageError(f"{name}: a repository keeps only [[schedule]] and [retention]; hooks and mount options belong into a configuration file")
+    return settings
+
+
+def _show(output: Output, kept: Settings) -> None:
+    output.json({"policy": document(kept)})
+    output.say(*(to_toml(kept).splitlines() or ["# The repository keeps no policy."]))
