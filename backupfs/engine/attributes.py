@@ -204,7 +204,9 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class RestoreStep(msgspec.Struct, frozen=True):
-    """What is done to one path: `action` is add, replace, attributes or remove. The inode of then (0: none) and the live one (0: none)."""
+    """What is done to one path: `action` is add, replace, attributes or remove. The inode of then (0: none) and the live one (0: none). `shared_ino`
+    is a live inode, unchanged since, that this path was another name of.
+    """
 
     action: str
     path: bytes
@@ -212,3 +214,4 @@ class RestoreStep(msgspec.Struct, frozen=True):
     live_ino: int
     type: int
     size: int
+    shared_ino: int = 0

@@ -149,14 +149,19 @@ class Restorer:
             self._set_attributes(step.live_ino, record, then.xattrs(step.old_ino))
             directories.append((step.live_ino, record))
             return
-        ino = made.get(step.old_ino)
-        if ino is not None and self._inodes.get(ino) is not None:
+        above = self._names.directory(parent)
+        mtime_ns = above.record.mtime_ns
+        ino = made.get(step.old_ino) or step.shared_ino
+        if ino and self._inodes.get(ino) is not None:
             self._replace_name(parent, name, ino)
-            return
-        state = await self._copy(step.old_ino, record, plan.serial, parent, name)
-        made[step.old_ino] = state.ino
-        if stat.S_ISDIR(record.mode):
-            directories.append((state.ino, record))
+        else:
+            state = await self._copy(step.old_ino, record, plan.serial, parent, name)
+            made[step.old_ino] = state.ino
+            if stat.S_ISDIR(record.mode):
+                directories.append((state.ino, record))
+        if step.action == Action.REPLACE.value:
+            # It has the same names as before.
+            above.record.mtime_ns = mtime_ns
 
     async def _copy(self, old_ino: int, record: Inode, serial: int, parent: int, name: bytes) -> InodeState:
         """A new inode under a name, replacing what has it, that shares the extents of an old one."""
@@ -312,7 +317,7 @@ class Comparison:
             elif self._differ(old, was, live, is_):
                 if stat.S_ISDIR(is_.mode):
                     yield from self._removed(path, live, without_itself=True)
-                yield RestoreStep(Action.REPLACE.value, path, old, live, stat.S_IFMT(was.mode), was.size)
+                yield RestoreStep(Action.REPLACE.value, path, old, live, stat.S_IFMT(was.mode), was.size, self._shared(old, was))
                 if stat.S_ISDIR(was.mode):
                     yield from self._added(path, old, without_itself=True)
 
@@ -348,7 +353,18 @@ class Comparison:
     def _added(self, path: bytes, ino: int | None, *, only_itself: bool = False, without_itself: bool = False) -> Iterator[RestoreStep]:
         for at, number, record in _walk(self._then, path, ino, only_itself=only_itself):
             if not without_itself or at != path:
-                yield RestoreStep(Action.ADD.value, at, number, 0, stat.S_IFMT(record.mode), record.size)
+                yield RestoreStep(Action.ADD.value, at, number, 0, stat.S_IFMT(record.mode), record.size, self._shared(number, record))
+
+    def _shared(self, ino: int, was: Inode) -> int:
+        """The inode itself, when another of its names of then still leads to it and it has not changed; else 0."""
+        is_ = self._now.inode(ino) if was.nlink > 1 and not stat.S_ISDIR(was.mode) else None
+        if is_ is None or self._differ(ino, was, ino, is_):
+            return 0
+        for parent, prf in self._then.links(ino, was):
+            entry = self._now.entry(parent, prf)
+            if entry is not None and entry.ino == ino and self._now.path_of(parent) == self._then.path_of(parent):
+                return ino
+        return 0
 
     def _removed(self, path: bytes, ino: int | None, *, without_itself: bool = False) -> Iterator[RestoreStep]:
         for at, number, record in _walk(self._now, path, ino):

@@ -53,9 +53,15 @@ def test_structs_become_objects_and_ns_becomes_a_time() -> None:
                 "tags": ["t"],
                 "changes": 5,
                 "state": "kept",
+                "pinned": False,
+                "hold_until": None,
+                "deleted": None,
+                "made": None,
+                "altered": None,
+                "removed": None,
             }
         ],
-        "next_ns": None,
+        "next": None,
         "size_bytes": 7,
     }
 
