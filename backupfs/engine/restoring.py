@@ -110,26 +110,45 @@ class Restorer:
             (plan.steps if wanted[Action(step.action)] else plan.skipped).append(step)
         return plan
 
+    async def plan_undo(self) -> RestorePlan:
+        """What it takes to have what was restored last as it was before: what was not there goes, with the directories that were made for it and have
+        nothing else in them. UsageError when there is nothing to undo.
+        """
+        serial, path = self.last_restored()
+        touched = await self._history.touched(serial)
+        then, now = self._view(serial), View(self._volume.catalog, self._volume.keys, EPOCH_MAX)
+        plan = RestorePlan(serial, path, path)
+        plan.steps = sorted(Comparison(touched, then, now, with_times=True).steps(path), key=_order)
+        plan.steps += _made_for(path, then, now)
+        return plan
+
     async def carry_out(self, plan: RestorePlan) -> AsyncGenerator[tuple[RestoreStep, str]]:
         """Do the steps: each, with why it was left out or nothing, as it is done. `touched` says afterwards what the kernel has to forget."""
         async with self._one_at_a_time:
             self.touched = Touched()
             made: dict[int, int] = {}
             directories: list[tuple[int, Inode]] = []
-            for step in plan.steps:
-                await self._admit()
-                try:
-                    await self._do(plan, step, made, directories)
-                except FileSystemError as error:
-                    yield step, os.strerror(error.errno)
-                else:
-                    yield step, ""
-            # Their times last: what was put into them has changed these.
-            for ino, record in reversed(directories):
-                self._set_times(ino, record)
-            self.touched.inodes |= {ino for ino, _ in directories}
+            try:
+                for step in plan.steps:
+                    try:
+                        await self._admit()
+                        await self._do(plan, step, made, directories)
+                    except FileSystemError as error:
+                        yield step, os.strerror(error.errno)
+                    else:
+                        yield step, ""
+            finally:
+                # Their times last, also of what has come so far: what was put into them has changed these.
+                for ino, record in reversed(directories):
+                    self._set_times(ino, record)
+                self.touched.inodes |= {ino for ino, _ in directories}
 
     touched = Touched()
+
+    def take_touched(self) -> Touched:
+        """What the kernel has to forget since this was last asked, or since the restore began."""
+        touched, self.touched = self.touched, Touched()
+        return touched
 
     # steps
 
@@ -267,6 +286,18 @@ class Restorer:
 
     def _view(self, serial: int) -> View:
         return View(self._volume.catalog, self._volume.keys, self._snapshots.epoch_of(serial))
+
+
+def _made_for(path: bytes, then: View, now: View) -> Iterator[RestoreStep]:
+    """The directories above a path that were not there then and have nothing else in them, removed, the deepest first."""
+    above, _, name = path.rpartition(b"/")
+    while above and then.resolve(above) is None:
+        ino = now.resolve(above)
+        record = None if ino is None else now.inode(ino)
+        if ino is None or record is None or any(entry.name != name for _, entry in now.entries(ino, b"")):
+            return
+        yield RestoreStep(Action.REMOVE.value, above, 0, ino, stat.S_IFDIR, record.size)
+        above, _, name = above.rpartition(b"/")
 
 
 def _order(step: RestoreStep) -> tuple[int, tuple[bytes, ...]]:
