@@ -26,7 +26,7 @@ JOURNAL_SEGMENT_TARGET_BYTES: Final = 16 * MIB
 JOURNAL_FRAME_MAX_BYTES: Final = 256 * MIB
 """No honest frame is larger; a length beyond it is damage, not a reason to take memory."""
 
-CHECKPOINT_MIN_BYTES: Final = 4 * MIB
+CHECKPOINT_MIN_BYTES: Final = 1 * MIB
 """A checkpoint is made when the journal since the last one is larger than this and than that checkpoint: so both stay in proportion to what there is,
 and all checkpoints together write about as much as the journal.
 """
@@ -106,6 +106,8 @@ SET_ASIDE_KEPT: Final = 3
 SNAPSHOT_PARK_S: Final = 0.050
 """Longest time that changing requests are held up for a snapshot's cut."""
 
+FOLLOW_S: Final = 1.0
+"""A mount beside another one looks at the index anew this often: what it looks at, the other cannot use again."""
 INDEX_MAP_BYTES: Final = 1 * TIB
 """Address space reserved for the index; the file grows as needed."""
 

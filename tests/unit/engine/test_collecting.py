@@ -8,7 +8,7 @@ import trio
 
 from backupfs import limits
 from backupfs.errors import UsageError
-from backupfs.rules.collection import COPIED_PER_FREED_MAX, PackUse, plan_collection
+from backupfs.rules.collection import COPIED_PER_FREED_MAX, DEAD_BYTES_MIN, DEAD_SHARE_MAX, PackUse, plan_collection
 from tests.conftest import LogRule
 from tests.crash.faults import FaultyFiles
 from tests.unit.engine.world import World, simulated
@@ -248,7 +248,7 @@ def test_a_plan_frees_what_is_worth_it_and_stays_in_proportion() -> None:
         assert all(pack.dead_bytes for pack in plan.packs)
         left = sum(pack.dead_bytes for pack in packs) - plan.freed_bytes
         held = sum(pack.held_bytes for pack in packs)
-        if left > max(0.03 * held, 1 << 20):
+        if left > max(DEAD_SHARE_MAX * held, DEAD_BYTES_MIN):
             others = [pack for pack in packs if pack not in plan.packs and pack.dead_bytes]
             cheapest = min(others, key=lambda pack: pack.live_bytes / pack.held_bytes)
             assert plan.copied_bytes + cheapest.live_bytes > COPIED_PER_FREED_MAX * (plan.freed_bytes + cheapest.dead_bytes)

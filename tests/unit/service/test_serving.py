@@ -26,6 +26,7 @@ from backupfs.service.control import connected
 from backupfs.service.log import RecentTrouble
 from backupfs.service.messages import (
     CheckRequest,
+    LendRequest,
     NotRunningError,
     Ready,
     Request,
@@ -74,6 +75,12 @@ class FakeEngine:
     findings: int = 0
     kept_policy: bytes = b""
     check_may_go_on: trio.Event = field(default_factory=trio.Event)
+
+    @asynccontextmanager
+    async def lending(self, name: str) -> AsyncIterator[SnapshotInfo]:
+        self.events.append(f"lends {name}")
+        yield next(info for info in self.taken if info.name == name)
+        self.events.append(f"has {name} back")
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["FakeEngine"]:
@@ -506,3 +513,18 @@ async def test_a_check_tells_how_far_it_is(house: House, nursery: trio.Nursery, 
     assert await house.ask(CheckRequest(), None, Told()) == {"findings": 0}
     assert progress == [(1, 2)]
     house.mount.unmounted.set()
+
+
+async def test_a_snapshot_is_lent_until_it_is_given_back_or_the_mount_ends(house: House, nursery: trio.Nursery) -> None:
+    await started(house, nursery)
+    name = (await house.ask(SnapshotCreateRequest()))["name"]
+    with connected(house.state.socket) as client:
+        borrowed = await trio.to_thread.run_sync(client.borrow, LendRequest(name))
+        assert borrowed["name"] == name
+        assert f"has {name} back" not in house.engine.events
+    while f"has {name} back" not in house.engine.events:
+        await trio.lowlevel.checkpoint()
+    with connected(house.state.socket) as client:
+        await trio.to_thread.run_sync(client.borrow, LendRequest(name))
+        await house.ask(UnmountRequest())
+        await client.ended()
