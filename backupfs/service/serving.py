@@ -32,6 +32,7 @@ from backupfs.rules.schedule import SCHEDULED, Activity, Taken, initial
 from backupfs.service.configuration import Configuration, policy_layer
 from backupfs.service.control import Replies, listening
 from backupfs.service.groups import cause
+from backupfs.service.history import Historian, answer
 from backupfs.service.hooks import Hooks, Mounted
 from backupfs.service.log import RecentTrouble
 from backupfs.service.messages import (
@@ -42,20 +43,24 @@ from backupfs.service.messages import (
     LendRequest,
     MountRecord,
     NotRunningError,
+    PastRequest,
     PolicyRequest,
     PolicySetRequest,
     PolicyTold,
     Ready,
     Request,
+    RestoreRequest,
     ServiceStatus,
     SnapshotCreateRequest,
     SnapshotDeleteRequest,
     SnapshotListRequest,
     StatsRequest,
     StatusRequest,
+    UndoRequest,
     UnmountRequest,
     shown,
 )
+from backupfs.service.restoring import Forgetter, Restorer, Restores
 from backupfs.service.scheduler import Scheduler
 from backupfs.service.snapshots import Cuttable, SnapshotTaker
 from backupfs.service.state import StateDirectory
@@ -89,6 +94,16 @@ class Engine(Cuttable, Protocol):
 
     def check(self, read_data: bool, progress: Callable[[int, int], None]) -> AsyncGenerator[object]:
         """The findings as they are made; `progress` is told of bytes looked at and bytes in all."""
+        ...
+
+    @property
+    def history(self) -> Historian:
+        """What is asked about the past."""
+        ...
+
+    @property
+    def restorer(self) -> Restorer:
+        """The way back."""
         ...
 
     def policy(self) -> bytes:
@@ -130,6 +145,10 @@ class Mount(Protocol):
         """Bring in the kernel's dirty pages of this inode, which the path below the root led to. Blocks; OSError."""
         ...
 
+    def forget(self, names: Sequence[tuple[int, bytes]], inodes: Sequence[int]) -> None:
+        """Have the kernel forget names and the attributes of inodes. Blocks; OSError."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class MountJob:
@@ -156,6 +175,7 @@ class _Running:
     mount: Mount
     hooks: Hooks
     taker: SnapshotTaker
+    restores: Restores
     scheduler: Scheduler | None
     requests: dict[trio.CancelScope, trio.Event] = field(default_factory=dict)
     is_unmounted: bool = False
@@ -228,7 +248,8 @@ class Serving(Generic[E]):
         hooks = Hooks(self._effective.hooks, self._mounted(), self._environ)
         taker = SnapshotTaker(engine, partial(_as_own, engine.own_threads, mount.write_back), hooks)
         scheduler = self._scheduler(engine, taker)
-        running = _Running(engine, mount, hooks, taker, scheduler)
+        restores = Restores(engine.restorer, taker, Forgetter(mount.forget))
+        running = _Running(engine, mount, hooks, taker, restores, scheduler)
         async with trio.open_nursery() as nursery:
             await nursery.start(self._serve_requests, mount, nursery.cancel_scope)
             self._running = running
@@ -387,7 +408,18 @@ class Serving(Generic[E]):
                 return self._handle_configuration()
             case _:
                 with self._use() as running:
-                    return await self._handle_in(running, request, replies)
+                    if isinstance(request, PastRequest):
+                        done = await self._handle_past(running, request, replies)
+                    else:
+                        done = await self._handle_in(running, request, replies)
+                    return done
+
+    async def _handle_past(self, running: _Running, request: PastRequest, replies: Replies) -> object:
+        if not isinstance(request, RestoreRequest | UndoRequest):
+            return await answer(running.engine.history, request, replies)
+        if not request.dry_run:
+            self._refuse_read_only()
+        return await running.restores.restore(request, replies)
 
     async def _handle_in(
         self,

@@ -37,7 +37,7 @@ class Cuttable(Protocol):
         """When (in trio's time) bytes of this inode came last."""
         ...
 
-    async def create_snapshot(self, why: str, message: str = "", tags: Sequence[str] = ()) -> SnapshotInfo:
+    async def create_snapshot(self, why: str, message: str = "", tags: Sequence[str] = (), *, before_restore: bytes = b"") -> SnapshotInfo:
         """Cut; durable on return."""
         ...
 
@@ -61,18 +61,19 @@ class SnapshotTaker:
         self._held: set[int] = set()
         """Inodes that a thread is at. One that was given up and has not come back is not begun once more."""
 
-    async def take(self, why: str, message: str = "", tags: Sequence[str] = ()) -> SnapshotInfo:
+    async def take(self, why: str, message: str = "", tags: Sequence[str] = (), *, before_restore: bytes = b"") -> SnapshotInfo:
         """A snapshot with everything that was written, closed or not, before this was called, and by the hook before it. Durable on return.
+        `before_restore` is the path that is about to be restored.
 
         HookFailedError when the hook before it fails; none is taken then.
         """
         async with self._one_with_hooks:
-            return await self._hooks.around(partial(self._take, why, message, tags), why, tags)
+            return await self._hooks.around(partial(self._take, why, message, tags, before_restore), why, tags)
 
-    async def _take(self, why: str, message: str, tags: Sequence[str]) -> SnapshotInfo:
+    async def _take(self, why: str, message: str, tags: Sequence[str], before_restore: bytes) -> SnapshotInfo:
         async with self._one_at_a_time:
             await self._bring_in()
-            return await self._engine.create_snapshot(why, message, tags)
+            return await self._engine.create_snapshot(why, message, tags, before_restore=before_restore)
 
     async def settle(self) -> None:
         """Everything written so far, open files included, is durable on return."""
