@@ -53,7 +53,7 @@ def restore(path: str | None, at: str | None, place: str | None, overwrite: bool
     if place is not None and target is None:
         return _elsewhere(output, where, snapshot, place, dry_run=dry_run)
     request = RestoreRequest(where.path, snapshot.serial, target, overwrite, delete, dry_run)
-    return _in_mount(output, where.place, request, {"snapshot": snapshot.name})
+    return _in_mount(output, where.place, request, {"snapshot": snapshot.name, "path": shown_path(where.path)})
 
 
 def _in_same_mount(where: Inside, place: str) -> bytes | None:

@@ -68,10 +68,14 @@ def plan(top: bytes, path: bytes, target: bytes) -> CopyPlan:
     _allow_many_descriptors()
     made = CopyPlan(top, path, target)
     seen: set[tuple[int, int]] = set()
-    for at, found in _walk(top, path):
+    try:
+        opened, name = _above(top, path)
+    except OSError as error:
+        raise _not_there(path, error) from error
+    for at, found in _walk(opened, name):
         if isinstance(found, OSError):
             if not at:
-                raise UsageError(f"{os.fsdecode(path)!r} is not in that snapshot, or closed to you: {_said(found)}")
+                raise _not_there(path, found)
             made.unreadable.append((at, _said(found)))
             continue
         made.entries.append(CopyEntry(at, stat.S_IFMT(found.st_mode), found.st_size))
@@ -82,13 +86,14 @@ def plan(top: bytes, path: bytes, target: bytes) -> CopyPlan:
     return made
 
 
-def _walk(top: bytes, path: bytes) -> Iterator[tuple[bytes, os.stat_result | OSError]]:
-    """(path, facts) of an entry and all below it, a directory before what is in it; or why it cannot be looked at."""
-    try:
-        opened, name = _above(top, path)
-    except OSError as error:
-        yield b"", error
-        return
+def _not_there(path: bytes, error: OSError) -> UsageError:
+    return UsageError(f"{os.fsdecode(path)!r} is not in that snapshot, or closed to you: {_said(error)}")
+
+
+def _walk(opened: int, name: bytes) -> Iterator[tuple[bytes, os.stat_result | OSError]]:
+    """(path, facts) of an entry in an open directory, which is closed at the end, and of all below it, a directory before what is in it; or why it
+    cannot be looked at.
+    """
     levels: list[tuple[int, bytes, list[bytes]]] = [(opened, b"", [name])]
     try:
         while levels:

@@ -73,7 +73,7 @@ class RestoreTold(msgspec.Struct, frozen=True):
     not be told yet, because somebody holds their directory.
     """
 
-    path: str
+    target: str
     steps: int
     done: int
     skipped: int

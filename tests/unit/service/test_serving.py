@@ -30,17 +30,21 @@ from backupfs.service.messages import (
     NotRunningError,
     Ready,
     Request,
+    RestoreRequest,
     SnapshotCreateRequest,
     SnapshotDeleteRequest,
     SnapshotListRequest,
     StatsRequest,
     StatusRequest,
+    UndoRequest,
     UnmountRequest,
+    VersionsRequest,
 )
 from backupfs.service.serving import MountJob, Serving
 from backupfs.service.settings import NOTHING, Layer, Settings
 from backupfs.service.state import StateDirectory
 from tests.conftest import LogRule
+from tests.unit.service.fake_past import FakeHistory, FakeRestorer, step
 
 REPOSITORY_ID = "ab" * 16
 T = TypeVar("T", bound=msgspec.Struct)
@@ -75,6 +79,8 @@ class FakeEngine:
     findings: int = 0
     kept_policy: bytes = b""
     check_may_go_on: trio.Event = field(default_factory=trio.Event)
+    history: FakeHistory = field(default_factory=FakeHistory)
+    restorer: FakeRestorer = field(default_factory=FakeRestorer)
 
     @asynccontextmanager
     async def lending(self, name: str) -> AsyncIterator[SnapshotInfo]:
@@ -101,7 +107,7 @@ class FakeEngine:
     def written_at(self, ino: int) -> float:
         return 0.0
 
-    async def create_snapshot(self, why: str, message: str = "", tags: Sequence[str] = ()) -> SnapshotInfo:
+    async def create_snapshot(self, why: str, message: str = "", tags: Sequence[str] = (), *, before_restore: bytes = b"") -> SnapshotInfo:
         self.events.append(f"snapshot {why}")
         self.begun[why].set()
         if message == "wait":
@@ -186,6 +192,9 @@ class FakeMount:
     def write_back(self, path: bytes | None, ino: int) -> None:
         assert len(self.engine.own_threads) == 1, "the engine knows the thread that asks"
         self.events.append(f"write back {ino} {path!r}")
+
+    def forget(self, names: Sequence[tuple[int, bytes]], inodes: Sequence[int]) -> None:
+        self.events.extend(f"forget {name.decode()}" for _, name in names)
 
 
 SETTLED = ["write back 7 b'path'", "commit"]
@@ -478,6 +487,43 @@ async def test_a_schedule_begins_at_the_newest_snapshot_that_one_took(house: Hou
     assert status["schedules"][1]["next_ns"] is None
     assert (house.engine.taken[1].why, house.engine.taken[1].tags) == ("schedule", ["daily"])
     house.mount.unmounted.set()
+
+
+async def test_the_past_is_asked_and_comes_back(house: House, nursery: trio.Nursery) -> None:
+    house.engine.restorer = FakeRestorer(house.events, [step("add", b"f")])
+    await started(house, nursery)
+    assert await house.ask(VersionsRequest(b"\xff")) == {"versions": 0}
+    assert house.engine.history.asked == [(b"\xff",)]
+    told = await house.ask(RestoreRequest(b"d", 3))
+    assert (told["done"], told["before"]) == (1, "s1")
+    assert house.events[2:] == [*SETTLED, "plan", SETTLED[0], "snapshot restore", "add f", "forget f"]
+    house.mount.unmounted.set()
+
+
+async def test_a_read_only_mount_only_shows_what_a_restore_would_do(house: House, nursery: trio.Nursery) -> None:
+    house.read_only = True
+    house.engine.restorer = FakeRestorer(house.events, [step("add", b"f")])
+    await started(house, nursery)
+    for request in (RestoreRequest(b"d", 3), UndoRequest()):
+        with pytest.raises(BackupfsError, match="read-only"):
+            await house.ask(request)
+    for request in (RestoreRequest(b"d", 3, dry_run=True), UndoRequest(dry_run=True)):
+        assert (await house.ask(request))["steps"] == 1
+    assert "add f" not in house.events
+    house.mount.unmounted.set()
+
+
+async def test_a_restore_that_is_under_way_ends_with_the_mount(house: House, nursery: trio.Nursery) -> None:
+    house.engine.restorer = FakeRestorer(house.events, [step("add", b"f"), step("add", b"g")], wait_at=b"g")
+    await started(house, nursery)
+    answers: list[object] = []
+    async with trio.open_nursery() as asking:
+        asking.start_soon(house.asking, RestoreRequest(b"d", 3), answers)
+        await house.engine.restorer.waiting.wait()
+        house.mount.unmounted.set()
+    assert [type(answer) for answer in answers] == [NotRunningError]
+    assert house.events.index("add f") < house.events.index("unmounted") < house.events.index("close")
+    await house.ended.wait()
 
 
 async def test_status_and_stats(house: House, nursery: trio.Nursery) -> None:

@@ -28,7 +28,7 @@ class FakeEngine:
     def writable_paths(self) -> Sequence[tuple[int, bytes | None]]:
         return list(self.paths.items())
 
-    async def create_snapshot(self, why: str, message: str = "", tags: Sequence[str] = ()) -> SnapshotInfo:
+    async def create_snapshot(self, why: str, message: str = "", tags: Sequence[str] = (), *, before_restore: bytes = b"") -> SnapshotInfo:
         self.cutting += 1
         assert self.cutting == 1, "two at a time"
         await trio.lowlevel.checkpoint()
