@@ -149,11 +149,34 @@ def _summed(changes: Sequence[TreeChange]) -> DiffTold:
 async def _find(historian: Historian, request: FindRequest, replies: Replies) -> object:
     count = 0
     below = request.below.strip(b"/")
+    last: Found | None = None
     async with aclosing(historian.find(os.fsdecode(request.pattern))) as names:
         async for found in names:
             if below and not found.path.startswith(below + b"/"):
                 continue
+            if last is not None and (found.path, found.type) == (last.path, last.type):
+                last = _joined(last, found)
+                continue
             count += 1
-            path = shown_path(found.path)
-            await replies.item(FoundTold(path, type_word(found.type), found.first, found.last, found.snapshots, found.is_present))
+            if last is not None:
+                await replies.item(_found(last))
+            last = found
+    if last is not None:
+        await replies.item(_found(last))
     return {"found": count}
+
+
+def _joined(newer: Found, older: Found) -> Found:
+    """One name that led to one thing and then to another, as when an editor replaces a file."""
+    return Found(
+        newer.path,
+        newer.type,
+        older.first or newer.first,
+        newer.last or older.last,
+        newer.snapshots + older.snapshots,
+        newer.is_present or older.is_present,
+    )
+
+
+def _found(name: Found) -> FoundTold:
+    return FoundTold(shown_path(name.path), type_word(name.type), name.first, name.last, name.snapshots, name.is_present)

@@ -99,6 +99,26 @@ async def test_names_below_a_path() -> None:
     assert below.items == [{"path": "a/x", "type": "file", "first": "s1", "last": "s2", "snapshots": 2, "is_present": False}]
 
 
+async def test_a_name_that_led_to_one_thing_after_the_other_is_one() -> None:
+    """They come newest first."""
+    kind = stat.S_IFREG
+    names = [
+        Found(b"f", kind, None, None, 0, is_present=True),
+        Found(b"f", kind, "s5", "s6", 2, is_present=False),
+        Found(b"f", kind, "s1", "s2", 1, is_present=False),
+        Found(b"f", stat.S_IFDIR, "s0", "s0", 1, is_present=False),
+        Found(b"g", kind, "s1", "s1", 1, is_present=False),
+    ]
+    heard = Heard()
+    assert await answer(FakeHistory(names=names), FindRequest(b"*"), heard) == {"found": 3}
+    assert [(n["path"], n["type"], n["first"], n["last"], n["snapshots"], n["is_present"]) for n in heard.items] == [
+        ("f", "file", "s1", "s6", 3, True),
+        ("f", "directory", "s0", "s0", 1, False),
+        ("g", "file", "s1", "s1", 1, False),
+    ]
+    assert await answer(FakeHistory(), FindRequest(b"*"), heard) == {"found": 0}
+
+
 def test_words_for_types() -> None:
     kinds = {"S_IFREG": "file", "S_IFDIR": "directory", "S_IFLNK": "symlink", "S_IFIFO": "fifo", "S_IFSOCK": "socket"}
     assert {name: type_word(getattr(stat, name)) for name in kinds} == kinds
