@@ -159,7 +159,7 @@ def test_a_vast_file_comes_back_without_being_copied(mounted_repository: Reposit
             assert os.pread(file.fileno(), PAGE, GIB // 2) == bytes(PAGE)
     with vast.open("r+b") as file:
         file.write(b"overwritten")
-    assert os.truncate(vast, 5) is None
+    os.truncate(vast, 5)
     with (past / "vast").open("rb") as file:
         assert os.pread(file.fileno(), 14, 0) == b"content" * 2
     repository.unmount()
