@@ -129,5 +129,7 @@ LOG_BYTES_MAX: Final = 4 * MIB
 STATUS_ERRORS_MAX: Final = 32
 RESERVE_BYTES: Final = 64 * MIB
 """Ballast kept on the repository's file system, given up so that deleting works on a full disk."""
+RECORDS_ROOM_BYTES: Final = 8 * MIB
+"""The last of the disk takes no contents of files, only what is recorded about them: the journal, the index, checkpoints."""
 SPACE_SHORT_LOOK_S: Final = 1.0
 """While room is short it is looked at this often, so that space that has come back is soon usable."""

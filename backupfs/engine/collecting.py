@@ -73,18 +73,28 @@ class Collector:
             while waiting:
                 self.so_far.waiting_packs = len(waiting)
                 self.so_far.waiting_bytes = sum(pack.live_bytes for pack in waiting)
-                use = waiting.pop(0)
-                await self._rewrite(use, hurry)
-            await self._committer.commit()
-            await self._committer.applied()
-            await self._committer.removed()
+                await self._rewrite(waiting.pop(0), hurry)
+                if self._volume.space.is_short():
+                    # What this pack has freed is the room for the next.
+                    await self._let_go()
+            if plan.packs:
+                await self._let_go()
         finally:
             self.so_far.waiting_packs = self.so_far.waiting_bytes = 0
+
+    async def _let_go(self) -> None:
+        await self._committer.commit()
+        await self._committer.applied()
+        await self._committer.removed()
 
     async def _rewrite(self, use: PackUse, hurry: bool) -> None:
         volume = self._volume
         pack = self._pack(use.number)
         if pack is None:
+            return
+        if use.live_bytes > await volume.seams.offload.disk(volume.space.room_bytes):
+            # What it would free comes back only after it has been copied. Packs in which nothing lives need no room to go.
+            self._planned_at = -1
             return
         try:
             entries = await volume.seams.offload.disk(self._read_entries, pack)
