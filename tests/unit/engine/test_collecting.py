@@ -282,5 +282,7 @@ async def test_a_full_disk_is_pruned_free_and_written_again(tmp_path: Path, smal
         await m.put(b"again", noise(900_000, "again"))
         await m.fs.commit()
         assert await m.get(b"kept") == noise(100_000, "kept")
+    async with world.mounted() as m:
+        assert await m.get(b"again") == noise(900_000, "again")
     assert await world.check() == []
     assert world.audit(tmp_path / "audit") == []
