@@ -20,7 +20,7 @@ from backupfs.errors import DamageError, StoreError
 from backupfs.format import catalog as records
 from backupfs.format.catalog import Pack, PackState, Table
 from backupfs.format.pack import PackEntry
-from backupfs.rules.collection import CollectionPlan, PackUse, plan_collection
+from backupfs.rules.collection import DEAD_SHARE_MAX, CollectionPlan, PackUse, plan_collection
 
 log = logging.getLogger(__name__)
 
@@ -51,20 +51,31 @@ class Collector:
 
     def is_due(self) -> bool:
         """Whether enough has died since the last plan to make another."""
-        died = self._volume.catalog.died_bytes
-        return self._planned_at < 0 or died - self._planned_at > limits.COLLECT_DIED_BYTES
+        enough = max(limits.COLLECT_DIED_BYTES, int(DEAD_SHARE_MAX / 4 * sum(self._held.values())))
+        return self._planned_at < 0 or self._volume.catalog.died_bytes - self._planned_at > enough
 
     async def plan(self, *, thorough: bool = False) -> CollectionPlan:
-        """What would be rewritten now."""
+        """What would be rewritten now, by what the index has."""
         self._planned_at = self._volume.catalog.died_bytes
-        packs = [(records.number_of(key), records.decode_pack(value)) for key, value in self._volume.catalog.rows(Table.PACKS)]
-        closed = [(number, pack) for number, pack in packs if pack.state == PackState.SEALED and number not in self._hopeless]
-        self._held = {number: held for number, held in self._held.items() if number in dict(closed)}
-        unknown = [(number, pack) for number, pack in closed if number not in self._held]
+        closed = {number: pack for number, pack in await self._closed_packs() if number not in self._hopeless}
+        self._held = {number: held for number, held in self._held.items() if number in closed}
+        unknown = [(number, pack) for number, pack in closed.items() if number not in self._held]
         if unknown:
             self._held.update(await self._volume.seams.offload.disk(self._read_held, unknown))
-        uses = [PackUse(number, self._held[number], pack.live_bytes) for number, pack in closed if number in self._held]
+        uses = [PackUse(number, self._held[number], pack.live_bytes) for number, pack in closed.items() if number in self._held]
         return plan_collection(uses, thorough=thorough)
+
+    async def _closed_packs(self) -> list[tuple[int, Pack]]:
+        found: list[tuple[int, Pack]] = []
+        start = b""
+        while True:
+            rows = self._volume.catalog.applied_rows(Table.PACKS, start, limits.RECKON_RECORDS_PER_STEP)
+            packs = [(records.number_of(key), records.decode_pack(value)) for key, value in rows]
+            found += [(number, pack) for number, pack in packs if pack.state == PackState.SEALED]
+            if len(rows) < limits.RECKON_RECORDS_PER_STEP:
+                return found
+            start = rows[-1][0] + b"\0"
+            await trio.lowlevel.checkpoint()
 
     async def run(self, plan: CollectionPlan, *, hurry: bool = False) -> None:
         """Carry a plan out. Unless there is a `hurry`, it works at most half of the time. Raises StoreError."""

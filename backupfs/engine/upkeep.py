@@ -123,6 +123,7 @@ class Upkeep:
             self._purge_now_ns = self._volume.seams.clock.now_ns()
         await self._chores_done()
         await self._committer.commit()
+        await self._committer.applied()
         self._asked += 1
         asked = self._asked
         self._in_hurry, self._thorough = True, thorough
