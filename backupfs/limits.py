@@ -92,6 +92,8 @@ REAP_RECORDS_PER_STEP: Final = 256
 PURGE_RECORDS_PER_STEP: Final = 512
 RECKON_RECORDS_PER_STEP: Final = 512
 """So many rows are looked at before others get their turn, when it is counted what something holds or what has changed."""
+COMPARED_PER_STEP: Final = 128
+"""The same for entries that are compared in two trees, each of which takes several looks."""
 COLLECT_STEP_BYTES: Final = 4 * MIB
 COLLECT_STEP_BLOBS: Final = 256
 """So much of a pack is copied at once: it is held in memory."""
