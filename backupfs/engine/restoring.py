@@ -98,7 +98,7 @@ class Restorer:
         path = path.strip(b"/")
         then = self._view(serial)
         if target is not None and target.strip(b"/") != path:
-            return self._plan_elsewhere(RestorePlan(serial, path, target.strip(b"/")), then)
+            return await self._plan_elsewhere(RestorePlan(serial, path, target.strip(b"/")), then)
         plan = RestorePlan(serial, path, path)
         touched = await self._history.touched(serial)
         then = self._view(serial)
@@ -106,7 +106,12 @@ class Restorer:
             raise FileSystemError(errno.ENOENT)
         now = View(self._volume.catalog, self._volume.keys, EPOCH_MAX)
         wanted = {Action.ADD: True, Action.REPLACE: overwrite, Action.ATTRIBUTES: overwrite, Action.REMOVE: delete}
-        for step in sorted(Comparison(touched, then, now, with_times=overwrite).steps(path), key=_order):
+        found: list[RestoreStep] = []
+        for number, step in enumerate(Comparison(touched, then, now, with_times=overwrite).steps(path)):
+            if not number % limits.COMPARED_PER_STEP:
+                await trio.lowlevel.checkpoint()
+            found += [] if step is None else [step]
+        for step in sorted(found, key=_order):
             (plan.steps if wanted[Action(step.action)] else plan.skipped).append(step)
         return plan
 
@@ -270,7 +275,7 @@ class Restorer:
             ino = self._names.directory(entry.ino).ino
         return ino, name
 
-    def _plan_elsewhere(self, plan: RestorePlan, then: View) -> RestorePlan:
+    async def _plan_elsewhere(self, plan: RestorePlan, then: View) -> RestorePlan:
         if not plan.target:
             raise UsageError("the root cannot be replaced; name a place below it")
         ino = then.resolve(plan.path)
@@ -282,6 +287,8 @@ class Restorer:
             raise UsageError(f"{os.fsdecode(plan.target)!r} exists; choose a place that does not")
         for path, number, record in _walk(then, plan.target, ino):
             plan.steps.append(RestoreStep(Action.ADD.value, path, number, 0, stat.S_IFMT(record.mode), record.size))
+            if not len(plan.steps) % limits.COMPARED_PER_STEP:
+                await trio.lowlevel.checkpoint()
         return plan
 
     def _view(self, serial: int) -> View:
@@ -320,21 +327,20 @@ class Comparison:
         self._now = now
         self._with_times = with_times
         self._worth: dict[int, set[bytes]] = {}
-        for parent, prf in touched.names:
-            self._note(parent, prf)
-        for ino in touched.inodes | touched.xattrs:
-            self._note_above(ino)
 
-    def steps(self, top: bytes) -> Iterator[RestoreStep]:
-        """What it takes to have everything at and below a path as it was; the directories above it, too, when they are gone."""
+    def steps(self, top: bytes) -> Iterator[RestoreStep | None]:
+        """What it takes to have everything at and below a path as it was; the directories above it, too, when they are gone. None for what was looked
+        at and needs nothing: others have their turn between.
+        """
+        yield from self._note_all()
         parts = top.split(b"/") if top else []
-        for depth in range(1, len(parts)):
-            above = b"/".join(parts[:depth])
-            if self._now.resolve(above) is None:
-                yield from self._added(above, self._then.resolve(above), only_itself=True)
+        missing = (above for depth in range(1, len(parts)) if self._now.resolve(above := b"/".join(parts[:depth])) is None)
+        for above in missing:
+            yield from self._added(above, self._then.resolve(above), only_itself=True)
         waiting = [(top, self._then.resolve(top), self._now.resolve(top))]
         while waiting:
             path, old, live = waiting.pop()
+            yield None
             was = None if old is None else self._then.inode(old)
             is_ = None if live is None else self._now.inode(live)
             if old is None or was is None:
@@ -351,6 +357,14 @@ class Comparison:
                 yield RestoreStep(Action.REPLACE.value, path, old, live, stat.S_IFMT(was.mode), was.size, self._shared(old, was))
                 if stat.S_ISDIR(was.mode):
                     yield from self._added(path, old, without_itself=True)
+
+    def _note_all(self) -> Iterator[None]:
+        for parent, prf in self._touched.names:
+            self._note(parent, prf)
+            yield None
+        for ino in self._touched.inodes | self._touched.xattrs:
+            self._note_above(ino)
+            yield None
 
     def _note(self, parent: int, prf: bytes) -> None:
         known = self._worth.get(parent)
