@@ -106,12 +106,7 @@ class Restorer:
             raise FileSystemError(errno.ENOENT)
         now = View(self._volume.catalog, self._volume.keys, EPOCH_MAX)
         wanted = {Action.ADD: True, Action.REPLACE: overwrite, Action.ATTRIBUTES: overwrite, Action.REMOVE: delete}
-        found: list[RestoreStep] = []
-        for number, step in enumerate(Comparison(touched, then, now, with_times=overwrite).steps(path)):
-            if not number % limits.COMPARED_PER_STEP:
-                await trio.lowlevel.checkpoint()
-            found += [] if step is None else [step]
-        for step in sorted(found, key=_order):
+        for step in await _in_order(Comparison(touched, then, now, with_times=overwrite).steps(path)):
             (plan.steps if wanted[Action(step.action)] else plan.skipped).append(step)
         return plan
 
@@ -123,7 +118,7 @@ class Restorer:
         touched = await self._history.touched(serial)
         then, now = self._view(serial), View(self._volume.catalog, self._volume.keys, EPOCH_MAX)
         plan = RestorePlan(serial, path, path)
-        plan.steps = sorted(Comparison(touched, then, now, with_times=True).steps(path), key=_order)
+        plan.steps = await _in_order(Comparison(touched, then, now, with_times=True).steps(path))
         plan.steps += _made_for(path, then, now)
         return plan
 
@@ -305,6 +300,16 @@ def _made_for(path: bytes, then: View, now: View) -> Iterator[RestoreStep]:
             return
         yield RestoreStep(Action.REMOVE.value, above, 0, ino, stat.S_IFDIR, record.size)
         above, _, name = above.rpartition(b"/")
+
+
+async def _in_order(steps: Iterator[RestoreStep | None]) -> list[RestoreStep]:
+    """In the order in which they are done. Others have their turn between."""
+    found: list[RestoreStep] = []
+    for number, step in enumerate(steps):
+        if not number % limits.COMPARED_PER_STEP:
+            await trio.lowlevel.checkpoint()
+        found += [] if step is None else [step]
+    return sorted(found, key=_order)
 
 
 def _order(step: RestoreStep) -> tuple[int, tuple[bytes, ...]]:
