@@ -25,6 +25,7 @@ from backupfs.engine.identity import CONFIG, put_twice, read_configs
 from backupfs.engine.keyring import Unlocked
 from backupfs.engine.seams import Seams
 from backupfs.engine.space import Space
+from backupfs.engine.usage import OPEN, SET_ASIDE
 from backupfs.engine.volume import Volume
 from backupfs.errors import DamageError, UsageError
 from backupfs.format import catalog as records
@@ -44,8 +45,6 @@ from backupfs.stores.files import Files
 from backupfs.stores.local import LocalStore
 
 LOCK = "lock"
-OPEN = "open"
-SET_ASIDE = "set-aside"
 INDEX = "index"
 HEAD = "head"
 _COMPRESSION_LEVEL = 1
@@ -119,9 +118,11 @@ async def open_filesystem(
     read_only: bool = False,
     owner: tuple[int, int] = (0, 0),
     accept_rollback: bool = False,
+    undelete_ns: int = 0,
 ) -> AsyncIterator[FileSystem]:
     """Take the lock, recover, and run the file system. At the end everything is committed and the lock is free.
 
+    `undelete_ns` is what `Upkeep.undelete_ns` begins with: purging begins as soon as this runs.
     Raises LockedError, DamageError, RollbackError, StoreError.
     """
     offload = seams.offload
@@ -138,6 +139,7 @@ async def open_filesystem(
         try:
             orphans, ended = _to_do(volume)
             filesystem = FileSystem(volume, orphans, ended)
+            filesystem.upkeep.undelete_ns = undelete_ns
             async with filesystem.running():
                 yield filesystem
         finally:
