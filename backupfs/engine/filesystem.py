@@ -750,6 +750,10 @@ class FileSystem:
         await self._committer.commit()
         self.upkeep.wake()
 
+    def check_deletable(self, names: Iterable[str]) -> None:
+        """UsageError as `delete_snapshots` would raise it now."""
+        self._snapshots.check_deletable(names, self._volume.seams.clock.now_ns())
+
     async def undelete_snapshots(self, names: Iterable[str]) -> None:
         """Bring deleted snapshots back, durably: all of them, or none and UsageError, as when it is too late for one."""
         self._volume.check_writable()

@@ -101,6 +101,11 @@ class Snapshots:
             self._put(serial, replace(self._by_serial[serial], state=SnapshotState.DELETED, deleted_ns=now_ns))
         self._refresh()
 
+    def check_deletable(self, names: Iterable[str], now_ns: int) -> None:
+        """UsageError as `delete` would raise it."""
+        for name in names:
+            self._deletable(name, now_ns)
+
     def deleted_by(self, now_ns: int) -> None:
         """No snapshot has been deleted later than now, whatever the clock said then."""
         for serial, snapshot in self._by_serial.items():
