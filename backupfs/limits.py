@@ -106,6 +106,8 @@ SET_ASIDE_KEPT: Final = 3
 SNAPSHOT_PARK_S: Final = 0.050
 """Longest time that changing requests are held up for a snapshot's cut."""
 
+FOLLOW_S: Final = 1.0
+"""A mount beside another one looks at the index anew this often: what it looks at, the other cannot use again."""
 INDEX_MAP_BYTES: Final = 1 * TIB
 """Address space reserved for the index; the file grows as needed."""
 

@@ -81,8 +81,10 @@ class Layer:
 class Catalog:
     """All records, present and past. `epoch` is the current one, `newest_kept` the highest epoch of a snapshot that counts as kept."""
 
-    def __init__(self, index: Index, epoch: int, newest_kept: int) -> None:
+    def __init__(self, index: Index, epoch: int, newest_kept: int, latest: int = records.EPOCH_MAX) -> None:
+        """`latest` is the epoch that a view of the present sees: an earlier one for a catalog that is only to show the past."""
         self._index = index
+        self._latest = latest
         self.epoch = epoch
         self.newest_kept = newest_kept
         self.active = Layer()
@@ -112,6 +114,7 @@ class Catalog:
 
     def newest(self, table: Table, object_key: bytes, epoch: int) -> tuple[int, bytes] | None:
         """(epoch, value) of the version that a view at `epoch` sees, tombstones included; None when there never was one by then."""
+        epoch = min(epoch, self._latest)
         gone: set[int] | None = None
         best: tuple[int, bytes] | None = None
         for layer in self._layers():
@@ -163,6 +166,7 @@ class Catalog:
 
         To be used up in one synchronous step.
         """
+        epoch = min(epoch, self._latest)
         touched: set[bytes] = set()
         for layer in self._layers():
             touched.update(layer.groups[table].get(group, ()))

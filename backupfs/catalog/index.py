@@ -38,12 +38,16 @@ JournalPlace = tuple[int, int, int]
 class Index:
     """LMDB as a cache of the journal. `apply` runs on the index thread, everything else on the loop."""
 
-    def __init__(self, directory: Path, keys: Keys, randomness: Randomness) -> None:
-        """Opens or creates. Raises DamageError when the file cannot be trusted: set it aside and rebuild."""
+    def __init__(self, directory: Path, keys: Keys, randomness: Randomness | None) -> None:
+        """Opens or creates. Raises DamageError when the file cannot be trusted: set it aside and rebuild.
+
+        Without `randomness` it is opened for reading, beside the process that writes to it.
+        """
         self._keys = keys
         self._path = directory / "data.mdb"
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if randomness is not None:
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             _check_size(self._path)
             self._env = lmdb.open(
                 str(directory),
@@ -53,6 +57,8 @@ class Index:
                 max_spare_txns=1,
                 mode=0o600,
                 readahead=False,
+                readonly=randomness is None,
+                create=randomness is not None,
                 lib_version=_LIB_VERSION,
             )
         except lmdb.Error as error:
@@ -62,7 +68,8 @@ class Index:
         _keep_from_children(self._path)
         self._sealers: dict[int, Sealer] = {}
         try:
-            self._begin_key(randomness)
+            if randomness is not None:
+                self._begin_key(randomness)
             self._read = self._env.begin()
             self._cursor = self._read.cursor()
         except lmdb.Error as error:

@@ -161,6 +161,7 @@ commands.add_command(key)
 @click.option("--read-only/--read-write", default=None, help="Nothing can be changed through the mount.")
 @click.option("--allow-other/--only-me", default=None, help="Other users may use the mount, within its permissions.")
 @click.option("--snapdir", metavar="visible|hidden|disabled", help="Whether .snapshots is listed, or only leads somewhere, or is not there.")
+@click.option("--at", "--snapshot", "at", metavar="TIME|NAME", help="Mount that one snapshot, read-only; also beside a mount that is there.")
 @click.option("--accept-rollback", is_flag=True, help="Take the repository as it is, though this host has seen a newer state of it.")
 @_password_fd
 @_json
@@ -172,6 +173,7 @@ def mount(
     read_only: bool | None,
     allow_other: bool | None,
     snapdir: str | None,
+    at: str | None,
     accept_rollback: bool,
     password_fd: int | None,
     as_json: bool,
@@ -190,13 +192,14 @@ def mount(
         "--snapdir": ("snapdir", snapdir),
     }
     options = [from_option(field, word, origin) for origin, (field, word) in words.items() if word is not None]
-    job = mounting.plan(
+    job, state = mounting.plan(
         place,
         Path(os.path.abspath(directory)),
         configuration=read_configuration(options, config, os.environ),
         owner=(os.getuid(), os.getgid()),
         accept_rollback=accept_rollback,
         files=seams.files,
+        at=at or "",
     )
     secret = password(os.environ, password_fd)
 
@@ -211,14 +214,15 @@ def mount(
                 "every": show_interval(ready.every_s * SECOND_NS) if ready.every_s else None,
                 "schedules": ready.schedules,
                 "configuration": str(job.configuration.path) if job.configuration.path else None,
-                "log": str(place.state.log),
+                "log": str(state.log),
+                "at": job.at or None,
             }
         )
         output.say(f"{job.repository} is mounted on {job.directory}")
 
     if foreground:
-        return mounting.serve(job, place.state, secret, seams, os.environ, mounted)
-    mounted(mounting.start(job, place.state, secret, seams, os.environ))
+        return mounting.serve(job, state, secret, seams, os.environ, mounted)
+    mounted(mounting.start(job, state, secret, seams, os.environ))
     return 0
 
 

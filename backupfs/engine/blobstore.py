@@ -151,6 +151,8 @@ class BlobStore:
         except MissingObjectError:
             # The pack may have been closed, or the blob moved, while the read was on its way; a second miss is damage.
             volume.reader.forget(pack)
+            if volume.follows:
+                volume.index.renew()
             blob = volume.catalog.blob(number)
             pack = volume.catalog.pack_object_id(blob.pack)
             return await volume.seams.offload.disk(volume.reader.read, blob, pack)

@@ -165,11 +165,13 @@ class FileSystem:
             feeding = [_Task(self._data.run)]
             writing: list[_Task] = []
             await nursery.start(self._outliving, feeding[0])
+            if self._volume.follows:
+                feeding.append(_Task(self._follow))
             if not self._volume.read_only:
                 feeding += map(_Task, (self._commit_regularly, self._watch_space, self.upkeep.run, self.upkeep.collect, self._checkpointer.run))
                 writing += map(_Task, (committer.run, committer.run_index))
-                for task in (*feeding[1:], *writing):
-                    nursery.start_soon(self._outliving, task)
+            for task in (*feeding[1:], *writing):
+                nursery.start_soon(self._outliving, task)
             try:
                 yield self
             finally:
@@ -184,6 +186,12 @@ class FileSystem:
                     await self._close_journal()
         if self._volume.failure is not None:
             raise self._volume.failure
+
+    async def _follow(self) -> None:
+        """Task: let go of old pages of an index that another process writes to."""
+        while True:
+            await trio.sleep(limits.FOLLOW_S)
+            self._volume.index.renew()
 
     async def _outliving(self, task: _Task, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run a task. One that dies stops writing instead of leaving others to wait for it."""
@@ -771,6 +779,20 @@ class FileSystem:
         self._volume.check_writable()
         self._snapshots.hold(names, until_ns)
         await self._committer.commit()
+
+    @asynccontextmanager
+    async def lending(self, name: str) -> AsyncIterator[SnapshotInfo]:
+        """Keep a snapshot readable for another process, which reads the index itself, as long as the context lasts."""
+        serial = self._snapshots.serial_of(name)
+        if serial is None:
+            raise UsageError(f"there is no snapshot {name!r}; `backupfs snapshot list` shows them")
+        self._snapshots.in_use[serial] += 1
+        try:
+            await self._settle()
+            yield self._snapshots.info(serial)
+        finally:
+            self._snapshots.in_use[serial] -= 1
+            self.upkeep.wake()
 
     def deleted_snapshots(self) -> list[SnapshotInfo]:
         """Those that are marked deleted or being purged, oldest first."""

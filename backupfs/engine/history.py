@@ -153,15 +153,40 @@ class History:
         """
         await self._settle()
         kept = [(info, self._snapshots.epoch_of(info.serial)) for info in self._snapshots.kept()]
-        found: list[FileVersion] = []
+        found: list[tuple[FileVersion, Inode, int]] = []
         for step, (ino, low, high, shown_path) in enumerate(self._lives(path)):
             for epoch, value, until in self._versions_between(ino, low, high):
                 seen = _seen_by(kept, epoch, until)
                 if (seen or until == EPOCH_MAX) and value != TOMBSTONE:
-                    found.append(_version(records.decode_inode(value), ino, shown_path, seen, is_present=until == EPOCH_MAX))
+                    inode = records.decode_inode(value)
+                    found.append((_version(inode, ino, shown_path, seen, is_present=until == EPOCH_MAX), inode, until))
             if step % limits.READ_AHEAD_TASKS == 0:
                 await trio.lowlevel.checkpoint()
-        return _distinct(found)
+        return self._distinct(found)
+
+    def _distinct(self, found: Sequence[tuple[FileVersion, Inode, int]]) -> list[FileVersion]:
+        """Without those that differ from the next newer one in nothing but what others did to its names: the two are one version."""
+        kept: list[FileVersion] = []
+        newer: tuple[FileVersion, Inode, int] | None = None
+        for entry in found:
+            version = entry[0]
+            if newer is not None and self._is_same(entry, newer):
+                last = kept.pop()
+                version = replace(
+                    last, first=version.first or last.first, last=last.last or version.last, snapshots=last.snapshots + version.snapshots
+                )
+            kept.append(version)
+            newer = entry
+        return kept
+
+    def _is_same(self, older: tuple[FileVersion, Inode, int], newer: tuple[FileVersion, Inode, int]) -> bool:
+        (one, was, until), (other, is_, later) = older, newer
+        if (one.path, one.ino) != (other.path, other.ino) or attributes_differ(was, is_):
+            return False
+        if (was.size, was.target, was.data) != (is_.size, is_.target, is_.data):
+            return False
+        older_view, newer_view = self._view(until), self._view(later)
+        return older_view.extents(was) == newer_view.extents(is_) and older_view.xattrs(one.ino) == newer_view.xattrs(one.ino)
 
     def _lives(self, path: bytes) -> Iterator[tuple[int, int, int, bytes]]:
         """(inode, first epoch, last epoch, path then) of what a path has led to, newest first."""
@@ -363,24 +388,4 @@ def _version(inode: Inode, ino: int, path: bytes, seen: Sequence[SnapshotInfo], 
     return FileVersion(
         path, ino, stat.S_IFMT(inode.mode), inode.size, inode.mtime_ns, stat.S_IMODE(inode.mode), inode.uid, inode.gid,
         names[0] if names else None, names[-1] if names else None, len(names), is_present,
-    )  # fmt: skip
-
-
-def _distinct(found: list[FileVersion]) -> list[FileVersion]:
-    """Without those that only look like another version: records that differ in nothing that is shown."""
-    kept: list[FileVersion] = []
-    for version in found:
-        if kept and _looks_like(version, kept[-1]):
-            newer = kept.pop()
-            kept.append(
-                replace(newer, first=version.first or newer.first, last=newer.last or version.last, snapshots=newer.snapshots + version.snapshots)
-            )
-        else:
-            kept.append(version)
-    return kept
-
-
-def _looks_like(one: FileVersion, other: FileVersion) -> bool:
-    return (one.path, one.ino, one.mtime_ns, one.size, one.mode, one.uid, one.gid) == (
-        other.path, other.ino, other.mtime_ns, other.size, other.mode, other.uid, other.gid,
     )  # fmt: skip

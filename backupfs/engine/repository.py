@@ -1,7 +1,7 @@
 """A repository on disk: making one, unlocking it, opening it as a file system."""
 
 import stat
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,14 @@ from backupfs.codec import keys as key_codec
 from backupfs.codec.chunker import Chunker
 from backupfs.codec.compression import Compressor
 from backupfs.engine import keyring, recovery
+from backupfs.engine.attributes import SnapshotInfo
 from backupfs.engine.checking import Checker, Finding, Progress, check, remove_scratch, scratch_directory
 from backupfs.engine.filesystem import FileSystem
 from backupfs.engine.head import Head
 from backupfs.engine.identity import CONFIG, put_twice, read_configs
 from backupfs.engine.keyring import Unlocked
 from backupfs.engine.seams import Seams
+from backupfs.engine.snapshots import Snapshots
 from backupfs.engine.space import Space
 from backupfs.engine.usage import OPEN, SET_ASIDE
 from backupfs.engine.volume import Volume
@@ -32,7 +34,7 @@ from backupfs.format import catalog as records
 from backupfs.format import config as config_format
 from backupfs.format.catalog import META_COUNTERS, Counters, Inode, Orphan, Table, number_key
 from backupfs.format.config import CIPHER_AES_256_GCM, CIPHER_CHACHA20_POLY1305, Config
-from backupfs.format.journal import Change, encode_batch
+from backupfs.format.journal import Change, SegmentOpen, encode_batch
 from backupfs.format.keyslot import KdfParameters
 from backupfs.ids import FIRST_INO, ROOT_INO
 from backupfs.journal.checkpoints import Checkpoints
@@ -48,6 +50,10 @@ LOCK = "lock"
 INDEX = "index"
 HEAD = "head"
 _COMPRESSION_LEVEL = 1
+
+
+Choice = Callable[[Sequence[SnapshotInfo]], str]
+"""Picks the name of one of the kept snapshots."""
 
 
 class RebuildReport(msgspec.Struct, frozen=True):
@@ -119,11 +125,12 @@ async def open_filesystem(
     owner: tuple[int, int] = (0, 0),
     accept_rollback: bool = False,
     undelete_ns: int = 0,
+    choose: Choice | None = None,
 ) -> AsyncIterator[FileSystem]:
     """Take the lock, recover, and run the file system. At the end everything is committed and the lock is free.
 
-    `undelete_ns` is what `Upkeep.undelete_ns` begins with: purging begins as soon as this runs.
-    Raises LockedError, DamageError, RollbackError, StoreError.
+    `undelete_ns` is what `Upkeep.undelete_ns` begins with: purging begins as soon as this runs. `choose` picks one of the snapshots: then that one
+    is all there is, for reading. Raises LockedError, DamageError, RollbackError, StoreError.
     """
     offload = seams.offload
     lock = await offload.disk(seams.files.lock, root / LOCK)
@@ -138,6 +145,8 @@ async def open_filesystem(
             volume = await offload.disk(opening)
         try:
             orphans, ended = _to_do(volume)
+            if choose is not None:
+                _show_only(volume, choose)
             filesystem = FileSystem(volume, orphans, ended)
             filesystem.upkeep.undelete_ns = undelete_ns
             async with filesystem.running():
@@ -147,6 +156,67 @@ async def open_filesystem(
             volume.index.close()
     finally:
         seams.files.close(lock)
+
+
+@asynccontextmanager
+async def open_lent_snapshot(root: Path, unlocked: Unlocked, state: Path, name: str, *, seams: Seams) -> AsyncIterator[FileSystem]:
+    """One snapshot, for reading, beside the process that has the repository mounted and has lent the snapshot (`FileSystem.lending`); `state` is that
+    process's.
+
+    Raises DamageError, StoreError.
+    """
+    volume = await seams.offload.disk(_lent_volume, root, unlocked, state, name, seams)
+    try:
+        filesystem = FileSystem(volume, {}, [])
+        async with filesystem.running():
+            yield filesystem
+    finally:
+        volume.reader.close()
+        volume.index.close()
+
+
+def _show_only(volume: Volume, choose: Choice) -> None:
+    snapshots = Snapshots(volume.catalog)
+    serial = snapshots.serial_of(choose(snapshots.kept()))
+    if serial is None:
+        raise UsageError("there is no such snapshot; `backupfs snapshot list` shows them")
+    volume.catalog = Catalog(volume.index, volume.counters.epoch, 0, snapshots.epoch_of(serial))
+
+
+def _lent_volume(root: Path, unlocked: Unlocked, state: Path, name: str, seams: Seams) -> Volume:
+    keys, files = unlocked.keys, seams.files
+    store = LocalStore(root, files)
+    compressor = Compressor(unlocked.config.compression, unlocked.config.compression_level)
+    index = Index(state / INDEX, keys, None)
+    try:
+        value = index.get(Table.META, META_COUNTERS)
+        counters = Counters(1, FIRST_INO, 1, 1, 1, 1) if value is None else records.decode_counters(value)
+        volume = Volume(
+            root=root,
+            state=state,
+            keys=keys,
+            seams=seams,
+            store=store,
+            index=index,
+            catalog=Catalog(index, counters.epoch, 0),
+            counters=counters,
+            packs=PackWriter(root / OPEN, files, store, keys, compressor, seams.randomness, counters),
+            reader=BlobReader(root / OPEN, files, store, keys, compressor),
+            journal=JournalWriter(root / OPEN, files, store, keys, compressor, seams.randomness, SegmentOpen(0, 0, b""), 0),
+            journal_reader=_journal_reader(root, unlocked, seams),
+            checkpoints=_checkpoints(root, unlocked, seams),
+            compressor=compressor,
+            chunker=Chunker(unlocked.config, keys.chunk_seed),
+            space=Space(root / OPEN, files),
+            head=Head(state / HEAD, files, keys, seams.randomness),
+            read_only=True,
+            follows=True,
+        )
+        _show_only(volume, lambda _: name)
+    except BaseException:
+        index.close()
+        raise
+    return volume
 
 
 async def rebuild_index(root: Path, unlocked: Unlocked, state: Path, *, seams: Seams) -> RebuildReport:

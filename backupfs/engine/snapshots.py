@@ -7,6 +7,7 @@ what is written later already follows the rules without this snapshot.
 
 import errno
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -54,6 +55,8 @@ class Snapshots:
             records.number_of(key): records.decode_snapshot(value) for key, value in catalog.rows(Table.SNAPSHOTS)
         }
         self._by_name: dict[str, int] = {}
+        self.in_use: Counter[int] = Counter()
+        """Serials of snapshots that somebody reads beside this mount: they are not purged meanwhile."""
         self._refresh()
 
     def take(self, serial: int, time_ns: int, name: str, why: str, message: str, tags: Sequence[str], before_restore: bytes = b"") -> SnapshotInfo:
@@ -189,7 +192,8 @@ class Snapshots:
         return [
             s
             for s, snapshot in sorted(self._by_serial.items())
-            if snapshot.state == SnapshotState.PURGING or (snapshot.state == SnapshotState.DELETED and snapshot.deleted_ns <= deleted_by_ns)
+            if snapshot.state == SnapshotState.PURGING
+            or (snapshot.state == SnapshotState.DELETED and snapshot.deleted_ns <= deleted_by_ns and not self.in_use[s])
         ]
 
     def deleted(self) -> list[SnapshotInfo]:

@@ -56,6 +56,8 @@ class Volume:
     """The journal between the newest checkpoint and what this process has appended."""
     checkpoint_bytes: int = 0
     """Size of the newest checkpoint."""
+    follows: bool = False
+    """Whether another process writes to the index that is read here."""
     changed_at_ns: int | None = None
     """When somebody changed something last; None: not since the repository was opened."""
     failure: BackupfsError | None = None

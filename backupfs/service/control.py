@@ -25,6 +25,7 @@ from backupfs.service.messages import (
     REQUEST_BYTES_MAX,
     Failure,
     Item,
+    LendRequest,
     NotRunningError,
     Progress,
     Reply,
@@ -35,7 +36,7 @@ from backupfs.service.messages import (
     raw,
 )
 
-CONNECTIONS_MAX: Final = 16
+CONNECTIONS_MAX: Final = 64
 """At once; more wait in the socket's backlog."""
 PEER_TIMEOUT_S: Final = 30.0
 """A peer that neither sends its request nor takes its replies for so long is cut off."""
@@ -57,6 +58,10 @@ class Replies(Protocol):
 
     async def progress(self, done: int, total: int) -> None:
         """How far it is."""
+        ...
+
+    async def gone(self) -> None:
+        """Wait until the peer has closed the connection."""
         ...
 
 
@@ -97,6 +102,10 @@ class _Connection:
 
     async def progress(self, done: int, total: int) -> None:
         await self.send(Progress(done, total))
+
+    async def gone(self) -> None:
+        while await self._stream.receive_some(REQUEST_BYTES_MAX):
+            continue
 
     async def request(self) -> Request:
         line = bytearray()
@@ -230,6 +239,25 @@ class Client:
         except ConnectionError as reason:
             raise BackupfsError(_GONE) from reason
         raise BackupfsError(_GONE)
+
+    def borrow(self, request: LendRequest) -> Any:
+        """What the daemon lends: its one item, decoded from JSON. It is lent until the connection is closed, or the daemon ends (`ended`)."""
+        try:
+            self._connection.sendall(msgspec.json.encode(request) + b"\n")
+            with self._connection.makefile("rb") as lines:
+                line = lines.readline(REPLY_BYTES_MAX)
+        except ConnectionError as reason:
+            raise BackupfsError(_GONE) from reason
+        reply = _REPLIES.decode(line) if line else None
+        if isinstance(reply, Failure):
+            raise error(reply)
+        if not isinstance(reply, Item):
+            raise BackupfsError(_GONE)
+        return msgspec.json.decode(reply.value)
+
+    async def ended(self) -> None:
+        """Wait until the daemon has said or closed something: what was borrowed is to be given back."""
+        await trio.lowlevel.wait_readable(self._connection)
 
     def wait_until_gone(self, process: int) -> None:
         """Wait until the process that `hold_process` stands for has ended: then its locks are free."""

@@ -139,6 +139,12 @@ class UnmountRequest(msgspec.Struct, tag_field="request", tag="umount"):
     """Unmount, commit and end. Answered when everything is durable; the process is gone right after."""
 
 
+class LendRequest(msgspec.Struct, tag_field="request", tag="lend"):
+    """Keep a snapshot readable for the asking process, for as long as it keeps the connection: one item, the snapshot, when it can be read."""
+
+    name: str
+
+
 class CheckRequest(msgspec.Struct, tag_field="request", tag="check"):
     """Check the repository: progress as it goes, one item for each finding."""
 
@@ -174,6 +180,7 @@ Request = (
     | CollectRequest
     | UnmountRequest
     | CheckRequest
+    | LendRequest
     | ConfigurationRequest
     | PolicyRequest
     | PolicySetRequest

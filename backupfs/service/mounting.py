@@ -17,7 +17,8 @@ from backupfs.errors import BackupfsError
 from backupfs.fuse.mount import Mount, MountOptions
 from backupfs.fuse.mount_point import check_directory, check_machine
 from backupfs.fuse.unmounting import clear_stale
-from backupfs.service import daemon
+from backupfs.rules.names import SnapDir
+from backupfs.service import daemon, past
 from backupfs.service.configuration import Configuration
 from backupfs.service.control import connected
 from backupfs.service.groups import cause
@@ -40,31 +41,35 @@ def plan(
     owner: tuple[int, int],
     accept_rollback: bool,
     files: Files,
-) -> MountJob:
-    """What is to be mounted, checked as far as that goes without the password. A dead mount of ours on the directory is
-    cleared.
+    at: str = "",
+) -> tuple[MountJob, StateDirectory]:
+    """What is to be mounted, checked as far as that goes without the password, and where its local state is to lie. A dead mount of ours on the
+    directory is cleared. With `at`, of what time a snapshot is to be mounted: that may be done beside the mount that is there.
 
     Raises LockedError when the repository is mounted already, UsageError when the directory will not do.
     """
     options = configuration.effective()
-    place.state.make()
-    with place.state.locked(files):
+    state = past.state_beside(place.state, directory) if at and past.is_served(place.state) else place.state
+    state.make()
+    with state.locked(files):
         clear_stale(directory)
     check_machine(os.geteuid(), options.allow_other)
     # Before it is said that the directory is not empty, with advice for that.
     refuse_overlap(directory, {"repository": place.repository, "local state": place.state.path})
     check_directory(directory, os.geteuid())
-    return MountJob(
+    job = MountJob(
         repository=place.repository,
         repository_id=place.state.repository_id,
         directory=Path(os.path.realpath(directory)),
-        read_only=options.read_only,
+        read_only=options.read_only or bool(at),
         allow_other=options.allow_other,
-        snapdir=options.snapdir,
+        snapdir=SnapDir.DISABLED if at else options.snapdir,
         configuration=configuration,
         owner=owner,
         accept_rollback=accept_rollback,
+        at=at,
     )
+    return job, state
 
 
 def start(job: MountJob, state: StateDirectory, password: bytes, seams: Seams, environ: Mapping[str, str]) -> Ready:
@@ -121,7 +126,13 @@ def _wired(
     """Everything that serves one mount, put together."""
     options = MountOptions(read_only=job.read_only, allow_other=job.allow_other)
 
+    main = StateDirectory(state.path.parent, job.repository_id)
+
     def open_engine() -> AbstractAsyncContextManager[FileSystem]:
+        if job.at and state.path != main.path:
+            return past.lent(job, main, unlocked, seams, serving.stop)
+        if job.at:
+            return past.alone(job, state, unlocked, seams)
         return open_filesystem(
             job.repository,
             unlocked,
@@ -136,7 +147,8 @@ def _wired(
         filesystem.snapdirs.mode = job.snapdir
         return Mount(filesystem, job.directory, options)
 
-    return Serving(job, state, open_engine, make_mount, seams.clock, recent, environ)
+    serving = Serving(job, state, open_engine, make_mount, seams.clock, recent, environ)
+    return serving
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,10 @@
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from backupfs.errors import UsageError
 
@@ -65,3 +67,18 @@ def _inside(inner: Path, outer: Path) -> bool:
     real = Path(os.path.realpath(inner))
     goal = os.stat(outer)
     return any(os.path.samestat(os.stat(step), goal) for step in (real, *real.parents) if step.exists())
+
+
+LOCAL_TIME: Final = Path("/etc/localtime")
+
+
+def local_zone(environ: Mapping[str, str]) -> tzinfo:
+    """The time zone in which this user names an hour: `TZ`, or else the machine's; UTC when neither says."""
+    name = environ.get("TZ", "").removeprefix(":")
+    try:
+        if name:
+            return ZoneInfo(name)
+        with LOCAL_TIME.open("rb") as file:
+            return ZoneInfo.from_file(file)
+    except (OSError, ValueError, ZoneInfoNotFoundError):
+        return UTC

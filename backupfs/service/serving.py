@@ -39,6 +39,7 @@ from backupfs.service.messages import (
     ConfigurationRequest,
     ConfigurationTold,
     LayerTold,
+    LendRequest,
     MountRecord,
     NotRunningError,
     PolicyRequest,
@@ -73,6 +74,10 @@ class Engine(Cuttable, Protocol):
 
     async def delete_snapshot(self, name: str) -> None:
         """Durable on return."""
+        ...
+
+    def lending(self, name: str) -> AbstractAsyncContextManager[SnapshotInfo]:
+        """Keep a snapshot readable for another process as long as the context lasts."""
         ...
 
     own_threads: set[int]
@@ -139,6 +144,8 @@ class MountJob:
     configuration: Configuration
     owner: tuple[int, int]
     accept_rollback: bool = False
+    at: str = ""
+    """Of which point in time the snapshot is to be mounted, and nothing else; as a person says it."""
 
 
 @dataclass(slots=True)
@@ -189,6 +196,10 @@ class Serving(Generic[E]):
         self._ending = trio.Lock()
         self._closed = trio.Event()
         self._failure: BaseException | None = None
+
+    def stop(self) -> None:
+        """End as after a signal."""
+        self._stop_asked.set()
 
     async def run(self, on_ready: Callable[[Ready], None]) -> None:
         """Open, mount, call `on_ready`, serve, and return after a clean end. Raises what went wrong, in exception
@@ -296,7 +307,7 @@ class Serving(Generic[E]):
         if running.scheduler is not None and before.schedules != now.schedules:
             running.scheduler.reschedule(now.schedules, _taken(running.engine))
         job = self._job
-        if (job.read_only, job.allow_other, job.snapdir) != (now.read_only, now.allow_other, now.snapdir):
+        if not job.at and (job.read_only, job.allow_other, job.snapdir) != (now.read_only, now.allow_other, now.snapdir):
             _log.warning("options of the mount have changed in the configuration; they count from the next mount on")
 
     # --- the end --------------------------------------------------------------------------------------------------
@@ -370,6 +381,8 @@ class Serving(Generic[E]):
                 return await self._handle_unmount()
             case SnapshotListRequest():
                 return await self._handle_list(replies)
+            case LendRequest():
+                return await self._handle_lend(request.name, replies)
             case ConfigurationRequest():
                 return self._handle_configuration()
             case _:
@@ -431,6 +444,13 @@ class Serving(Generic[E]):
         if self._failure is not None:
             raise BackupfsError(f"{self._job.directory} is unmounted, but its end failed: {cause(self._failure)}; see {self._state.log}")
         return {"directory": shown(str(self._job.directory)), "repository": shown(str(self._job.repository)), "pid": os.getpid()}
+
+    async def _handle_lend(self, name: str, replies: Replies) -> object:
+        with self._use() as running:
+            async with running.engine.lending(name) as info:
+                await replies.item(info)
+                await replies.gone()
+        return {"name": name}
 
     async def _handle_list(self, replies: Replies) -> object:
         with self._use() as running:
