@@ -134,8 +134,7 @@ class FileSystem:
         self.reckoner = Reckoner(volume, self._snapshots, self._settle)
         self.restorer = Restorer(volume, self._inodes, self._data, self._names, self._snapshots, self.history, self._admit_restore, self._maybe_reap)
         self.snapdirs = SnapshotDirectories(volume, self._names, self._snapshots, self._attributes_then)
-        self.take_named: Callable[[str], Awaitable[object]] = self._take_named
-        """What `mkdir .snapshots/NAME` does; whoever can bring in what the kernel still holds puts that in place of this."""
+        self._take_by_name: Callable[[str], Awaitable[object]] = self._take_named
         self.own_threads: set[int] = set()
         """Threads of this process that are using its own mount (the kernel's `pid` of a request is a thread's): their fsync commits nothing."""
 
@@ -720,6 +719,10 @@ class FileSystem:
             self.upkeep.wake()
             return info
 
+    def take_named_with(self, take: Callable[[str], Awaitable[object]]) -> None:
+        """What `mkdir .snapshots/NAME` does from now on: whoever can bring in what the kernel still holds does that first."""
+        self._take_by_name = take
+
     def _claim(self, name: str) -> str:
         return self._snapshots.claim_name(name, self._volume.keys.name_prf(ROOT_INO, name.encode()))
 
@@ -728,7 +731,7 @@ class FileSystem:
 
     async def _take_on_request(self, name: bytes) -> None:
         try:
-            await self.take_named(os.fsdecode(name))
+            await self._take_by_name(os.fsdecode(name))
         except UsageError as error:
             log.warning("mkdir .snapshots/NAME: %s", error)
             raise FileSystemError(errno.EINVAL) from None

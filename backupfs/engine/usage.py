@@ -37,11 +37,11 @@ class Usage(msgspec.Struct, frozen=True):
 
 def measure(root: Path, store: Store, seams: Seams) -> Usage:
     """Blocks for as long as it takes to look at every object. What is removed or comes meanwhile may count or not. Raises StoreError."""
-    closed = [sum(_sizes(store, folder, seams)) for folder in ("packs", "journal", "checkpoints")]
+    packs, journal, checkpoints = (sum(_sizes(store, folder, seams)) for folder in ("packs", "journal", "checkpoints"))
     aside = sum(_size(root / SET_ASIDE / name, seams) for name in seams.files.list(root / SET_ASIDE))
     appended = {name: _size(root / OPEN / name, seams) for name in seams.files.list(root / OPEN)}
     reserve = appended.pop(BALLAST, 0)
-    return Usage(*closed, sum(appended.values()), reserve, aside)
+    return Usage(packs, journal, checkpoints, sum(appended.values()), reserve, aside)
 
 
 def _sizes(store: Store, folder: str, seams: Seams) -> Iterator[int]:

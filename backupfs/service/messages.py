@@ -330,8 +330,8 @@ class Collected(msgspec.Struct, frozen=True):
 
 
 class SpaceTold(Usage, frozen=True):
-    """Where the space goes. `held_bytes` are stored in closed packs, `dead_bytes` of them no longer count, and collecting them as thoroughly as that pays
-    would free `collectable_bytes`. `deleted_bytes` come back when all deleted snapshots are purged.
+    """Where the space goes. `held_bytes` are stored in closed packs, `dead_bytes` of them no longer count, and collecting those as thoroughly as that
+    pays would free `collectable_bytes`. `deleted_bytes` come back when all deleted snapshots are purged.
     """
 
     held_bytes: int

@@ -41,11 +41,6 @@ class Collecting(Protocol):
 class Retained(Reckonable, Protocol):
     """The part of the engine that is needed here."""
 
-    @property
-    def upkeep(self) -> Collecting:
-        """Background work."""
-        ...
-
     def snapshots(self) -> Sequence[SnapshotInfo]:
         """The kept ones, oldest first."""
         ...
@@ -82,9 +77,10 @@ class Plan:
 class Retainer:
     """Keeps to `retention`, which may be replaced at any time. One task runs it; `plan` and `apply` may be asked for besides."""
 
-    def __init__(self, engine: Retained, clock: Clock, retention: Retention) -> None:
+    def __init__(self, engine: Retained, upkeep: Collecting, clock: Clock, retention: Retention) -> None:
         self.retention = retention
         self._engine = engine
+        self._upkeep = upkeep
         self._clock = clock
         self._one_at_a_time = trio.Lock()
         self._woken = trio.Event()
@@ -134,7 +130,7 @@ class Retainer:
             if deleted:
                 await self._engine.delete_snapshots([fate.name for fate in deleted])
             if plan.collectable_bytes:
-                self._engine.upkeep.collect_soon()
+                self._upkeep.collect_soon()
             self._last_ns = self._clock.now_ns()
             self._kept, self._deleted, self._failure = len(plan.fates) - len(deleted), len(deleted), ""
             _log.info("retention: %d snapshots stay, %d are deleted", self._kept, self._deleted)
@@ -175,7 +171,7 @@ class Retainer:
             return 0, 0, 0
         deleted = deleted_serials(self._engine)
         purgeable = await self._engine.reckoner.frees(deleted) if deleted else 0
-        collectable = (await self._engine.upkeep.survey(thorough=True)).plan.freed_bytes
+        collectable = (await self._upkeep.survey(thorough=True)).plan.freed_bytes
         return await self._measured(retention), purgeable + collectable, collectable
 
     async def _measured(self, retention: Retention) -> int:
