@@ -15,7 +15,17 @@ from typing import Any, Final
 import msgspec
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 
 from backupfs.errors import BackupfsError
@@ -65,6 +75,15 @@ def printable(text: str) -> str:
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode() for sign in text)
 
 
+class _CountSpeedColumn(ProgressColumn):
+    """How many a second."""
+
+    def render(self, task: Task) -> Text:
+        """See `ProgressColumn`."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f}/s", style="progress.data.speed")
+
+
 class Output:
     """Where one command's results go."""
 
@@ -84,6 +103,12 @@ class Output:
         if not self.as_json:
             for line in lines:
                 self._out.print(Text(printable(line)))
+
+    def paint(self, lines: Sequence[Sequence[tuple[str, str]]]) -> None:
+        """Lines of (text, style); the styles show on a terminal only."""
+        if not self.as_json:
+            for line in lines:
+                self._out.print(Text.assemble(*((printable(text), style) for text, style in line)))
 
     def facts(self, fields: Mapping[str, object], title: str = "") -> None:
         """Names and values, one a line."""
@@ -111,17 +136,14 @@ class Output:
         self.json({"error": {"kind": error.kind, "message": str(error), "exit_code": error.exit_code}})
 
     @contextmanager
-    def progress(self, what: str) -> Iterator[Any]:
+    def progress(self, what: str, counted: str = "") -> Iterator[Any]:
         """A bar with rate and time left on standard error, when that is a terminal; one line on SIGUSR1. Gives
-        `show(done, total)`.
+        `show(done, total)`: of bytes, or of what `counted` says.
         """
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-        )
+        amounts: tuple[ProgressColumn, ...] = (DownloadColumn(binary_units=True), TransferSpeedColumn())
+        if counted:
+            amounts = (MofNCompleteColumn(), TextColumn(counted), _CountSpeedColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(), *amounts, TimeRemainingColumn())
         with Progress(*columns, console=self._err, transient=True, disable=not self._err.is_terminal) as bar:
             task = bar.add_task(what, total=None)
             at = [0, 0]
@@ -130,15 +152,16 @@ class Output:
                 at[:] = done, total
                 bar.update(task, completed=done, total=total)
 
-            before = signal.signal(signal.SIGUSR1, lambda *_: self._progress_line(what, at))
+            before = signal.signal(signal.SIGUSR1, lambda *_: self._progress_line(what, counted, at))
             try:
                 yield show
             finally:
                 signal.signal(signal.SIGUSR1, before)
 
-    def _progress_line(self, what: str, at: Sequence[int]) -> None:
+    def _progress_line(self, what: str, counted: str, at: Sequence[int]) -> None:
         done, total = at
-        self._err.print(Text(f"{what}: {readable_size(done)} of {readable_size(total)}"))
+        how_far = f"{done} of {total} {counted}" if counted else f"{readable_size(done)} of {readable_size(total)}"
+        self._err.print(Text(f"{what}: {how_far}"))
 
 
 def _words(name: str) -> str:
