@@ -59,8 +59,10 @@ def prune(where: str | None, dry_run: bool, as_json: bool) -> None:
         [(fate["name"], rfc3339(fate["time_ns"]), "keep" if fate["keep"] else "delete", ", ".join(fate["reasons"])) for fate in fates],
     )
     freed = readable_size(told["frees_bytes"])
-    would = ("would stay", "would be deleted, which would free", "; nothing was deleted") if dry_run else ("stay", "are deleted, which frees", "")
-    output.say(f"{told['kept']} snapshots {would[0]}, {told['deleted']} {would[1]} {freed}{would[2]}")
+    if dry_run:
+        output.say(f"{told['kept']} would stay; {told['deleted']} would be deleted, which would free {freed}. Nothing was deleted.")
+    else:
+        output.say(f"{told['kept']} stay; {told['deleted']} are deleted, which frees {freed}.")
     if told["excess_bytes"]:
         output.say(f"by the space limits, {readable_size(told['excess_bytes'])} are too many")
 
@@ -77,15 +79,15 @@ def gc(where: str | None, now: bool, dry_run: bool, as_json: bool) -> None:
         told = daemon.ask(CollectRequest(now, dry_run), None, show)
     freed_bytes = max(told["used_before_bytes"] - told["used_after_bytes"], 0)
     output.json({**told, "freed_bytes": freed_bytes})
-    dead = f"{readable_size(told['dead_bytes'])} {'are' if dry_run else 'were'} dead in packs"
-    rewriting = f"rewriting {told['packs']} packs copies {readable_size(told['copied_bytes'])} and frees {readable_size(told['frees_bytes'])}"
-    output.say(f"{dead}; {rewriting}")
-    if now:
-        output.say(
-            f"{told['purged']} deleted snapshots {'would be' if dry_run else 'are'} purged, for {readable_size(told['purge_frees_bytes'])} more"
-        )
-    elif told["waiting"]:
-        output.say(f"{told['waiting']} deleted snapshots can still be brought back; with --now they are purged as well")
     output.say(
-        "nothing was changed" if dry_run else f"{readable_size(freed_bytes)} freed: the repository takes {readable_size(told['used_after_bytes'])}"
+        f"dead in packs: {readable_size(told['dead_bytes'])}",
+        f"packs to rewrite: {told['packs']}, which copies {readable_size(told['copied_bytes'])} and frees {readable_size(told['frees_bytes'])}",
     )
+    if now:
+        output.say(f"deleted snapshots to purge: {told['purged']}, which frees {readable_size(told['purge_frees_bytes'])} more")
+    if told["waiting"]:
+        output.say(f"deleted snapshots that can still be brought back: {told['waiting']}" + ("" if now else "; --now purges them"))
+    if dry_run:
+        output.say("nothing was changed")
+    else:
+        output.say(f"{readable_size(freed_bytes)} freed; the repository takes {readable_size(told['used_after_bytes'])}")
