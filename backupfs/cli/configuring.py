@@ -143,7 +143,7 @@ def policy_simulate(where: str | None, days: int, config: str | None, as_json: b
     schedules = settings.schedules
     state = initial(now_ns, schedules, [Taken(s["time_ns"], s["serial"], s["why"], s["tags"]) for s in present])
     candidates = [Candidate(s["serial"], s["time_ns"], tuple(s["tags"]), s["pinned"], s["hold_until_ns"] or 0) for s in present]
-    with output.progress("simulating", "days") as show:
+    with output.progress("simulating days", in_bytes=False) as show:
         told = simulate(schedules, state, settings.retention, candidates, now_ns, days * DAY_NS, on_period=lambda done: show(done, days))
     output.json({"days": days, "policy_known": sources.policy_known, "snapshots_known": len(present), **as_plain(told)})
     if not sources.policy_known:

@@ -7,7 +7,7 @@ and becomes RFC 3339 in UTC, without the ending.
 import json
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -21,7 +21,6 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
-    Task,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -73,15 +72,6 @@ def readable_size(size_bytes: int) -> str:
 def printable(text: str) -> str:
     """One line in which nothing speaks to the terminal: what cannot be printed is written as Python would write it."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode() for sign in text)
-
-
-class _CountSpeedColumn(ProgressColumn):
-    """How many a second."""
-
-    def render(self, task: Task) -> Text:
-        """See `ProgressColumn`."""
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f}/s", style="progress.data.speed")
 
 
 class Output:
@@ -136,13 +126,11 @@ class Output:
         self.json({"error": {"kind": error.kind, "message": str(error), "exit_code": error.exit_code}})
 
     @contextmanager
-    def progress(self, what: str, counted: str = "") -> Iterator[Any]:
+    def progress(self, what: str, *, in_bytes: bool = True) -> Iterator[Any]:
         """A bar with rate and time left on standard error, when that is a terminal; one line on SIGUSR1. Gives
-        `show(done, total)`: of bytes, or of what `counted` says.
+        `show(done, total)`, in bytes or else in whatever is counted.
         """
-        amounts: tuple[ProgressColumn, ...] = (DownloadColumn(binary_units=True), TransferSpeedColumn())
-        if counted:
-            amounts = (MofNCompleteColumn(), TextColumn(counted), _CountSpeedColumn())
+        amounts: tuple[ProgressColumn, ...] = (DownloadColumn(binary_units=True), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(),)
         columns = (TextColumn("{task.description}"), BarColumn(), *amounts, TimeRemainingColumn())
         with Progress(*columns, console=self._err, transient=True, disable=not self._err.is_terminal) as bar:
             task = bar.add_task(what, total=None)
@@ -152,16 +140,15 @@ class Output:
                 at[:] = done, total
                 bar.update(task, completed=done, total=total)
 
-            before = signal.signal(signal.SIGUSR1, lambda *_: self._progress_line(what, counted, at))
+            before = signal.signal(signal.SIGUSR1, lambda *_: self._progress_line(what, at, readable_size if in_bytes else str))
             try:
                 yield show
             finally:
                 signal.signal(signal.SIGUSR1, before)
 
-    def _progress_line(self, what: str, counted: str, at: Sequence[int]) -> None:
+    def _progress_line(self, what: str, at: Sequence[int], shown: Callable[[int], str]) -> None:
         done, total = at
-        how_far = f"{done} of {total} {counted}" if counted else f"{readable_size(done)} of {readable_size(total)}"
-        self._err.print(Text(f"{what}: {how_far}"))
+        self._err.print(Text(f"{what}: {shown(done)} of {shown(total)}"))
 
 
 def _words(name: str) -> str:

@@ -55,7 +55,7 @@ def list_(where: str | None, deleted: bool, sizes: bool, as_json: bool) -> None:
     """List the snapshots, oldest first."""
     output = Output(as_json)
     found: list[Any] = []
-    with output.progress("reckoning", "snapshots") as show, locate.daemon_of(place_of(where)) as daemon:
+    with output.progress("reckoning snapshots", in_bytes=False) as show, locate.daemon_of(place_of(where)) as daemon:
         daemon.ask(SnapshotListRequest(deleted, sizes), found.append, show)
     output.json({"snapshots": found})
     columns: dict[str, Callable[[Any], str]] = {
