@@ -50,6 +50,7 @@ from backupfs.service.messages import (
     Ready,
     Request,
     ServiceStatus,
+    SnapshotDeleteRequest,
     SnapshotListRequest,
     SnapshotShowRequest,
     StatsRequest,
@@ -447,7 +448,8 @@ class Serving(Generic[E]):
             case SnapshotShowRequest():
                 return await snapshots.show(request)
             case _:
-                self._refuse_read_only()
+                if not isinstance(request, SnapshotDeleteRequest) or not request.dry_run:
+                    self._refuse_read_only()
                 return await snapshots.change(request)
 
     async def _handle_policy_set(self, running: _Running, request: PolicySetRequest) -> PolicyTold:
