@@ -26,7 +26,7 @@ JOURNAL_SEGMENT_TARGET_BYTES: Final = 16 * MIB
 JOURNAL_FRAME_MAX_BYTES: Final = 256 * MIB
 """No honest frame is larger; a length beyond it is damage, not a reason to take memory."""
 
-CHECKPOINT_MIN_BYTES: Final = 1 * MIB
+CHECKPOINT_MIN_BYTES: Final = 4 * MIB
 """A checkpoint is made when the journal since the last one is larger than this and than that checkpoint: so both stay in proportion to what there is,
 and all checkpoints together write about as much as the journal.
 """

@@ -94,6 +94,12 @@ class Output:
             for line in lines:
                 self._out.print(Text(printable(line)))
 
+    def paint(self, lines: Sequence[Sequence[tuple[str, str]]]) -> None:
+        """Lines of (text, style); the styles show on a terminal only."""
+        if not self.as_json:
+            for line in lines:
+                self._out.print(Text.assemble(*((printable(text), style) for text, style in line)))
+
     def facts(self, fields: Mapping[str, object], title: str = "") -> None:
         """Names and values, one a line."""
         if self.as_json:

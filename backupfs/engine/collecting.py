@@ -35,8 +35,17 @@ class Collected:
     waiting_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What closed packs hold, what of that is dead, and the plan that would be carried out now. Bytes."""
+
+    held_bytes: int
+    dead_bytes: int
+    plan: CollectionPlan
+
+
 class Collector:
-    """Rewrites packs. Used by one task at a time."""
+    """Rewrites packs. Only one task carries out a plan at a time; anybody may survey."""
 
     def __init__(self, volume: Volume, committer: Committer, blobs: BlobStore) -> None:
         self._volume = volume
@@ -55,15 +64,20 @@ class Collector:
         return self._planned_at < 0 or self._volume.catalog.died_bytes - self._planned_at > enough
 
     async def plan(self, *, thorough: bool = False) -> CollectionPlan:
-        """What would be rewritten now, by what the index has."""
+        """What is to be rewritten now, by what the index has."""
         self._planned_at = self._volume.catalog.died_bytes
+        return (await self.survey(thorough=thorough)).plan
+
+    async def survey(self, *, thorough: bool) -> Survey:
+        """What would be rewritten now, and what there is. Reads the ends of packs that it has not seen before."""
         closed = {number: pack for number, pack in await self._closed_packs() if number not in self._hopeless}
         self._held = {number: held for number, held in self._held.items() if number in closed}
         unknown = [(number, pack) for number, pack in closed.items() if number not in self._held]
         if unknown:
             self._held.update(await self._volume.seams.offload.disk(self._read_held, unknown))
         uses = [PackUse(number, self._held[number], pack.live_bytes) for number, pack in closed.items() if number in self._held]
-        return plan_collection(uses, thorough=thorough)
+        held, dead = sum(use.held_bytes for use in uses), sum(use.dead_bytes for use in uses)
+        return Survey(held, dead, plan_collection(uses, thorough=thorough))
 
     async def _closed_packs(self) -> list[tuple[int, Pack]]:
         found: list[tuple[int, Pack]] = []

@@ -27,6 +27,7 @@ from backupfs.engine.keyring import Unlocked
 from backupfs.engine.seams import Seams
 from backupfs.engine.snapshots import Snapshots
 from backupfs.engine.space import Space
+from backupfs.engine.usage import OPEN, SET_ASIDE
 from backupfs.engine.volume import Volume
 from backupfs.errors import DamageError, UsageError
 from backupfs.format import catalog as records
@@ -46,8 +47,6 @@ from backupfs.stores.files import Files
 from backupfs.stores.local import LocalStore
 
 LOCK = "lock"
-OPEN = "open"
-SET_ASIDE = "set-aside"
 INDEX = "index"
 HEAD = "head"
 _COMPRESSION_LEVEL = 1
@@ -125,11 +124,13 @@ async def open_filesystem(
     read_only: bool = False,
     owner: tuple[int, int] = (0, 0),
     accept_rollback: bool = False,
+    undelete_ns: int = 0,
     choose: Choice | None = None,
 ) -> AsyncIterator[FileSystem]:
     """Take the lock, recover, and run the file system. At the end everything is committed and the lock is free.
 
-    `choose` picks one of the snapshots: then that one is all there is, for reading. Raises LockedError, DamageError, RollbackError, StoreError.
+    `undelete_ns` is what `Upkeep.undelete_ns` begins with: purging begins as soon as this runs. `choose` picks one of the snapshots: then that one
+    is all there is, for reading. Raises LockedError, DamageError, RollbackError, StoreError.
     """
     offload = seams.offload
     lock = await offload.disk(seams.files.lock, root / LOCK)
@@ -147,6 +148,7 @@ async def open_filesystem(
             if choose is not None:
                 _show_only(volume, choose)
             filesystem = FileSystem(volume, orphans, ended)
+            filesystem.upkeep.undelete_ns = undelete_ns
             async with filesystem.running():
                 yield filesystem
         finally:

@@ -12,7 +12,7 @@ from backupfs.stores.files import Files
 
 log = logging.getLogger(__name__)
 
-_BALLAST = "reserve"
+BALLAST = "reserve"
 
 
 class Space:
@@ -20,7 +20,7 @@ class Space:
 
     def __init__(self, open_directory: Path, files: Files) -> None:
         self._directory = open_directory
-        self._path = open_directory / _BALLAST
+        self._path = open_directory / BALLAST
         self._files = files
         self.free_bytes, self.total_bytes = files.free_bytes(open_directory)
         self._ballast_bytes = min(limits.RESERVE_BYTES, self.total_bytes // 16)

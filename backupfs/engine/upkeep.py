@@ -10,7 +10,7 @@ import trio
 
 from backupfs import limits
 from backupfs.engine.attributes import UpkeepStatus
-from backupfs.engine.collecting import Collector
+from backupfs.engine.collecting import Collector, Survey
 from backupfs.engine.committer import Committer
 from backupfs.engine.filedata import FileData
 from backupfs.engine.inodes import InodeState, InodeTable
@@ -131,6 +131,15 @@ class Upkeep:
         while self._answered < asked and self._volume.failure is None:
             await self._collected.wait()
         self._volume.check_writable()
+
+    def collect_soon(self) -> None:
+        """Get all space back that is dead already, in the background and with pauses."""
+        self._thorough = True
+        self._collecting.set()
+
+    async def survey(self, *, thorough: bool) -> Survey:
+        """What is dead, and what collection would rewrite now."""
+        return await self._collector.survey(thorough=thorough)
 
     async def idle(self) -> None:
         """Everything that is due is done when this returns."""

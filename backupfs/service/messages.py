@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
-from backupfs.engine.attributes import EngineStatus
+from backupfs.engine.attributes import EngineStatus, SnapshotInfo, Stats
+from backupfs.engine.usage import Usage
 from backupfs.errors import (
     BackupfsError,
     DamageError,
@@ -72,20 +73,67 @@ class StatsRequest(msgspec.Struct, tag_field="request", tag="stats"):
 
 
 class SnapshotCreateRequest(msgspec.Struct, tag_field="request", tag="snapshot-create"):
-    """Take a snapshot now."""
+    """Take a snapshot now. Without a name it gets one from the time."""
 
     message: str = ""
     tags: list[str] = []
+    name: str = ""
 
 
 class SnapshotListRequest(msgspec.Struct, tag_field="request", tag="snapshot-list"):
-    """One item for each kept snapshot, oldest first."""
+    """One `SnapshotTold` for each kept snapshot, or each deleted one, oldest first. `sizes`: with what deleting each alone would free."""
+
+    deleted: bool = False
+    sizes: bool = False
+
+
+class SnapshotShowRequest(msgspec.Struct, tag_field="request", tag="snapshot-show"):
+    """Everything about one snapshot, kept or deleted: a `SnapshotShown`."""
+
+    name: str
 
 
 class SnapshotDeleteRequest(msgspec.Struct, tag_field="request", tag="snapshot-delete"):
-    """Mark a snapshot deleted."""
+    """Mark snapshots deleted, all or none; `dry_run`: only say what that would free. `name` is one more of `names`."""
 
-    name: str
+    name: str = ""
+    names: list[str] = []
+    dry_run: bool = False
+
+
+class SnapshotUndeleteRequest(msgspec.Struct, tag_field="request", tag="snapshot-undelete"):
+    """Bring deleted snapshots back, all or none."""
+
+    names: list[str]
+
+
+class SnapshotPinRequest(msgspec.Struct, tag_field="request", tag="snapshot-pin"):
+    """Keep snapshots until they are unpinned, or unpin them; all or none."""
+
+    names: list[str]
+    pinned: bool
+
+
+class SnapshotHoldRequest(msgspec.Struct, tag_field="request", tag="snapshot-hold"):
+    """Keep snapshots until a time; 0 lets go of them. All or none."""
+
+    names: list[str]
+    until_ns: int
+
+
+class PruneRequest(msgspec.Struct, tag_field="request", tag="prune"):
+    """Run retention now: one `FateTold` for each snapshot, then a `Pruned`. `dry_run`: nothing is deleted."""
+
+    dry_run: bool = False
+
+
+class CollectRequest(msgspec.Struct, tag_field="request", tag="gc"):
+    """Get back all space that can be got, without pauses; progress is of bytes that are copied. `now`: also what deleted snapshots hold that could
+    still be brought back. `dry_run`: only say what that would do.
+    """
+
+    now: bool = False
+    dry_run: bool = False
 
 
 class UnmountRequest(msgspec.Struct, tag_field="request", tag="umount"):
@@ -168,7 +216,13 @@ Request = (
     | StatsRequest
     | SnapshotCreateRequest
     | SnapshotListRequest
+    | SnapshotShowRequest
     | SnapshotDeleteRequest
+    | SnapshotUndeleteRequest
+    | SnapshotPinRequest
+    | SnapshotHoldRequest
+    | PruneRequest
+    | CollectRequest
     | UnmountRequest
     | CheckRequest
     | LendRequest
@@ -186,7 +240,7 @@ class Item(msgspec.Struct, tag_field="reply", tag="item"):
 
 
 class Progress(msgspec.Struct, tag_field="reply", tag="progress"):
-    """So many of so many bytes (steps, of a restore) are done."""
+    """So many of so many are done: bytes, steps of a restore, or snapshots where those are listed."""
 
     done: int
     total: int
@@ -256,6 +310,109 @@ class ScheduleView(msgspec.Struct):
     next_ns: int | None
 
 
+class SnapshotTold(SnapshotInfo, frozen=True):
+    """A snapshot with what deleting it would free, beyond what is deleted already; None when that was not asked for. `undelete_until_ns` is how long
+    a deleted one can be brought back for certain, None for others.
+    """
+
+    frees_bytes: int | None = None
+    undelete_until_ns: int | None = None
+
+
+class FateTold(msgspec.Struct, frozen=True):
+    """What retention does with a snapshot, and why."""
+
+    serial: int
+    name: str
+    time_ns: int
+    keep: bool
+    reasons: list[str]
+
+
+class SnapshotShown(msgspec.Struct, frozen=True):
+    """The result of a `SnapshotShowRequest`. A deleted snapshot has no fate."""
+
+    snapshot: SnapshotTold
+    fate: FateTold | None
+
+
+class SnapshotsChanged(msgspec.Struct, frozen=True):
+    """The result of a request that changes snapshots, or would. `fates` are those of retention, where they matter."""
+
+    names: list[str]
+    frees_bytes: int | None = None
+    undelete_until_ns: int | None = None
+    fates: list[FateTold] = []
+
+
+class Pruned(msgspec.Struct, frozen=True):
+    """How many snapshots stay and how many are deleted, what that frees, and how much space was too much by the limits."""
+
+    kept: int
+    deleted: int
+    frees_bytes: int
+    excess_bytes: int
+    dry_run: bool
+
+
+class Collected(msgspec.Struct, frozen=True):
+    """What a collection did, or would do. Bytes.
+
+    `purged` snapshots were purged, which alone freed `purge_frees_bytes`; `waiting` deleted ones can still be brought back. `dead_bytes` were
+    dead in packs before, of which `packs` were to be rewritten: copying `copied_bytes` to free `frees_bytes`. `used_…` is what the repository
+    took on its disk.
+    """
+
+    dry_run: bool
+    purged: int
+    purge_frees_bytes: int
+    waiting: int
+    dead_bytes: int
+    packs: int
+    copied_bytes: int
+    frees_bytes: int
+    used_before_bytes: int
+    used_after_bytes: int
+
+
+class SpaceTold(Usage, frozen=True):
+    """Where the space goes. `held_bytes` are stored in closed packs, `dead_bytes` of them no longer count, and collecting those as thoroughly as that
+    pays would free `collectable_bytes`. `deleted_bytes` come back when all deleted snapshots are purged.
+    """
+
+    held_bytes: int
+    dead_bytes: int
+    collectable_bytes: int
+    deleted: int
+    deleted_bytes: int
+    used_bytes: int
+
+
+class StatsTold(Stats, frozen=True):
+    """The result of a `StatsRequest`."""
+
+    space: SpaceTold
+
+
+class RetentionStatus(msgspec.Struct, frozen=True):
+    """When retention ran last and how many snapshots it then kept and deleted; when it runs next, None: never; what went wrong the last time."""
+
+    last_ns: int | None
+    next_ns: int | None
+    kept: int
+    deleted: int
+    failure: str = ""
+
+
+class DeletedTold(msgspec.Struct, frozen=True):
+    """A deleted snapshot. It can be brought back until `until_ns` for certain, and after that until it is being purged."""
+
+    name: str
+    deleted_ns: int | None
+    until_ns: int | None
+    is_purging: bool
+
+
 class LayerTold(msgspec.Struct):
     """What one source of configuration says, as tables that TOML could have."""
 
@@ -292,6 +449,8 @@ class ServiceStatus(msgspec.Struct):
     errors: list[Trouble]
     schedules: list[ScheduleView] = []
     configuration: str | None = None
+    retention: RetentionStatus | None = None
+    deleted: list[DeletedTold] = []
 
 
 def shown(text: str) -> str:

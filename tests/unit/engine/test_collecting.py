@@ -8,7 +8,7 @@ import trio
 
 from backupfs import limits
 from backupfs.errors import FileSystemError, StoreError, UsageError
-from backupfs.rules.collection import COPIED_PER_FREED_MAX, DEAD_BYTES_MIN, DEAD_SHARE_MAX, PackUse, plan_collection
+from backupfs.rules.collection import COPIED_PER_FREED_MAX, PackUse, plan_collection
 from tests.conftest import LogRule
 from tests.crash.faults import FaultyFiles
 from tests.unit.engine.world import World, simulated
@@ -92,16 +92,16 @@ async def test_a_deleted_snapshot_can_be_brought_back_until_its_time_is_over(tmp
         assert m.fs.snapshots() == []
         assert [deleted.name for deleted in m.fs.deleted_snapshots()] == [info.name]
         await trio.sleep(1800)
-        await m.fs.undelete_snapshot(info.name)
+        await m.fs.undelete_snapshots([info.name])
         assert await m.get(b".snapshots/" + info.name.encode() + b"/file") == b"then"
         with pytest.raises(UsageError, match="not deleted"):
-            await m.fs.undelete_snapshot(info.name)
+            await m.fs.undelete_snapshots([info.name])
         await m.fs.delete_snapshot(info.name)
         await trio.sleep(3700)
         await m.fs.idle()
         assert m.fs.deleted_snapshots() == []
         with pytest.raises(UsageError, match="no deleted snapshot"):
-            await m.fs.undelete_snapshot(info.name)
+            await m.fs.undelete_snapshots([info.name])
     assert world.audit(tmp_path / "audit") == []
 
 
@@ -142,15 +142,15 @@ async def test_pinned_and_held_snapshots_are_not_deleted(tmp_path: Path) -> None
     world = World.new(tmp_path / "w")
     async with world.mounted() as m:
         info = await m.fs.create_snapshot("manual")
-        await m.fs.pin_snapshot(info.name, pinned=True)
+        await m.fs.pin_snapshots([info.name], pinned=True)
         with pytest.raises(UsageError, match="pinned"):
             await m.fs.delete_snapshot(info.name)
-        await m.fs.pin_snapshot(info.name, pinned=False)
-        await m.fs.hold_snapshot(info.name, world.clock.now_ns() + HOUR_NS)
+        await m.fs.pin_snapshots([info.name], pinned=False)
+        await m.fs.hold_snapshots([info.name], world.clock.now_ns() + HOUR_NS)
         with pytest.raises(UsageError, match="held"):
             await m.fs.delete_snapshot(info.name)
         with pytest.raises(UsageError, match="no snapshot"):
-            await m.fs.pin_snapshot("another", pinned=True)
+            await m.fs.pin_snapshots(["another"], pinned=True)
     async with world.mounted() as m:
         [again] = m.fs.snapshots()
         assert again.hold_until_ns
@@ -248,7 +248,7 @@ def test_a_plan_frees_what_is_worth_it_and_stays_in_proportion() -> None:
         assert all(pack.dead_bytes for pack in plan.packs)
         left = sum(pack.dead_bytes for pack in packs) - plan.freed_bytes
         held = sum(pack.held_bytes for pack in packs)
-        if left > max(DEAD_SHARE_MAX * held, DEAD_BYTES_MIN):
+        if left > max(0.03 * held, 1 << 20):
             others = [pack for pack in packs if pack not in plan.packs and pack.dead_bytes]
             cheapest = min(others, key=lambda pack: pack.live_bytes / pack.held_bytes)
             assert plan.copied_bytes + cheapest.live_bytes > COPIED_PER_FREED_MAX * (plan.freed_bytes + cheapest.dead_bytes)

@@ -60,7 +60,9 @@ class FakeEngine:
     def written_at(self, ino: int) -> float:
         return 0.0
 
-    async def create_snapshot(self, why: str, message: str = "", tags: Sequence[str] = (), *, before_restore: bytes = b"") -> SnapshotInfo:
+    async def create_snapshot(
+        self, why: str, message: str = "", tags: Sequence[str] = (), name: str = "", before_restore: bytes = b""
+    ) -> SnapshotInfo:
         self.events.append(f"snapshot {why} {before_restore.decode()}")
         self.messages.append(message)
         return SnapshotInfo(9, "safety", 0, why, message, list(tags), 0, "kept")
