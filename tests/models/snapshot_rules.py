@@ -70,6 +70,8 @@ class Settings:
     keep_tag: tuple[str, ...] = ()
     min_age: Duration = Duration(0)
     max_delete_fraction: Fraction = Fraction(1)
+    space_limit_bytes: int | None = None
+    free_limit: int | Fraction | None = None  # bytes, or a share of the disk
     zone: str = "UTC"
 
 
@@ -209,8 +211,8 @@ def _densest(staying: Sequence[Snapshot], may_go: set[int]) -> Snapshot | None:
 def fates(snapshots: Sequence[Snapshot], settings: Settings, now_ns: int, excess_bytes: int, frees: Callable[[set[int]], int]) -> dict[int, bool]:
     """For the serial of each snapshot that is kept: does it stay (True) or is it deleted in this run.
 
-    `excess_bytes` is by how much the repository is too large, the larger of what the two limits say; 0 without limits. `frees(serials)` is how many
-    bytes are freed when these are purged, together with those that were deleted before this run.
+    `excess_bytes` is what the function of this name says. `frees(serials)` is how many bytes are freed when these are purged, together with those that
+    were deleted before this run.
     """
     spared = never_removed(snapshots, now_ns) | young(snapshots, settings, now_ns)
     budget = max(1, math.floor(settings.max_delete_fraction * len(snapshots)))
@@ -226,6 +228,18 @@ def fates(snapshots: Sequence[Snapshot], settings: Settings, now_ns: int, excess
             break
         deleted.add(goes.serial)
     return {s.serial: s.serial not in deleted for s in snapshots}
+
+
+def excess_bytes(settings: Settings, used_bytes: int, free_bytes: int, total_bytes: int) -> int:
+    """How many bytes are too many by the space limits, 0 when none are. `used` is what the repository takes, the others are of its disk."""
+    over: list[int | Fraction] = [0]
+    if settings.space_limit_bytes is not None:
+        over.append(used_bytes - settings.space_limit_bytes)
+    if isinstance(settings.free_limit, Fraction):
+        over.append(settings.free_limit * total_bytes - free_bytes)
+    elif settings.free_limit is not None:
+        over.append(settings.free_limit - free_bytes)
+    return math.ceil(max(over))
 
 
 # --- cron -----------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from tests.models.snapshot_rules import (
     ScheduleModel,
     Settings,
     Snapshot,
+    excess_bytes,
     fates,
     next_run_ns,
     runs_at,
@@ -411,6 +412,18 @@ def test_out_of_the_box() -> None:
 ALL = Settings()
 # 1 January 00:00, 10:00, 13:00, 14:00, 20:00 and 2 January 20:00. Spans of those between two others: 13 h, 4 h, 7 h, 30 h.
 DENSE = taken("2024-01-01 00:00", "2024-01-01 10:00", "2024-01-01 13:00", "2024-01-01 14:00", "2024-01-01 20:00", "2024-01-02 20:00")
+
+
+def test_the_larger_of_two_limits_counts() -> None:
+    assert excess_bytes(Settings(), 500, 0, 1000) == 0
+    assert excess_bytes(Settings(space_limit_bytes=400), 500, 0, 1000) == 100
+    assert excess_bytes(Settings(space_limit_bytes=500), 500, 0, 1000) == 0
+    assert excess_bytes(Settings(free_limit=30), 500, 10, 1000) == 20
+    assert excess_bytes(Settings(free_limit=Fraction(5, 100)), 500, 10, 1000) == 40
+    assert excess_bytes(Settings(free_limit=Fraction(5, 100)), 500, 10, 1001) == 41, "50.05 are to stay free"
+    assert excess_bytes(Settings(free_limit=Fraction(5, 100)), 500, 500, 1000) == 0
+    assert excess_bytes(Settings(space_limit_bytes=400, free_limit=30), 500, 10, 1000) == 100
+    assert excess_bytes(Settings(space_limit_bytes=490, free_limit=30), 500, 10, 1000) == 20
 
 
 def test_what_was_deleted_before_counts() -> None:
