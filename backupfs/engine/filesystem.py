@@ -126,8 +126,6 @@ class FileSystem:
             Collector(volume, self._committer, self._blobs),
             self._admit,
         )
-        self._written_bytes = 0
-        """Taken in since the last snapshot."""
         self.own_threads: set[int] = set()
         """Threads of this process that are using its own mount (the kernel's `pid` of a request is a thread's): their fsync commits nothing."""
 
@@ -536,7 +534,7 @@ class FileSystem:
         if self._volume.space.accept(len(data)):
             self._look_at_space.set()
         self._data.write(state, offset, data)
-        self._written_bytes += len(data)
+        self._volume.counters.written_bytes += len(data)
         now = self._volume.now_ns()
         self._drop_privileges(state, handle.by_root)
         if handle.direct:
@@ -680,7 +678,7 @@ class FileSystem:
                 serial = self._volume.counters.serial
                 self._volume.counters.serial += 1
                 info = self._snapshots.take(serial, now, self._snapshots.new_name(now), why, message, tags)
-                self._written_bytes = 0
+                self._volume.counters.written_bytes = 0
                 ticket = self._committer.freeze()
             finally:
                 self._unpark()
@@ -727,8 +725,9 @@ class FileSystem:
         return self._volume.catalog.changed_in_epoch + unrecorded
 
     def activity(self) -> Activity:
-        """What has changed since the last snapshot. Bytes are those that were written since the repository was opened, at most."""
-        return Activity(self.changes_since_snapshot(), self._written_bytes, self._volume.changed_at_ns, self._volume.catalog.epoch)
+        """What has changed since the last snapshot, also before the repository was opened."""
+        volume = self._volume
+        return Activity(self.changes_since_snapshot(), volume.counters.written_bytes, volume.changed_at_ns, volume.catalog.epoch, volume.changes)
 
     async def check(self, read_data: bool, progress: Progress) -> AsyncGenerator[Finding]:
         """Check the repository from what the store holds, up to now, while it goes on being used. The findings as they are made."""

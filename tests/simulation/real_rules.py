@@ -28,14 +28,14 @@ class RealRules:
         self._schedules = tuple(real_schedule(each) for each in schedules)
         taken = [Taken(s.time_ns, s.serial, schedule.SCHEDULED if s.by_schedule else "manual", s.tags) for s in snapshots]
         self._state = schedule.initial(now_ns, self._schedules, taken)
-        self._activity = Activity(self._activity.records, self._activity.size_bytes, None, self._activity.epoch)
+        self._activity = Activity(self._activity.records, self._activity.size_bytes, None, self._activity.epoch, 0)
 
     def changed(self, now_ns: int, records: int, size_bytes: int) -> None:
         before = self._activity
-        self._activity = Activity(before.records + records, before.size_bytes + size_bytes, now_ns, before.epoch)
+        self._activity = Activity(before.records + records, before.size_bytes + size_bytes, now_ns, before.epoch, before.changes + 1)
 
     def taken_by_hand(self, now_ns: int) -> None:
-        self._activity = Activity(0, 0, self._activity.changed_at_ns, self._activity.epoch + 1)
+        self._activity = Activity(0, 0, self._activity.changed_at_ns, self._activity.epoch + 1, self._activity.changes)
 
     def look(self, now_ns: int, *, fails: bool) -> list[str] | None:
         decision = schedule.decide(now_ns, self._state, self._schedules, self._activity)

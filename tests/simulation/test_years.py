@@ -93,7 +93,7 @@ real_thin = retention._thin
 
 def clock_is_not_followed(now_ns: int, state: State, schedules: Sequence[policy.Schedule], activity: Activity) -> State:
     changed_at_ns = activity.changed_at_ns
-    return state if changed_at_ns is None else State(state.courses, changed_at_ns, changed_at_ns)
+    return state if changed_at_ns is None else State(state.courses, changed_at_ns)
 
 
 def skipping_is_no_run(now_ns: int, state: State, schedules: Sequence[policy.Schedule], activity: Activity) -> Decision:
