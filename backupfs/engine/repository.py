@@ -236,7 +236,9 @@ def _open_volume(
             for table, key, record in _first_records(counters, owner, seams.clock.now_ns())[:1]:
                 catalog.active.put_version(Table(table), key[:-8], counters.epoch, record)
         # A repository that was written before this was counted: whether there are any.
-        catalog.changed_in_epoch = counters.changed_records or len(catalog.applied_changes(records.change_key(counters.epoch, 0, b""), counters.epoch, 1))
+        catalog.changed_in_epoch = counters.changed_records or len(
+            catalog.applied_changes(records.change_key(counters.epoch, 0, b""), counters.epoch, 1)
+        )
         space = Space(open_directory, files)
         if not read_only:
             space.refresh(0)

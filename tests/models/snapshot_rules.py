@@ -5,7 +5,7 @@ that hold both against each other then show whether the rules still do what the 
 and nothing is clever: retention looks at every snapshot for every question, cron goes through the minutes one by one.
 
 `fates` is the part "Keeping them", `ScheduleModel` the part "Taking them", `next_run_ns` what cron calls the next run. Times are nanoseconds since
-1970 in UTC. What the document leaves open is marked with "Open:" where it is decided; each time it is the reading that loses the least data.
+1970 in UTC. Where the document left something open, it says by now what loses the least data.
 """
 
 import math
@@ -134,7 +134,7 @@ def _by_time(snapshot: Snapshot) -> tuple[int, int]:
 
 
 def _is_given(rule: int | Duration | None) -> bool:
-    """A count of 0 is no rule. Open: a duration of 0. No rule either."""
+    """A count of 0 is no rule, and 0 is no duration."""
     return rule is not None and rule not in (0, Duration(0))
 
 
@@ -211,8 +211,8 @@ def _densest(staying: Sequence[Snapshot], may_go: set[int]) -> Snapshot | None:
 def fates(snapshots: Sequence[Snapshot], settings: Settings, now_ns: int, excess_bytes: int, frees: Callable[[set[int]], int]) -> dict[int, bool]:
     """For the serial of each snapshot that is kept: does it stay (True) or is it deleted in this run.
 
-    `excess_bytes` is what the function of this name says. `frees(serials)` is how many bytes are freed when these are purged, together with those that
-    were deleted before this run.
+    `excess_bytes` is what the function of this name says. `frees(serials)` is how many bytes are freed when these are purged, together with those
+    that were deleted before this run.
     """
     spared = never_removed(snapshots, now_ns) | young(snapshots, settings, now_ns)
     budget = max(1, math.floor(settings.max_delete_fraction * len(snapshots)))

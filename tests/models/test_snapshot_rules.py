@@ -832,7 +832,8 @@ def test_the_failure_of_one_schedule_is_none_of_another() -> None:
     assert model.look(at("2024-01-01 03:01")) == ["hourly", "idle"]
 
 
-# The text: "Changes from before the mount count for on-change and on-idle; the time of the last change is then taken to be that of the mount."
+# The text: "Changes from before the mount count for on-change and on-idle; the time of the last change is then taken to be that of the mount. A
+# run that failed before the mount is forgotten."
 
 
 def test_changes_from_before_the_mount_count() -> None:
@@ -850,6 +851,9 @@ def test_changes_from_before_the_mount_count() -> None:
 
 # --- Taking them: cron ----------------------------------------------------------------------------------------------
 # 'cron = "M H DOM MON DOW": at the first time after its anchor that the line names, in the schedule's time zone (default UTC).'
+# The text: "Cron fields are those of man 5 crontab, and N/S is N and each S-th after it. Beyond that, L is the last day of the month and LW the last
+# of Monday to Friday in it; as a day of the week, 5L is the last Friday of the month and 5#2 (or FRI#2) the second. A day is named when both day fields
+# name it; when both begin with something else than *, one of them is enough."
 
 
 @pytest.mark.parametrize(
@@ -911,7 +915,20 @@ def test_a_line_that_names_no_time_never_comes(line: str) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["60 * * * *", "* 24 * * *", "* * 0 * *", "* * * 13 *", "* * * * 8", "5/0 * * * *", "* * 5L * *", "* * * * 5#6", "*/0 * * * *", "9-3 * * * *", "* * * x *", "* * * *"],
+    [
+        "60 * * * *",
+        "* 24 * * *",
+        "* * 0 * *",
+        "* * * 13 *",
+        "* * * * 8",
+        "5/0 * * * *",
+        "* * 5L * *",
+        "* * * * 5#6",
+        "*/0 * * * *",
+        "9-3 * * * *",
+        "* * * x *",
+        "* * * *",
+    ],
 )
 def test_what_is_no_cron_line(line: str) -> None:
     with pytest.raises(ValueError, match=r"."):

@@ -316,7 +316,7 @@ class _Life:
         def rule(most: int, unit_ns: int) -> int | Duration | None:
             return self.rng.choice((None, None, self.rng.randint(0, most), Duration(self.rng.randint(1, most) * unit_ns)))
 
-        within = Duration(self.rng.randint(1, 60) * HOUR_NS) if self.chance(30) else None
+        within = Duration(self.rng.randint(1, 60) * HOUR_NS) if self.chance(40) else None
         if self.chance(2):
             return Settings(zone=self.rng.choice(ZONES))
         return Settings(
@@ -329,7 +329,7 @@ class _Life:
             keep_quarterly=rule(8, 91 * DAY_NS),
             keep_yearly=rule(10, 365 * DAY_NS),
             keep_within=within,
-            keep_tag=tuple(self.rng.sample(TAGS[3:], 1)) if self.chance(15) else (),
+            keep_tag=tuple(self.rng.sample(TAGS[3:], 1)) if self.chance(25) else (),
             min_age=self._some_min_age(),
             max_delete_fraction=self.rng.choice(FRACTIONS),
             zone=self.rng.choice(ZONES),
