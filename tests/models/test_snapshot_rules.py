@@ -852,8 +852,8 @@ def test_changes_from_before_the_mount_count() -> None:
 # --- Taking them: cron ----------------------------------------------------------------------------------------------
 # 'cron = "M H DOM MON DOW": at the first time after its anchor that the line names, in the schedule's time zone (default UTC).'
 # The text: "Cron fields are those of man 5 crontab, and N/S is N and each S-th after it. Beyond that, L is the last day of the month and LW the last
-# of Monday to Friday in it; as a day of the week, 5L is the last Friday of the month and 5#2 (or FRI#2) the second. A day is named when both day fields
-# name it; when both begin with something else than *, one of them is enough."
+# of Monday to Friday in it; as a day of the week, 5L is the last Friday of the month and 5#2 (or FRI#2) the second. A day is named when both day
+# fields name it; when both begin with something else than *, one of them is enough."
 
 
 @pytest.mark.parametrize(
