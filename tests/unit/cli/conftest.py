@@ -13,8 +13,9 @@ from backupfs.clock import SystemClock
 from backupfs.engine.seams import Seams
 from backupfs.offload import ThreadOffload
 from backupfs.randomness import SystemRandomness
-from backupfs.service import offline
+from backupfs.service import locate, offline
 from backupfs.stores.files import SystemFiles
+from tests.unit.cli.daemon import FakeDaemon
 
 Command = Callable[..., int]
 
@@ -49,3 +50,11 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def repository(template: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(template, tmp_path / "repository"))
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
+    """What answers for every repository."""
+    made = FakeDaemon()
+    monkeypatch.setattr(locate, "daemon_of", made.of)
+    return made
