@@ -707,14 +707,9 @@ class FileSystem:
                 now = self._volume.seams.clock.now_ns()
                 serial = self._volume.counters.serial
                 self._volume.counters.serial += 1
-<<<<<<< HEAD
                 given = self._claim(name) if name else self._snapshots.new_name(now)
                 info = self._snapshots.take(serial, now, given, why, message, tags, before_restore)
-                self._written_bytes = 0
-=======
-                info = self._snapshots.take(serial, now, self._snapshots.new_name(now), why, message, tags)
                 self._volume.counters.written_bytes = 0
->>>>>>> h-years
                 ticket = self._committer.freeze()
             finally:
                 self._unpark()

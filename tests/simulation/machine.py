@@ -299,11 +299,11 @@ class Machine:
     async def _pin_or_hold(self, copy: Copy) -> None:
         if self._rng.random() < 0.5:
             pinned = self._rng.random() < 0.4
-            await self._fs.pin_snapshot(copy.name, pinned)
+            await self._fs.pin_snapshots([copy.name], pinned=pinned)
             changed = replace(copy.snapshot, pinned=pinned)
         else:
             end_ns = self._wall.now_ns() + self._rng.randint(-5, 20) * 6 * HOUR_NS
-            await self._fs.hold_snapshot(copy.name, end_ns)
+            await self._fs.hold_snapshots([copy.name], end_ns)
             changed = replace(copy.snapshot, hold_end_ns=end_ns)
         self.kept[changed.serial] = replace(copy, snapshot=changed)
         self.happened["pinned or held"] += 1
@@ -325,7 +325,7 @@ class Machine:
         for _ in range(100):
             await trio.lowlevel.checkpoint()
         for copy in chosen:
-            await self._fs.undelete_snapshot(copy.name)
+            await self._fs.undelete_snapshots([copy.name])
             self.kept[copy.snapshot.serial] = self.deleted.pop(copy.snapshot.serial)
             self.happened["undeleted"] += 1
 

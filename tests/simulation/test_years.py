@@ -5,7 +5,7 @@
 
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import pairwise
@@ -186,9 +186,9 @@ def close_to_the_older_one(standing: Sequence[retention.Candidate], guarded: dic
     return (serial for _, serial in spans if serial not in guarded)
 
 
-def one_too_many(*args: Any) -> list[int]:
-    ordered, guarded, deleted, budget, is_enough = args
-    found = real_thin(ordered, guarded, deleted, budget, is_enough)
+def one_too_many(*args: Any) -> Generator[frozenset[int], int, list[int]]:
+    ordered, guarded, deleted, budget, _ = args
+    found = yield from real_thin(*args)
     return [*found, *list(real_densest([s for s in ordered if s.serial not in deleted], guarded))[len(found) : min(len(found) + 1, budget)]]
 
 
