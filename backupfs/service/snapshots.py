@@ -14,8 +14,6 @@ from typing import Final, Protocol
 import trio
 
 from backupfs.engine.attributes import SnapshotInfo
-from backupfs.errors import UsageError
-from backupfs.rules.names import name_fault
 from backupfs.service.hooks import Hooks
 
 WRITE_BACK_THREADS: Final = 4
@@ -39,6 +37,10 @@ class Cuttable(Protocol):
         """When (in trio's time) bytes of this inode came last."""
         ...
 
+    def check_name(self, name: str) -> None:
+        """UsageError for a name that will not do, FileSystemError EEXIST for one that is taken."""
+        ...
+
     async def create_snapshot(self, why: str, message: str = "", tags: Sequence[str] = (), name: str = "") -> SnapshotInfo:
         """Cut; durable on return. Without a `name` it gets one from the time. FileSystemError EEXIST when that is taken."""
         ...
@@ -48,7 +50,7 @@ class Cuttable(Protocol):
         ...
 
 
-def _ignore(_: SnapshotInfo) -> None:
+def _ignore(_: SnapshotInfo | Exception) -> None:
     """Nobody wants to know."""
 
 
@@ -68,24 +70,28 @@ class SnapshotTaker:
         """Inodes that a thread is at. One that was given up and has not come back is not begun once more."""
 
     async def take(
-        self, why: str, message: str = "", tags: Sequence[str] = (), name: str = "", on_taken: Callable[[SnapshotInfo], None] = _ignore
+        self, why: str, message: str = "", tags: Sequence[str] = (), name: str = "", on_cut: Callable[[SnapshotInfo | Exception], None] = _ignore
     ) -> SnapshotInfo:
         """A snapshot with everything that was written, closed or not, before this was called, and by the hook before it. Durable on return.
 
-        `on_taken` is told of it when it is durable, before the hook after it runs. HookFailedError when the hook before it fails, UsageError for a
-        name that will not do; none is taken then.
+        `on_cut` is told of it when it is durable, or of what went wrong instead, before the hook after it runs. HookFailedError when the hook before
+        it fails, UsageError for a name that will not do, FileSystemError EEXIST for one that is taken; none is taken then.
         """
-        if name and (fault := name_fault(name)):
-            raise UsageError(f"{name!r}: {fault}")
+        if name:
+            self._engine.check_name(name)
         async with self._one_with_hooks:
-            return await self._hooks.around(partial(self._take, why, message, tags, name, on_taken), why, tags)
+            return await self._hooks.around(partial(self._take, why, message, tags, name, on_cut), why, tags)
 
-    async def _take(self, why: str, message: str, tags: Sequence[str], name: str, on_taken: Callable[[SnapshotInfo], None]) -> SnapshotInfo:
-        async with self._one_at_a_time:
-            await self._bring_in()
-            info = await self._engine.create_snapshot(why, message, tags, name)
-            on_taken(info)
-            return info
+    async def _take(self, why: str, message: str, tags: Sequence[str], name: str, on_cut: Callable[[SnapshotInfo | Exception], None]) -> SnapshotInfo:
+        try:
+            async with self._one_at_a_time:
+                await self._bring_in()
+                info = await self._engine.create_snapshot(why, message, tags, name)
+        except Exception as error:
+            on_cut(error)
+            raise
+        on_cut(info)
+        return info
 
     async def settle(self) -> None:
         """Everything written so far, open files included, is durable on return."""

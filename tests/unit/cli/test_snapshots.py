@@ -206,7 +206,7 @@ def test_the_end_of_a_hold_is_a_time_of_the_user(monkeypatch: pytest.MonkeyPatch
     assert times.until("2027-07-31") == ns(datetime(2027, 8, 1, tzinfo=zone)), "to the end of that day"
     assert times.until("2027-07-31T18:30") == ns(datetime(2027, 7, 31, 18, 30, tzinfo=zone))
     assert times.until("2027-07-31T18:30:00+05:00") == ns(datetime(2027, 7, 31, 13, 30, tzinfo=UTC))
-    monkeypatch.setattr(times.time, "time_ns", lambda: ns(datetime(2027, 7, 31, 23, tzinfo=zone)))
+    monkeypatch.setattr("backupfs.cli.times.time.time_ns", lambda: ns(datetime(2027, 7, 31, 23, tzinfo=zone)))
     assert times.until("9:05") == ns(datetime(2027, 7, 31, 9, 5, tzinfo=zone))
     assert times.until("23:30") - ns(datetime(2027, 7, 31, 23, tzinfo=zone)) == timedelta(minutes=30) // timedelta(microseconds=1) * 1000
 

@@ -79,9 +79,11 @@ class FakeShelf:
     used: Usage = NOTHING_USED
     free_bytes: int = 0
     asked: list[set[int]] = field(default_factory=list)
-    meanwhile: list[Callable[[], None]] = field(default_factory=list)
+    meanwhile: list[Callable[[], object]] = field(default_factory=list)
     """Each happens once, while it is reckoned."""
     failures: list[Exception] = field(default_factory=list)
+    upkeep: FakeUpkeep = field(init=False)
+    reckoner: "FakeShelf" = field(init=False)
 
     def __post_init__(self) -> None:
         self.upkeep = FakeUpkeep(self)
