@@ -4,14 +4,15 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from backupfs import __version__
 from backupfs.cli.configuring import config, policy
+from backupfs.cli.history import diff, find, versions
 from backupfs.cli.keys import RECOVERY_LABEL, key, recovery_lines
-from backupfs.cli.options import Verbs, config_option
+from backupfs.cli.options import INTERRUPTED, Verbs, config_option
 from backupfs.cli.options import json_flag as _json
 from backupfs.cli.options import kdf_seconds as _kdf_seconds
 from backupfs.cli.options import password_fd as _password_fd
@@ -21,6 +22,7 @@ from backupfs.cli.options import state_home as _home
 from backupfs.cli.options import system_seams as _seams
 from backupfs.cli.options import where as _where
 from backupfs.cli.output import Output, public
+from backupfs.cli.restoring import restore
 from backupfs.cli.secrets import password
 from backupfs.cli.snapshots import snapshot
 from backupfs.cli.space import gc, prune, stats
@@ -33,8 +35,6 @@ from backupfs.service import keys, locate, mounting, offline
 from backupfs.service.configuration import from_option, read_configuration
 from backupfs.service.messages import CheckRequest, NotRunningError, Ready
 from backupfs.stores.files import SystemFiles
-
-INTERRUPTED: Final = 130
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
@@ -243,6 +243,10 @@ commands.add_command(stats)
 commands.add_command(snapshot)
 commands.add_command(prune)
 commands.add_command(gc)
+commands.add_command(versions)
+commands.add_command(diff)
+commands.add_command(find)
+commands.add_command(restore)
 commands.add_command(config)
 commands.add_command(policy)
 

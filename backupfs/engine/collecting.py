@@ -20,7 +20,7 @@ from backupfs.errors import DamageError, StoreError
 from backupfs.format import catalog as records
 from backupfs.format.catalog import Pack, PackState, Table
 from backupfs.format.pack import PackEntry
-from backupfs.rules.collection import CollectionPlan, PackUse, plan_collection
+from backupfs.rules.collection import DEAD_SHARE_MAX, CollectionPlan, PackUse, plan_collection
 
 log = logging.getLogger(__name__)
 
@@ -60,26 +60,36 @@ class Collector:
 
     def is_due(self) -> bool:
         """Whether enough has died since the last plan to make another."""
-        died = self._volume.catalog.died_bytes
-        return self._planned_at < 0 or died - self._planned_at > limits.COLLECT_DIED_BYTES
+        enough = max(limits.COLLECT_DIED_BYTES, int(DEAD_SHARE_MAX / 4 * sum(self._held.values())))
+        return self._planned_at < 0 or self._volume.catalog.died_bytes - self._planned_at > enough
 
     async def plan(self, *, thorough: bool = False) -> CollectionPlan:
-        """What is to be rewritten now."""
+        """What is to be rewritten now, by what the index has."""
         self._planned_at = self._volume.catalog.died_bytes
         return (await self.survey(thorough=thorough)).plan
 
     async def survey(self, *, thorough: bool) -> Survey:
         """What would be rewritten now, and what there is. Reads the ends of packs that it has not seen before."""
-        packs = [(records.number_of(key), records.decode_pack(value)) for key, value in self._volume.catalog.rows(Table.PACKS)]
-        closed = [(number, pack) for number, pack in packs if pack.state == PackState.SEALED and number not in self._hopeless]
-        present = {number for number, _ in closed}
-        self._held = {number: held for number, held in self._held.items() if number in present}
-        unknown = [(number, pack) for number, pack in closed if number not in self._held]
+        closed = {number: pack for number, pack in await self._closed_packs() if number not in self._hopeless}
+        self._held = {number: held for number, held in self._held.items() if number in closed}
+        unknown = [(number, pack) for number, pack in closed.items() if number not in self._held]
         if unknown:
             self._held.update(await self._volume.seams.offload.disk(self._read_held, unknown))
-        uses = [PackUse(number, self._held[number], pack.live_bytes) for number, pack in closed if number in self._held]
+        uses = [PackUse(number, self._held[number], pack.live_bytes) for number, pack in closed.items() if number in self._held]
         held, dead = sum(use.held_bytes for use in uses), sum(use.dead_bytes for use in uses)
         return Survey(held, dead, plan_collection(uses, thorough=thorough))
+
+    async def _closed_packs(self) -> list[tuple[int, Pack]]:
+        found: list[tuple[int, Pack]] = []
+        start = b""
+        while True:
+            rows = self._volume.catalog.applied_rows(Table.PACKS, start, limits.RECKON_RECORDS_PER_STEP)
+            packs = [(records.number_of(key), records.decode_pack(value)) for key, value in rows]
+            found += [(number, pack) for number, pack in packs if pack.state == PackState.SEALED]
+            if len(rows) < limits.RECKON_RECORDS_PER_STEP:
+                return found
+            start = rows[-1][0] + b"\0"
+            await trio.lowlevel.checkpoint()
 
     async def run(self, plan: CollectionPlan, *, hurry: bool = False) -> None:
         """Carry a plan out. Unless there is a `hurry`, it works at most half of the time. Raises StoreError."""
@@ -88,18 +98,28 @@ class Collector:
             while waiting:
                 self.so_far.waiting_packs = len(waiting)
                 self.so_far.waiting_bytes = sum(pack.live_bytes for pack in waiting)
-                use = waiting.pop(0)
-                await self._rewrite(use, hurry)
-            await self._committer.commit()
-            await self._committer.applied()
-            await self._committer.removed()
+                await self._rewrite(waiting.pop(0), hurry)
+                if self._volume.space.is_short():
+                    # What this pack has freed is the room for the next.
+                    await self._let_go()
+            if plan.packs:
+                await self._let_go()
         finally:
             self.so_far.waiting_packs = self.so_far.waiting_bytes = 0
+
+    async def _let_go(self) -> None:
+        await self._committer.commit()
+        await self._committer.applied()
+        await self._committer.removed()
 
     async def _rewrite(self, use: PackUse, hurry: bool) -> None:
         volume = self._volume
         pack = self._pack(use.number)
         if pack is None:
+            return
+        if use.live_bytes > await volume.seams.offload.disk(volume.space.room_bytes):
+            # What it would free comes back only after it has been copied. Packs in which nothing lives need no room to go.
+            self._planned_at = -1
             return
         try:
             entries = await volume.seams.offload.disk(self._read_entries, pack)

@@ -69,7 +69,12 @@ class History:
             raise UsageError("the second of the two must be the newer one")
         touched = await self._touched(first + 1, last)
         then, now = _Tree(self._view(first), touched), _Tree(self._view(last), touched)
-        changes = [change for change in self._compare(touched, then, now) if _is_below(change, below)]
+        changes: list[TreeChange] = []
+        for number, change in enumerate(self._compare(touched, then, now)):
+            if not number % limits.COMPARED_PER_STEP:
+                await trio.lowlevel.checkpoint()
+            if change is not None and _is_below(change, below):
+                changes.append(change)
         return sorted(changes, key=lambda change: (change.path, change.kind))
 
     async def touched(self, older: int) -> TouchedRecords:
@@ -97,8 +102,15 @@ class History:
             start = keys[-1] + b"\0"
             await trio.lowlevel.checkpoint()
 
-    def _compare(self, touched: TouchedRecords, then: "_Tree", now: "_Tree") -> Iterator[TreeChange]:
-        gone, come = _gone_and_come(touched, then, now)
+    def _compare(self, touched: TouchedRecords, then: "_Tree", now: "_Tree") -> Iterator[TreeChange | None]:
+        """The changes, and None for what turned out to be none: others have their turn between."""
+        gone: dict[int, list[bytes]] = {}
+        come: dict[int, list[bytes]] = {}
+        for place in touched.names:
+            _note_moved(place, then, now, gone, come)
+            yield None
+        for paths in (*gone.values(), *come.values()):
+            paths.sort()
         replaced: set[int] = set()
         for path, (old, new) in _replaced(gone, come).items():
             gone[old].remove(path)
@@ -118,6 +130,7 @@ class History:
             path_now = now.path_of(ino)
             if path_now is not None and then.path_of(ino) is not None:
                 yield from self._differing(path_now, ino, ino, then, now)
+            yield None
 
     def _differing(self, path: bytes, old: int, new: int, then: "_Tree", now: "_Tree") -> Iterator[TreeChange]:
         was, is_ = then.inode(old), now.inode(new)
@@ -329,21 +342,16 @@ class _Tree:
         return self._paths[ino]
 
 
-def _gone_and_come(touched: TouchedRecords, then: _Tree, now: _Tree) -> tuple[dict[int, list[bytes]], dict[int, list[bytes]]]:
-    """The paths that each inode has lost and got, in order."""
-    gone: dict[int, list[bytes]] = {}
-    come: dict[int, list[bytes]] = {}
-    for parent, prf in touched.names:
-        was, is_ = then.entry(parent, prf), now.entry(parent, prf)
-        if was is not None and is_ is not None and was.ino == is_.ino:
-            continue
-        if was is not None and (path := then.path(parent, was.name)) is not None:
-            gone.setdefault(was.ino, []).append(path)
-        if is_ is not None and (path := now.path(parent, is_.name)) is not None:
-            come.setdefault(is_.ino, []).append(path)
-    for paths in (*gone.values(), *come.values()):
-        paths.sort()
-    return gone, come
+def _note_moved(place: tuple[int, bytes], then: _Tree, now: _Tree, gone: dict[int, list[bytes]], come: dict[int, list[bytes]]) -> None:
+    """Note the paths that inodes have lost and got by a change of one name."""
+    parent, prf = place
+    was, is_ = then.entry(parent, prf), now.entry(parent, prf)
+    if was is not None and is_ is not None and was.ino == is_.ino:
+        return
+    if was is not None and (path := then.path(parent, was.name)) is not None:
+        gone.setdefault(was.ino, []).append(path)
+    if is_ is not None and (path := now.path(parent, is_.name)) is not None:
+        come.setdefault(is_.ino, []).append(path)
 
 
 def _replaced(gone: dict[int, list[bytes]], come: dict[int, list[bytes]]) -> dict[bytes, tuple[int, int]]:

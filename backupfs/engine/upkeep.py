@@ -105,7 +105,6 @@ class Upkeep:
             asked, hurry, thorough = self._asked, self._in_hurry, self._thorough
             self._in_hurry = self._thorough = False
             try:
-                await self._committer.commit()
                 await self._collector.run(await self._collector.plan(thorough=thorough), hurry=hurry)
             except BackupfsError as error:
                 if self._volume.failure is not None:
@@ -123,6 +122,8 @@ class Upkeep:
         if purge_deleted:
             self._purge_now_ns = self._volume.seams.clock.now_ns()
         await self._chores_done()
+        await self._committer.commit()
+        await self._committer.applied()
         self._asked += 1
         asked = self._asked
         self._in_hurry, self._thorough = True, thorough

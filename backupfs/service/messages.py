@@ -4,6 +4,7 @@ A connection carries one request and its replies: items and progress as they com
 Fields are only ever added, with defaults, so that a command and a daemon of different versions understand each other.
 """
 
+import os
 from typing import Any, Final
 
 import msgspec
@@ -166,6 +167,50 @@ class PolicySetRequest(msgspec.Struct, tag_field="request", tag="policy-set"):
     instead_of: str | None = None
 
 
+class VersionsRequest(msgspec.Struct, tag_field="request", tag="versions"):
+    """One item for each version of what a path, from the root of the mount, has led to; the newest first."""
+
+    path: bytes
+
+
+class DiffRequest(msgspec.Struct, tag_field="request", tag="diff"):
+    """One item for each difference between two snapshots at and below a path, given by serial; `newer` 0 is the present. Without `each` only the
+    counts, which are the result.
+    """
+
+    older: int
+    newer: int = 0
+    below: bytes = b""
+    each: bool = True
+
+
+class FindRequest(msgspec.Struct, tag_field="request", tag="find"):
+    """One item for each name below a path that fits a shell pattern, whenever it was."""
+
+    pattern: bytes
+    below: bytes = b""
+
+
+class RestoreRequest(msgspec.Struct, tag_field="request", tag="restore"):
+    """Bring a path back into the live tree as it was in a snapshot, there or at `target`. Items: the steps that are planned, those that are left out
+    for want of an option, and, as they happen, those that fail. Progress counts steps.
+    """
+
+    path: bytes
+    serial: int
+    target: bytes | None = None
+    overwrite: bool = False
+    delete: bool = False
+    dry_run: bool = False
+
+
+class UndoRequest(msgspec.Struct, tag_field="request", tag="undo"):
+    """Take the last restore back. Items and progress as of a restore."""
+
+    dry_run: bool = False
+
+
+PastRequest = VersionsRequest | DiffRequest | FindRequest | RestoreRequest | UndoRequest
 Request = (
     StatusRequest
     | StatsRequest
@@ -184,6 +229,7 @@ Request = (
     | ConfigurationRequest
     | PolicyRequest
     | PolicySetRequest
+    | PastRequest
 )
 
 
@@ -194,7 +240,7 @@ class Item(msgspec.Struct, tag_field="reply", tag="item"):
 
 
 class Progress(msgspec.Struct, tag_field="reply", tag="progress"):
-    """So many of so many are done: bytes, or snapshots where those are listed."""
+    """So many of so many are done: bytes, steps of a restore, or snapshots where those are listed."""
 
     done: int
     total: int
@@ -410,6 +456,11 @@ class ServiceStatus(msgspec.Struct):
 def shown(text: str) -> str:
     """A path or a text with paths in it, fit for JSON: what is no UTF-8 is written out as Python shows it."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def shown_path(path: bytes) -> str:
+    """A path of the mount, fit for JSON."""
+    return shown(os.fsdecode(path))
 
 
 def _plain(value: object) -> str | int | float | bool | list[str] | None:

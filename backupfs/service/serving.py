@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,6 +32,7 @@ from backupfs.rules.schedule import SCHEDULED, Activity, Taken, initial
 from backupfs.service.configuration import Configuration, policy_layer
 from backupfs.service.control import Replies, listening
 from backupfs.service.groups import cause
+from backupfs.service.history import Historian, answer
 from backupfs.service.hooks import Hooks, Mounted
 from backupfs.service.log import RecentTrouble
 from backupfs.service.messages import (
@@ -43,21 +44,25 @@ from backupfs.service.messages import (
     LendRequest,
     MountRecord,
     NotRunningError,
+    PastRequest,
     PolicyRequest,
     PolicySetRequest,
     PolicyTold,
     PruneRequest,
     Ready,
     Request,
+    RestoreRequest,
     ServiceStatus,
     SnapshotDeleteRequest,
     SnapshotListRequest,
     SnapshotShowRequest,
     StatsRequest,
     StatusRequest,
+    UndoRequest,
     UnmountRequest,
     shown,
 )
+from backupfs.service.restoring import Forgetter, Restorer, Restores
 from backupfs.service.retaining import Retained, Retainer
 from backupfs.service.scheduler import Scheduler
 from backupfs.service.snapshot_requests import Changing, Shelf, SnapshotRequests, Upkeeping
@@ -107,6 +112,16 @@ class Engine(Cuttable, Shelf, Retained, Protocol):
         """The findings as they are made; `progress` is told of bytes looked at and bytes in all."""
         ...
 
+    @property
+    def history(self) -> Historian:
+        """What is asked about the past."""
+        ...
+
+    @property
+    def restorer(self) -> Restorer:
+        """The way back."""
+        ...
+
     def policy(self) -> bytes:
         """What was given to `set_policy` last, or nothing."""
         ...
@@ -142,6 +157,10 @@ class Mount(Protocol):
         """Bring in the kernel's dirty pages of this inode, which the path below the root led to. Blocks; OSError."""
         ...
 
+    def forget(self, names: Sequence[tuple[int, bytes]], inodes: Sequence[int]) -> None:
+        """Have the kernel forget names and the attributes of inodes. Blocks; OSError."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class MountJob:
@@ -168,6 +187,7 @@ class _Running:
     mount: Mount
     hooks: Hooks
     taker: SnapshotTaker
+    restores: Restores
     scheduler: Scheduler | None
     retainer: Retainer
     snapshots: SnapshotRequests
@@ -245,8 +265,9 @@ class Serving(Generic[E]):
         upkeep = engine.upkeep
         retainer = Retainer(engine, upkeep, self._clock, self._effective.retention)
         scheduler = self._scheduler(engine, taker, retainer)
+        restores = Restores(engine.restorer, taker, Forgetter(mount.forget))
         snapshots = SnapshotRequests(engine, upkeep, taker, retainer, self._clock)
-        running = _Running(engine, mount, hooks, taker, scheduler, retainer, snapshots, SpaceRequests(engine, upkeep, retainer))
+        running = _Running(engine, mount, hooks, taker, restores, scheduler, retainer, snapshots, SpaceRequests(engine, upkeep, retainer))
         async with trio.open_nursery() as nursery:
             await nursery.start(self._serve_requests, mount, nursery.cancel_scope)
             self._running = running
@@ -413,7 +434,18 @@ class Serving(Generic[E]):
                 return self._handle_configuration()
             case _:
                 with self._use() as running:
-                    return await self._handle_in(running, request, replies)
+                    if isinstance(request, PastRequest):
+                        done = await self._handle_past(running, request, replies)
+                    else:
+                        done = await self._handle_in(running, request, replies)
+                    return done
+
+    async def _handle_past(self, running: _Running, request: PastRequest, replies: Replies) -> object:
+        if not isinstance(request, RestoreRequest | UndoRequest):
+            return await answer(running.engine.history, request, replies)
+        if not request.dry_run:
+            self._refuse_read_only()
+        return await running.restores.restore(request, replies)
 
     async def _handle_in(
         self,

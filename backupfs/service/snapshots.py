@@ -41,7 +41,9 @@ class Cuttable(Protocol):
         """UsageError for a name that will not do, FileSystemError EEXIST for one that is taken."""
         ...
 
-    async def create_snapshot(self, why: str, message: str = "", tags: Sequence[str] = (), name: str = "") -> SnapshotInfo:
+    async def create_snapshot(
+        self, why: str, message: str = "", tags: Sequence[str] = (), name: str = "", before_restore: bytes = b""
+    ) -> SnapshotInfo:
         """Cut; durable on return. Without a `name` it gets one from the time. FileSystemError EEXIST when that is taken."""
         ...
 
@@ -70,9 +72,17 @@ class SnapshotTaker:
         """Inodes that a thread is at. One that was given up and has not come back is not begun once more."""
 
     async def take(
-        self, why: str, message: str = "", tags: Sequence[str] = (), name: str = "", on_cut: Callable[[SnapshotInfo | Exception], None] = _ignore
+        self,
+        why: str,
+        message: str = "",
+        tags: Sequence[str] = (),
+        name: str = "",
+        on_cut: Callable[[SnapshotInfo | Exception], None] = _ignore,
+        *,
+        before_restore: bytes = b"",
     ) -> SnapshotInfo:
         """A snapshot with everything that was written, closed or not, before this was called, and by the hook before it. Durable on return.
+        `before_restore` is the path that is about to be restored.
 
         `on_cut` is told of it when it is durable, or of what went wrong instead, before the hook after it runs. HookFailedError when the hook before
         it fails, UsageError for a name that will not do, FileSystemError EEXIST for one that is taken; none is taken then.
@@ -80,13 +90,15 @@ class SnapshotTaker:
         if name:
             self._engine.check_name(name)
         async with self._one_with_hooks:
-            return await self._hooks.around(partial(self._take, why, message, tags, name, on_cut), why, tags)
+            return await self._hooks.around(partial(self._take, why, message, tags, name, on_cut, before_restore), why, tags)
 
-    async def _take(self, why: str, message: str, tags: Sequence[str], name: str, on_cut: Callable[[SnapshotInfo | Exception], None]) -> SnapshotInfo:
+    async def _take(
+        self, why: str, message: str, tags: Sequence[str], name: str, on_cut: Callable[[SnapshotInfo | Exception], None], before_restore: bytes
+    ) -> SnapshotInfo:
         try:
             async with self._one_at_a_time:
                 await self._bring_in()
-                info = await self._engine.create_snapshot(why, message, tags, name)
+                info = await self._engine.create_snapshot(why, message, tags, name, before_restore)
         except Exception as error:
             on_cut(error)
             raise

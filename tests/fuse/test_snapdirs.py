@@ -82,7 +82,7 @@ def test_one_snapshot_is_mounted_beside_the_running_mount(mounted_repository: Re
     for number in range(30):
         (live / f"n{number}").write_bytes(os.urandom(200_000))
     os.sync()
-    assert_same(then, manifest(beside)), "lent, it is not purged"
+    assert_same(then, manifest(beside))  # lent, it is not purged
     (told,) = mounted_repository.json("status", beside)
     assert (told["mounted"], told["read_only"]) == (True, True)
     mounted_repository.unmount(beside)

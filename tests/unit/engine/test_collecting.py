@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from backupfs import limits
-from backupfs.errors import UsageError
+from backupfs.errors import FileSystemError, StoreError, UsageError
 from backupfs.rules.collection import COPIED_PER_FREED_MAX, PackUse, plan_collection
 from tests.conftest import LogRule
 from tests.crash.faults import FaultyFiles
@@ -253,3 +253,36 @@ def test_a_plan_frees_what_is_worth_it_and_stays_in_proportion() -> None:
             cheapest = min(others, key=lambda pack: pack.live_bytes / pack.held_bytes)
             assert plan.copied_bytes + cheapest.live_bytes > COPIED_PER_FREED_MAX * (plan.freed_bytes + cheapest.dead_bytes)
     assert plan_collection([PackUse(1, limits.PACK_TARGET_BYTES, limits.PACK_TARGET_BYTES)]).packs == ()
+
+
+@simulated
+async def test_a_full_disk_is_pruned_free_and_written_again(tmp_path: Path, small: None, log_rule: LogRule) -> None:
+    """Snapshots of a changing file until the disk is full; then all but the first go, one after another."""
+    log_rule.allow("")
+    world = World.new(tmp_path / "w", capacity_bytes=3_000_000)
+    async with world.mounted() as m:
+        await m.put(b"kept", noise(100_000, "kept"))
+        first = await m.fs.create_snapshot("manual")
+        full = False
+        for number in range(40):
+            try:
+                await m.put(b"file", noise(90_000, number))
+                await m.fs.create_snapshot("manual")
+            except (FileSystemError, StoreError):
+                full = True
+                break
+        assert full, "the disk was never full"
+        assert not m.fs.status().failure
+        for info in m.fs.snapshots():
+            if info.name != first.name:
+                await m.fs.delete_snapshot(info.name)
+                await m.fs.idle()
+        assert not m.fs.status().failure
+        await trio.sleep(30)
+        await m.put(b"again", noise(900_000, "again"))
+        await m.fs.commit()
+        assert await m.get(b"kept") == noise(100_000, "kept")
+    async with world.mounted() as m:
+        assert await m.get(b"again") == noise(900_000, "again")
+    assert await world.check() == []
+    assert world.audit(tmp_path / "audit") == []

@@ -29,10 +29,12 @@ from backupfs.service.log import RecentTrouble
 from backupfs.service.messages import (
     CheckRequest,
     CollectRequest,
+    LendRequest,
     NotRunningError,
     PruneRequest,
     Ready,
     Request,
+    RestoreRequest,
     SnapshotCreateRequest,
     SnapshotDeleteRequest,
     SnapshotListRequest,
@@ -40,12 +42,15 @@ from backupfs.service.messages import (
     SnapshotShowRequest,
     StatsRequest,
     StatusRequest,
+    UndoRequest,
     UnmountRequest,
+    VersionsRequest,
 )
 from backupfs.service.serving import MountJob, Serving
 from backupfs.service.settings import NOTHING, Layer, Settings
 from backupfs.service.state import StateDirectory
 from tests.conftest import LogRule
+from tests.unit.service.fake_past import FakeHistory, FakeRestorer, step
 from tests.unit.service.shelf import FakeShelf, Wall
 
 REPOSITORY_ID = "ab" * 16
@@ -82,6 +87,14 @@ class FakeEngine(FakeShelf):
     had_names: set[str] = field(default_factory=set)
     cut_failure: Exception | None = None
     check_may_go_on: trio.Event = field(default_factory=trio.Event)
+    history: FakeHistory = field(default_factory=FakeHistory)
+    restorer: FakeRestorer = field(default_factory=FakeRestorer)
+
+    @asynccontextmanager
+    async def lending(self, name: str) -> AsyncIterator[SnapshotInfo]:
+        self.events.append(f"lends {name}")
+        yield next(info for info in self.taken if info.name == name)
+        self.events.append(f"has {name} back")
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["FakeEngine"]:
@@ -106,10 +119,6 @@ class FakeEngine(FakeShelf):
     def taken(self) -> list[SnapshotInfo]:
         return self.kept
 
-    @asynccontextmanager
-    async def lending(self, name: str) -> AsyncIterator[SnapshotInfo]:
-        yield next(info for info in self.taken if info.name == name)
-
     def check_name(self, name: str) -> None:
         if fault := name_fault(name):
             raise UsageError(fault)
@@ -119,7 +128,9 @@ class FakeEngine(FakeShelf):
     def take_named_with(self, take: Callable[[str], Awaitable[object]]) -> None:
         self.take_named = take
 
-    async def create_snapshot(self, why: str, message: str = "", tags: Sequence[str] = (), name: str = "") -> SnapshotInfo:
+    async def create_snapshot(
+        self, why: str, message: str = "", tags: Sequence[str] = (), name: str = "", before_restore: bytes = b""
+    ) -> SnapshotInfo:
         self.events.append(f"snapshot {why}")
         self.begun[why].set()
         if message == "wait":
@@ -197,6 +208,9 @@ class FakeMount:
     def write_back(self, path: bytes | None, ino: int) -> None:
         assert len(self.engine.own_threads) == 1, "the engine knows the thread that asks"
         self.events.append(f"write back {ino} {path!r}")
+
+    def forget(self, names: Sequence[tuple[int, bytes]], inodes: Sequence[int]) -> None:
+        self.events.extend(f"forget {name.decode()}" for _, name in names)
 
 
 SETTLED = ["write back 7 b'path'", "commit"]
@@ -504,6 +518,43 @@ async def test_a_schedule_begins_at_the_newest_snapshot_that_one_took(house: Hou
     house.mount.unmounted.set()
 
 
+async def test_the_past_is_asked_and_comes_back(house: House, nursery: trio.Nursery) -> None:
+    house.engine.restorer = FakeRestorer(house.events, [step("add", b"f")])
+    await started(house, nursery)
+    assert await house.ask(VersionsRequest(b"\xff")) == {"versions": 0}
+    assert house.engine.history.asked == [(b"\xff",)]
+    told = await house.ask(RestoreRequest(b"d", 3))
+    assert (told["done"], told["before"]) == (1, "s1")
+    assert house.events[2:] == [*SETTLED, "plan", SETTLED[0], "snapshot restore", "add f", "forget f"]
+    house.mount.unmounted.set()
+
+
+async def test_a_read_only_mount_only_shows_what_a_restore_would_do(house: House, nursery: trio.Nursery) -> None:
+    house.read_only = True
+    house.engine.restorer = FakeRestorer(house.events, [step("add", b"f")])
+    await started(house, nursery)
+    for request in (RestoreRequest(b"d", 3), UndoRequest()):
+        with pytest.raises(BackupfsError, match="read-only"):
+            await house.ask(request)
+    for request in (RestoreRequest(b"d", 3, dry_run=True), UndoRequest(dry_run=True)):
+        assert (await house.ask(request))["steps"] == 1
+    assert "add f" not in house.events
+    house.mount.unmounted.set()
+
+
+async def test_a_restore_that_is_under_way_ends_with_the_mount(house: House, nursery: trio.Nursery) -> None:
+    house.engine.restorer = FakeRestorer(house.events, [step("add", b"f"), step("add", b"g")], wait_at=b"g")
+    await started(house, nursery)
+    answers: list[object] = []
+    async with trio.open_nursery() as asking:
+        asking.start_soon(house.asking, RestoreRequest(b"d", 3), answers)
+        await house.engine.restorer.waiting.wait()
+        house.mount.unmounted.set()
+    assert [type(answer) for answer in answers] == [NotRunningError]
+    assert house.events.index("add f") < house.events.index("unmounted") < house.events.index("close")
+    await house.ended.wait()
+
+
 async def test_status_and_stats(house: House, nursery: trio.Nursery) -> None:
     await started(house, nursery)
     status = await house.ask(StatusRequest())
@@ -537,3 +588,18 @@ async def test_a_check_tells_how_far_it_is(house: House, nursery: trio.Nursery, 
     assert await house.ask(CheckRequest(), None, Told()) == {"findings": 0}
     assert progress == [(1, 2)]
     house.mount.unmounted.set()
+
+
+async def test_a_snapshot_is_lent_until_it_is_given_back_or_the_mount_ends(house: House, nursery: trio.Nursery) -> None:
+    await started(house, nursery)
+    name = (await house.ask(SnapshotCreateRequest()))["name"]
+    with connected(house.state.socket) as client:
+        borrowed = await trio.to_thread.run_sync(client.borrow, LendRequest(name))
+        assert borrowed["name"] == name
+        assert f"has {name} back" not in house.engine.events
+    while f"has {name} back" not in house.engine.events:
+        await trio.lowlevel.checkpoint()
+    with connected(house.state.socket) as client:
+        await trio.to_thread.run_sync(client.borrow, LendRequest(name))
+        await house.ask(UnmountRequest())
+        await client.ended()

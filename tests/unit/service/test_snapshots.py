@@ -42,7 +42,9 @@ class FakeEngine:
         if name in self.had_names:
             raise FileSystemError(errno.EEXIST)
 
-    async def create_snapshot(self, why: str, message: str = "", tags: Sequence[str] = (), name: str = "") -> SnapshotInfo:
+    async def create_snapshot(
+        self, why: str, message: str = "", tags: Sequence[str] = (), name: str = "", before_restore: bytes = b""
+    ) -> SnapshotInfo:
         self.cutting += 1
         assert self.cutting == 1, "two at a time"
         await trio.lowlevel.checkpoint()

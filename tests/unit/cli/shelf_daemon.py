@@ -30,7 +30,7 @@ from tests.unit.service.test_snapshot_requests import FakeReplies
 from tests.unit.service.test_snapshots import FakeEngine
 
 
-class FakeDaemon:
+class ShelfDaemon:
     """`shelf` is what it keeps, `layers` its configuration; `requests` is what it was asked."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class FakeDaemon:
         self.requests: list[Request] = []
 
     @contextmanager
-    def of(self, _: Place) -> Iterator["FakeDaemon"]:
+    def of(self, _: Place) -> Iterator["ShelfDaemon"]:
         """See `locate.daemon_of`."""
         yield self
 
