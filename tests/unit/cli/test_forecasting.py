@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from backupfs.cli.forecasting import BAR_CELLS, LINE_CELLS, Line, as_plain, by_stretch, picture, timeline
 from backupfs.rules.forecast import DAY_NS, Forecast, Period, Standing
 from backupfs.rules.policy import Schedule
-from tests.unit.cli.shelf_daemon import ShelfDaemon
+from tests.unit.cli.daemon import FakeDaemon
 
 Command = Callable[..., int]
 FIRST_NS = 20_454 * DAY_NS
@@ -121,12 +121,12 @@ def test_without_a_mount_it_begins_with_nothing_and_says_so(command: Command, re
 
 
 def test_with_a_mount_it_begins_with_what_is_there(
-    command: Command, shelf_daemon: ShelfDaemon, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Command, daemon: FakeDaemon, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shelf_daemon.shelf.add(400 * DAY_NS, tags=["keep"])
-    shelf_daemon.shelf.add(2 * DAY_NS)
-    shelf_daemon.shelf.change("s2", pinned=True)
-    shelf_daemon.layers = [
+    daemon.shelf.add(400 * DAY_NS, tags=["keep"])
+    daemon.shelf.add(2 * DAY_NS)
+    daemon.shelf.change("s2", pinned=True)
+    daemon.layers = [
         {
             "origin": "file",
             "settings": {

@@ -14,7 +14,7 @@ import pytest
 from backupfs.cli import times
 from backupfs.cli.output import rfc3339
 from backupfs.errors import UsageError
-from tests.unit.cli.shelf_daemon import ShelfDaemon
+from tests.unit.cli.daemon import FakeDaemon
 from tests.unit.service.shelf import DAY_NS, HOUR_NS, FakeShelf
 
 Command = Callable[..., int]
@@ -22,8 +22,8 @@ SECOND_NS = 10**9
 
 
 @pytest.fixture
-def shelf(shelf_daemon: ShelfDaemon) -> FakeShelf:
-    shelf = shelf_daemon.shelf
+def shelf(daemon: FakeDaemon) -> FakeShelf:
+    shelf = daemon.shelf
     for days, holds in ((3, "ab"), (2, "bc"), (1, "c")):
         shelf.add(days * DAY_NS, holds=holds, tags=["t", "u"] if days == 2 else [])
     shelf.change("s2", made=4, altered=5, removed=6, message="before")
@@ -112,7 +112,7 @@ def test_show(command: Command, repository: Path, shelf: FakeShelf, capsys: pyte
     assert command("snapshot", "show", repository, "s1", "s2") == 2
 
 
-def test_create_with_a_name(command: Command, shelf_daemon: ShelfDaemon, repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_create_with_a_name(command: Command, daemon: FakeDaemon, repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("snapshot", "create", repository, "--name", "before the flood", "-m", "why", "--tag", "a", "--tag", "b") == 0
     assert said(capsys) == ["snapshot before the flood"]
     assert command("snapshot", "create", repository, "--name", "latest") == 2
@@ -206,7 +206,7 @@ def test_the_end_of_a_hold_is_a_time_of_the_user(monkeypatch: pytest.MonkeyPatch
     assert times.until("2027-07-31") == ns(datetime(2027, 8, 1, tzinfo=zone)), "to the end of that day"
     assert times.until("2027-07-31T18:30") == ns(datetime(2027, 7, 31, 18, 30, tzinfo=zone))
     assert times.until("2027-07-31T18:30:00+05:00") == ns(datetime(2027, 7, 31, 13, 30, tzinfo=UTC))
-    monkeypatch.setattr("backupfs.cli.times.time.time_ns", lambda: ns(datetime(2027, 7, 31, 23, tzinfo=zone)))
+    monkeypatch.setattr(time, "time_ns", lambda: ns(datetime(2027, 7, 31, 23, tzinfo=zone)))
     assert times.until("9:05") == ns(datetime(2027, 7, 31, 9, 5, tzinfo=zone))
     assert times.until("23:30") - ns(datetime(2027, 7, 31, 23, tzinfo=zone)) == timedelta(minutes=30) // timedelta(microseconds=1) * 1000
 

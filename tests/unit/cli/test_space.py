@@ -14,7 +14,7 @@ from backupfs.engine.attributes import UpkeepStatus
 from backupfs.engine.usage import Usage
 from backupfs.rules.policy import Retention
 from backupfs.service.messages import DeletedTold, RetentionStatus
-from tests.unit.cli.shelf_daemon import ShelfDaemon
+from tests.unit.cli.daemon import FakeDaemon
 from tests.unit.service.shelf import DAY_NS, FakeShelf
 
 Command = Callable[..., int]
@@ -22,8 +22,8 @@ AT = "1970-01-01T00:00:00.000000Z"
 
 
 @pytest.fixture
-def shelf(shelf_daemon: ShelfDaemon) -> FakeShelf:
-    shelf = shelf_daemon.shelf
+def shelf(daemon: FakeDaemon) -> FakeShelf:
+    shelf = daemon.shelf
     shelf.used = Usage(4096, 1024, 512, 256, 2048, 2048)
     for days, holds in ((3, "ab"), (2, "bc"), (1, "d")):
         shelf.add(days * DAY_NS, holds=holds)
@@ -38,7 +38,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [re.sub(r"20[0-9-]+T[0-9:.]+Z", "TIME", line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_prune(command: Command, shelf_daemon: ShelfDaemon, repository: Path, shelf: FakeShelf, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prune(command: Command, daemon: FakeDaemon, repository: Path, shelf: FakeShelf, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("prune", repository, "--dry-run") == 0
     table = [
         "NAME  TIME                         FATE    WHY",
@@ -55,7 +55,7 @@ def test_prune(command: Command, shelf_daemon: ShelfDaemon, repository: Path, sh
     assert command("prune", repository) == 0
     assert said(capsys) == [*table, "2 stay, 1 deleted; that frees 1 B."]
     assert shelf.names() == ["s2", "s3"]
-    shelf_daemon.retention = Retention(space_limit_bytes=1024)
+    daemon.retention = Retention(space_limit_bytes=1024)
     assert command("prune", repository, "--dry-run") == 0
     assert said(capsys)[-1] == "by the space limits, 4.8 KiB are too many"
 

@@ -30,7 +30,7 @@ from tests.unit.service.test_snapshot_requests import FakeReplies
 from tests.unit.service.test_snapshots import FakeEngine
 
 
-class ShelfDaemon:
+class FakeDaemon:
     """`shelf` is what it keeps, `layers` its configuration; `requests` is what it was asked."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class ShelfDaemon:
         self.requests: list[Request] = []
 
     @contextmanager
-    def of(self, _: Place) -> Iterator["ShelfDaemon"]:
+    def of(self, _: Place) -> Iterator["FakeDaemon"]:
         """See `locate.daemon_of`."""
         yield self
 
