@@ -16,7 +16,7 @@ from backupfs.blobs.trailers import PackEnd
 from backupfs.engine.blobstore import BlobStore
 from backupfs.engine.committer import Committer
 from backupfs.engine.volume import Volume
-from backupfs.errors import DamageError, StoreError
+from backupfs.errors import BackupfsError, DamageError, StoreError
 from backupfs.format import catalog as records
 from backupfs.format.catalog import Pack, PackState, Table
 from backupfs.format.pack import PackEntry
@@ -59,7 +59,8 @@ class Collector:
         self._planned_at = self._volume.catalog.died_bytes
         packs = [(records.number_of(key), records.decode_pack(value)) for key, value in self._volume.catalog.rows(Table.PACKS)]
         closed = [(number, pack) for number, pack in packs if pack.state == PackState.SEALED and number not in self._hopeless]
-        self._held = {number: held for number, held in self._held.items() if number in dict(closed)}
+        numbers = {number for number, _ in closed}
+        self._held = {number: held for number, held in self._held.items() if number in numbers}
         unknown = [(number, pack) for number, pack in closed if number not in self._held]
         if unknown:
             self._held.update(await self._volume.seams.offload.disk(self._read_held, unknown))
@@ -78,6 +79,10 @@ class Collector:
             await self._committer.commit()
             await self._committer.applied()
             await self._committer.removed()
+        except BackupfsError:
+            # What is left of it is due as before.
+            self._planned_at = -1
+            raise
         finally:
             self.so_far.waiting_packs = self.so_far.waiting_bytes = 0
 

@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from backupfs import limits
-from backupfs.errors import UsageError
+from backupfs.errors import StoreError, UsageError
 from backupfs.rules.collection import COPIED_PER_FREED_MAX, DEAD_BYTES_MIN, DEAD_SHARE_MAX, PackUse, plan_collection
 from tests.conftest import LogRule
 from tests.crash.faults import FaultyFiles
@@ -253,3 +253,99 @@ def test_a_plan_frees_what_is_worth_it_and_stays_in_proportion() -> None:
             cheapest = min(others, key=lambda pack: pack.live_bytes / pack.held_bytes)
             assert plan.copied_bytes + cheapest.live_bytes > COPIED_PER_FREED_MAX * (plan.freed_bytes + cheapest.dead_bytes)
     assert plan_collection([PackUse(1, limits.PACK_TARGET_BYTES, limits.PACK_TARGET_BYTES)]).packs == ()
+
+
+@simulated
+async def test_what_is_brought_back_while_another_is_being_purged_is_not_purged(tmp_path: Path, small: None) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        m.fs.upkeep.undelete_ns = HOUR_NS
+        infos = []
+        for turn in range(2):
+            for number in range(30):
+                await m.put(b"file%d" % number, noise(600, (turn, number)))
+            infos.append(await m.fs.create_snapshot("manual"))
+        for number in range(30):
+            await m.put(b"file%d" % number, b"now")
+        await m.fs.idle()
+        for info in infos:
+            await m.fs.delete_snapshot(info.name)
+        m.fs.upkeep._purge_now_ns = world.clock.now_ns()
+        m.fs.upkeep.wake()
+        for _ in range(1000):
+            await trio.lowlevel.checkpoint()
+            if [info.state for info in m.fs.deleted_snapshots()] == ["purging", "deleted"]:
+                break
+        await m.fs.undelete_snapshot(infos[1].name)
+        await m.fs.idle()
+        assert [info.name for info in m.fs.snapshots()] == [infos[1].name]
+        for number in range(30):
+            assert await m.get(b".snapshots/%s/file%d" % (infos[1].name.encode(), number)) == noise(600, (1, number))
+    assert world.audit(tmp_path / "audit") == []
+
+
+@simulated
+async def test_several_who_wait_for_the_background_work_are_all_told(tmp_path: Path, small: None) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        for number in range(20):
+            await m.put(b"file%d" % number, noise(9000, number))
+        await m.fs.create_snapshot("manual")
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(m.fs.idle)
+                nursery.start_soon(lambda: m.fs.upkeep.collect_now(purge_deleted=False, thorough=False))
+
+
+@pytest.mark.parametrize("thorough", [(True, False), (False, True)])
+def test_who_asks_for_less_takes_nothing_from_who_asked_for_more(tmp_path: Path, small: None, thorough: tuple[bool, bool]) -> None:
+    @simulated
+    async def main() -> None:
+        world = World.new(tmp_path / "w")
+        async with world.mounted() as m:
+            for number in range(20):
+                await m.put(b"file%d" % number, noise(9000, number))
+        async with world.mounted() as m:
+            await m.fs.idle()
+            for number in range(20):
+                if number % 4:
+                    await m.unlink(b"file%d" % number)
+
+            async def ask(each: bool) -> None:
+                await m.fs.upkeep.collect_now(purge_deleted=False, thorough=each)
+
+            async with trio.open_nursery() as nursery:
+                for each in thorough:
+                    nursery.start_soon(ask, each)
+                    while m.fs.upkeep._asked == 0:
+                        await trio.lowlevel.checkpoint()
+            assert m.fs.upkeep.status().freed_bytes > 0
+
+    main()
+
+
+@simulated
+async def test_who_asked_for_space_is_told_what_interrupted_it_and_it_goes_on_later(tmp_path: Path, small: None, log_rule: LogRule) -> None:
+    log_rule.allow("")
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        for number in range(20):
+            await m.put(b"file%d" % number, noise(9000, number))
+    async with world.mounted() as m:
+        await m.fs.idle()
+        for number in range(20):
+            if number % 4:
+                await m.unlink(b"file%d" % number)
+        await m.fs.commit()
+        append = m.fs._volume.packs.append
+
+        def refuse(blobs: object) -> None:
+            raise StoreError("refused")
+
+        m.fs._volume.packs.append = refuse  # type: ignore[assignment,method-assign]
+        with pytest.raises(StoreError, match="refused"):
+            await m.fs.upkeep.collect_now(purge_deleted=False, thorough=True)
+        m.fs._volume.packs.append = append  # type: ignore[method-assign]
+        assert m.fs.upkeep._collector.is_due()
+        await m.fs.upkeep.collect_now(purge_deleted=False, thorough=True)
+        assert m.fs.upkeep.status().freed_bytes > 0
