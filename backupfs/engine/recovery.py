@@ -65,17 +65,17 @@ def open_index(directory: Path, keys: Keys, seams: Seams, journal: JournalReader
     try:
         index = Index(directory, keys, seams.randomness)
         try:
-            left_behind = _is_left_behind(index, journal)
+            fault = _fault(index, journal)
         except DamageError:
             index.close()
             raise
     except DamageError as error:
         log.warning("the index cannot be used and is built anew from the journal: %s", error)
     else:
-        if not left_behind:
+        if not fault:
             return index
         index.close()
-        log.info("the index is older than what is left of the journal, and is built anew from a checkpoint")
+        log.info("the index %s, and is built anew from a checkpoint", fault)
     set_index_aside(directory)
     return Index(directory, keys, seams.randomness)
 
@@ -187,11 +187,16 @@ def _load(reader: JournalReader, sequence: int, in_store: bool, start: Position,
     return segment
 
 
-def _is_left_behind(index: Index, reader: JournalReader) -> bool:
-    """Whether the journal that this index needs has been cut off, because checkpoints took its place. Blocks."""
+def _fault(index: Index, reader: JournalReader) -> str:
+    """Why an index that opens cannot be gone on with: what it is; empty when it can. Blocks."""
     segment = index.position[0]
+    if not segment and any(True for table in Table for _ in index.scan(table, b"")):
+        # What stands in it may have ended since: the checkpoint that it is built from now does not say so.
+        return "was half built"
     oldest = next(iter(reader.sequences()), None)
-    return oldest is not None and 0 < segment < oldest[0]
+    if oldest is not None and 0 < segment < oldest[0]:
+        return "is older than what is left of the journal, which has been cut off because checkpoints took its place"
+    return ""
 
 
 def replay(reader: JournalReader, checkpoints: Checkpoints, index: Index, seen: SeenHistory | None, progress: Callable[[int], None]) -> Replayed:

@@ -2,11 +2,13 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
 from backupfs import limits
+from backupfs.catalog.index import Index
 from backupfs.errors import DamageError, StoreError
 from tests.conftest import LogRule
 from tests.unit.engine.world import Mounted, World, simulated
@@ -225,3 +227,53 @@ def flip(world: World, path: Path, at: int) -> None:
     handle = world.disk.create(path)
     world.disk.write_at(handle, 0, [bytes(content)])
     world.disk.close(handle)
+
+
+def on(world: World, state: Path) -> World:
+    """The same repository on a host with other state."""
+    other = World(state, world.disk)
+    for parent in [*reversed(state.parents[:-1]), state]:
+        if not other.disk.exists(parent):
+            other.disk.make_directory(parent)
+    state.mkdir(parents=True, exist_ok=True)
+    return other
+
+
+@simulated
+async def test_an_index_that_was_half_built_from_an_older_checkpoint_is_not_built_upon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CHECKPOINT_PART_BYTES", 300)
+    world = World.new(tmp_path / "a")
+    async with world.mounted() as m:
+        for seed in range(2):
+            await live_a_little(m, seed)
+            await m.fs.make_checkpoint()
+    elsewhere = on(world, tmp_path / "b")
+    apply = Index.apply
+
+    def killed(self: Index, batches: Any) -> None:
+        if not batches[0][1]:
+            raise KeyboardInterrupt  # all parts are in it, the position is not
+        apply(self, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "apply", killed)
+        with pytest.raises(KeyboardInterrupt):
+            async with elsewhere.mounted():
+                pass
+    async with world.mounted() as m:
+        for name in await m.names(b""):
+            await m.unlink(name)
+        for info in m.fs.snapshots():
+            await m.fs.delete_snapshot(info.name)
+        await m.put(b"the only one", b"x")
+        await m.fs.idle()
+        await m.fs.make_checkpoint()
+        await m.put(b"another", b"x")
+        await m.fs.make_checkpoint()
+        tree = await m.tree()
+    async with elsewhere.mounted() as m:
+        assert await m.tree() == tree
+        assert m.fs.snapshots() == []
+        await m.put(b"third", b"y")
+    assert await elsewhere.check() == []
+    assert elsewhere.audit(tmp_path / "audit") == []
