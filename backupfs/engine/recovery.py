@@ -42,6 +42,14 @@ _ROLLBACK = (
     "the journal in the repository ends before what this host has seen of it: the repository was put back to an older state or its newest "
     "segment is damaged. Nothing was changed. If the older state is what you want, mount with --accept-rollback"
 )
+_OTHER_HISTORY = (
+    "the journal in the repository is not the one that this host has seen: the repository was put back to an older state and used since. Nothing was "
+    "changed. If what is there now is what you want, mount with --accept-rollback"
+)
+_OTHER_CHECKPOINT = (
+    "the newest checkpoint in the repository ends with another journal than the one that is there: objects of two copies were mixed. Nothing was changed. "
+    "Take all of `checkpoints` and `journal` from one copy"
+)
 _REPLAY_BYTES = 8 * limits.MIB
 
 
@@ -142,6 +150,8 @@ def chain(
         if sequence < first or (last is not None and sequence > last):
             continue
         segment = _load(reader, sequence, in_store, start, seen)
+        if sequence == first:
+            _expect_known(reader, segment, cut, seen)
         if segment.opening is None:
             torn.append(sequence)
             continue
@@ -153,6 +163,8 @@ def chain(
         if before is not None:
             if opening.previous_sequence != before.sequence:
                 raise DamageError(f"journal segment {opening.previous_sequence} is missing", segment=opening.previous_sequence)
+            if before.sequence == first and cut is not None and opening != cut:
+                raise DamageError(f"journal segment {sequence} does not follow on the one that the checkpoint ends with", segment=sequence)
             reader.read_frames(before, opening.previous_bytes)
             if reader.hash(before, opening.previous_bytes) != opening.previous_hash:
                 told = f"journal segment {before.sequence} is not the one that its successor names"
@@ -166,6 +178,24 @@ def chain(
         yield before
     elif first:
         raise RollbackError(_ROLLBACK)
+
+
+def _expect_known(reader: JournalReader, segment: Segment, cut: SegmentOpen | None, seen: SeenHistory | None) -> None:
+    """Raises RollbackError when the segment that replay starts in is whole and not the one that a checkpoint or this host knows: it is of another
+    history. Where it does not hold it is damaged, and what stood there is known.
+    """
+    known = cut
+    if known is None and seen is not None and seen.position.segment == segment.sequence:
+        known = SegmentOpen(seen.position.segment, seen.position.segment_bytes, seen.hash)
+    if known is None or len(segment.data) < known.previous_bytes or reader.hash(segment, known.previous_bytes) == known.previous_hash:
+        return
+    try:
+        whole = reader.load(segment.sequence, segment.in_store)
+        reader.read_frames(whole, None)
+    except DamageError:
+        return
+    if whole.valid_bytes >= known.previous_bytes:
+        raise RollbackError(_OTHER_HISTORY if cut is None else _OTHER_CHECKPOINT)
 
 
 def _load(reader: JournalReader, sequence: int, in_store: bool, start: Position, seen: SeenHistory | None) -> Segment:
@@ -243,7 +273,7 @@ def replay(reader: JournalReader, checkpoints: Checkpoints, index: Index, seen: 
                 waiting, waiting_bytes = [], 0
                 progress(result.batches)
         result.position = Position(segment.sequence, segment.valid_bytes, result.position.batch)
-        result.last = SegmentOpen(segment.sequence, segment.valid_bytes, _true_hash(reader, segment, seen))
+        result.last = SegmentOpen(segment.sequence, segment.valid_bytes, _true_hash(reader, segment, cut, seen))
     if waiting:
         index.apply(waiting)
     if not seen_found:
@@ -252,8 +282,12 @@ def replay(reader: JournalReader, checkpoints: Checkpoints, index: Index, seen: 
     return result
 
 
-def _true_hash(reader: JournalReader, segment: Segment, seen: SeenHistory | None) -> bytes:
-    """Hash of what counts of a segment, as it was written if this host has noted that: it may be damaged where the index has all of it."""
+def _true_hash(reader: JournalReader, segment: Segment, cut: SegmentOpen | None, seen: SeenHistory | None) -> bytes:
+    """Hash of what counts of a segment, as it was written if a checkpoint or this host has noted that: it may be damaged where the catalog has all of
+    it.
+    """
+    if cut is not None and (cut.previous_sequence, cut.previous_bytes) == (segment.sequence, segment.valid_bytes):
+        return cut.previous_hash
     if seen is not None and (seen.position.segment, seen.position.segment_bytes) == (segment.sequence, segment.valid_bytes):
         return seen.hash
     return reader.hash(segment, segment.valid_bytes)

@@ -9,7 +9,7 @@ import trio
 
 from backupfs import limits
 from backupfs.catalog.index import Index
-from backupfs.errors import DamageError, StoreError
+from backupfs.errors import DamageError, RollbackError, StoreError
 from tests.conftest import LogRule
 from tests.unit.engine.world import Mounted, World, simulated
 
@@ -277,3 +277,85 @@ async def test_an_index_that_was_half_built_from_an_older_checkpoint_is_not_buil
         await m.put(b"third", b"y")
     assert await elsewhere.check() == []
     assert elsewhere.audit(tmp_path / "audit") == []
+
+
+def bring(to: World, path: Path, content: bytes) -> None:
+    """Put an object there."""
+    if to.disk.exists(path):
+        to.disk.unlink(path)
+    handle = to.disk.create(path)
+    to.disk.write_at(handle, 0, [content])
+    to.disk.close(handle)
+
+
+async def fork(tmp_path: Path, *, checkpoint: bool) -> tuple[World, World]:
+    """Two lives of one repository from one point on, as alike in shape as they can be. The first may end with a checkpoint."""
+    world = World.new(tmp_path / "a")
+    async with world.mounted() as m:
+        await live_a_little(m, 0)
+        await m.fs.make_checkpoint()
+    one, two = world.after_kill(tmp_path / "one"), world.after_kill(tmp_path / "two")
+    async with one.mounted() as m:
+        for number in range(10):
+            await m.put(b"one%d" % number, b"of one")
+            await m.fs.commit()
+        if checkpoint:
+            await m.fs.make_checkpoint()
+    async with two.mounted() as m:
+        await m.fs.set_policy(random.Random(1).randbytes(5000))  # a frame longer, for the END that stands in the other one
+        for number in range(20):
+            await m.put(b"two%d" % number, b"of two")
+            await m.fs.commit()
+    return one, two
+
+
+@simulated
+async def test_a_checkpoint_of_another_history_is_not_gone_on_from(tmp_path: Path) -> None:
+    one, two = await fork(tmp_path, checkpoint=True)
+    for path in set(one.objects("checkpoints")) - set(two.objects("checkpoints")):
+        bring(two, path, one.content(path))
+    with pytest.raises(DamageError, match="of two copies"):
+        async with on(two, tmp_path / "fresh").mounted():
+            pass
+
+
+@simulated
+async def test_an_index_of_another_history_is_not_gone_on_from(tmp_path: Path) -> None:
+    one, two = await fork(tmp_path, checkpoint=False)
+    mixed = World(one.state, two.disk)
+    for parent in [*reversed(one.state.parents[:-1]), one.state]:
+        two.disk.make_directory(parent)
+    bring(two, one.state / "head", one.content(one.state / "head"))
+    with pytest.raises(RollbackError, match="used since"):
+        async with mixed.mounted():
+            pass
+    async with mixed.mounted(accept_rollback=True) as m:
+        assert b"two19" in await m.names(b"")
+        assert b"one0" not in await m.names(b"")
+
+
+@simulated
+async def test_a_checkpoint_stands_for_a_damaged_end_of_the_journal_and_for_what_follows(tmp_path: Path, log_rule: LogRule) -> None:
+    log_rule.allow("")
+    world = World.new(tmp_path / "a")
+    async with world.mounted() as m:
+        await live_a_little(m, 0)
+        await m.fs.idle()
+        await m.fs.make_checkpoint()
+        tree = await m.tree()
+        world = world.after_kill(tmp_path / "killed")
+    [last] = world.objects("journal")
+    flip(world, last, 5000)
+    world = on(world, tmp_path / "fresh")
+    async with world.mounted() as m:
+        assert await m.tree() == tree
+        await live_a_little(m, 1)
+        await m.fs.make_checkpoint()
+        await live_a_little(m, 2)
+        tree = await m.tree()
+    for path in world.objects("checkpoints"):
+        if path.name.startswith(f"{2:016x}"):
+            flip(world, path, 200)
+    world = on(world, tmp_path / "freshest")
+    async with world.mounted() as m:
+        assert await m.tree() == tree
