@@ -817,6 +817,7 @@ class FileSystem:
         upto = None if volume.read_only else self._committer.durable
         volume.held_packs += 1
         try:
+            await self._checkpointer.not_cutting()
             scratch = scratch_directory(volume.state)
             checker = await volume.seams.offload.disk(lambda: Checker(volume.root, volume.keys, volume.seams, scratch, read_data, progress, upto))
             async with aclosing(check(checker)) as findings:

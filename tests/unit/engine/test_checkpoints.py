@@ -1,6 +1,7 @@
 """Checkpoints: what they hold, what is cut behind them, and what their damage costs."""
 
 import random
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import trio
 
 from backupfs import limits
 from backupfs.catalog.index import Index
+from backupfs.engine import filesystem
+from backupfs.engine.checking import Checker, Finding, check
 from backupfs.errors import DamageError, RollbackError, StoreError
 from tests.conftest import LogRule
 from tests.unit.engine.world import Mounted, World, simulated
@@ -359,3 +362,47 @@ async def test_a_checkpoint_stands_for_a_damaged_end_of_the_journal_and_for_what
     world = on(world, tmp_path / "freshest")
     async with world.mounted() as m:
         assert await m.tree() == tree
+
+
+@simulated
+async def test_no_journal_is_cut_while_somebody_checks_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World.new(tmp_path / "a")
+    async with world.mounted() as m:
+        for seed in range(3):
+            await live_a_little(m, seed)
+            await m.fs.make_checkpoint()
+        await live_a_little(m, 3)
+        stands: set[Path] = set()
+        looking, on_with_it = trio.Event(), trio.Event()
+
+        async def looked(checker: Checker) -> AsyncGenerator[Finding]:
+            stands.update(world.objects("checkpoints"), world.objects("journal"))
+            looking.set()
+            await on_with_it.wait()
+            async for finding in check(checker):
+                yield finding
+
+        async def all_is_well() -> None:
+            assert [finding async for finding in m.fs.check(False, lambda _done, _all: None)] == []
+
+        monkeypatch.setattr(filesystem, "check", looked)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(all_is_well)
+            await looking.wait()
+            await m.fs.make_checkpoint()
+            assert stands <= {*world.objects("checkpoints"), *world.objects("journal")}
+            on_with_it.set()
+        await live_a_little(m, 4)
+        await m.fs.make_checkpoint()
+        assert len({path.name[:16] for path in world.objects("checkpoints")}) == limits.CHECKPOINTS_KEPT, "what was put off is made up for"
+
+
+@simulated
+async def test_runs_that_a_dead_process_left_are_removed(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "a")
+    world.disk.make_directory(world.state / "sorting")
+    world.disk.close(world.disk.create(world.state / "sorting" / "run-17"))
+    async with world.mounted() as m:
+        await live_a_little(m, 0)
+        await m.fs.make_checkpoint()
+        assert world.disk.list(world.state / "sorting") == []
