@@ -131,7 +131,9 @@ class FileSystem:
         """Taken in since the last snapshot."""
         self.history = History(volume, self._snapshots, self._settle)
         self.reckoner = Reckoner(volume, self._snapshots, self._settle)
-        self.restorer = Restorer(volume, self._inodes, self._data, self._names, self._snapshots, self.history, self._admit_restore, self._maybe_reap)
+        self.restorer = Restorer(
+            volume, self._inodes, self._data, self._names, self._snapshots, self.history, self._admit_restore, self._maybe_reap, self.upkeep.wake
+        )
         self.snapdirs = SnapshotDirectories(volume, self._names, self._snapshots, self._attributes_then)
         self.take_named: Callable[[str], Awaitable[object]] = self._take_named
         """What `mkdir .snapshots/NAME` does; whoever can bring in what the kernel still holds puts that in place of this."""
@@ -777,12 +779,11 @@ class FileSystem:
         serial = self._snapshots.serial_of(name)
         if serial is None:
             raise UsageError(f"there is no snapshot {name!r}; `backupfs snapshot list` shows them")
-        self._snapshots.in_use[serial] += 1
         try:
-            await self._settle()
-            yield self._snapshots.info(serial)
+            with self._snapshots.reading(serial):
+                await self._settle()
+                yield self._snapshots.info(serial)
         finally:
-            self._snapshots.in_use[serial] -= 1
             self.upkeep.wake()
 
     def deleted_snapshots(self) -> list[SnapshotInfo]:

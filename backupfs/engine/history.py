@@ -48,6 +48,20 @@ class TouchedRecords:
     data: set[int] = field(default_factory=set)
 
 
+class Turns:
+    """Lets others have the loop after so many pieces of work, some 50 microseconds each."""
+
+    def __init__(self) -> None:
+        self._left = limits.RECKON_RECORDS_PER_STEP
+
+    async def taken(self) -> None:
+        """One piece more is done."""
+        self._left -= 1
+        if not self._left:
+            self._left = limits.RECKON_RECORDS_PER_STEP
+            await trio.lowlevel.checkpoint()
+
+
 class History:
     """Reads the past of the tree. One for each opened repository."""
 
@@ -63,14 +77,20 @@ class History:
         """What differs between two snapshots, given by serial (0: the present), at and below a path; sorted by path. UsageError when the order is
         wrong.
         """
-        await self._settle()
-        first, last = self._epoch(older), self._epoch(newer)
-        if first > last:
-            raise UsageError("the second of the two must be the newer one")
-        touched = await self._touched(first + 1, last)
-        then, now = _Tree(self._view(first), touched), _Tree(self._view(last), touched)
-        changes = [change for change in self._compare(touched, then, now) if _is_below(change, below)]
-        return sorted(changes, key=lambda change: (change.path, change.kind))
+        with self._snapshots.reading(older, newer):
+            await self._settle()
+            first, last = self._epoch(older), self._epoch(newer)
+            if first > last:
+                raise UsageError("the second of the two must be the newer one")
+            touched = await self._touched(first + 1, last)
+            then, now = _Tree(self._view(first), touched), _Tree(self._view(last), touched)
+            changes: list[TreeChange] = []
+            turns = Turns()
+            for change in self._compare(touched, then, now):
+                if change is not None and _is_below(change, below):
+                    changes.append(change)
+                await turns.taken()
+            return sorted(changes, key=lambda change: (change.path, change.kind))
 
     async def touched(self, older: int) -> TouchedRecords:
         """What has a version between a snapshot, given by serial, and the present."""
@@ -97,8 +117,15 @@ class History:
             start = keys[-1] + b"\0"
             await trio.lowlevel.checkpoint()
 
-    def _compare(self, touched: TouchedRecords, then: "_Tree", now: "_Tree") -> Iterator[TreeChange]:
-        gone, come = _gone_and_come(touched, then, now)
+    def _compare(self, touched: TouchedRecords, then: "_Tree", now: "_Tree") -> Iterator[TreeChange | None]:
+        """What has changed. Each None is a place where others may have their turn."""
+        gone: dict[int, list[bytes]] = {}
+        come: dict[int, list[bytes]] = {}
+        for parent, prf in touched.names:
+            _note_name(parent, prf, then, now, gone, come)
+            yield None
+        for paths in (*gone.values(), *come.values()):
+            paths.sort()
         replaced: set[int] = set()
         for path, (old, new) in _replaced(gone, come).items():
             gone[old].remove(path)
@@ -115,6 +142,7 @@ class History:
             for path in paths:
                 yield from self._described(ChangeKind.ADDED, path, ino, then, now)
         for ino in (touched.inodes | touched.xattrs) - replaced:
+            yield None
             path_now = now.path_of(ino)
             if path_now is not None and then.path_of(ino) is not None:
                 yield from self._differing(path_now, ino, ino, then, now)
@@ -318,32 +346,36 @@ class _Tree:
 
     def path_of(self, ino: int) -> bytes | None:
         """Of an inode, by its first name that leads somewhere."""
-        if ino not in self._paths:
-            self._paths[ino] = None
-            inode = self.inode(ino)
-            for parent, prf in () if inode is None else self.view.links(ino, inode):
-                entry = self.entry(parent, prf)
-                if entry is not None and (path := self.path(parent, entry.name)) is not None:
-                    self._paths[ino] = path
-                    break
+        way: list[int] = []
+        above: int | None = ino
+        while above is not None and above not in self._paths:
+            self._paths[above] = None
+            way.append(above)
+            inode = self.inode(above)
+            above = inode.links[0][0] if inode is not None and inode.links else None
+        # The topmost first: going up from name to name instead would go as deep as the tree.
+        for at in reversed(way):
+            self._paths[at] = self._find_path(at)
         return self._paths[ino]
 
+    def _find_path(self, ino: int) -> bytes | None:
+        inode = self.inode(ino)
+        for parent, prf in () if inode is None else self.view.links(ino, inode):
+            entry = self.entry(parent, prf)
+            if entry is not None and (path := self.path(parent, entry.name)) is not None:
+                return path
+        return None
 
-def _gone_and_come(touched: TouchedRecords, then: _Tree, now: _Tree) -> tuple[dict[int, list[bytes]], dict[int, list[bytes]]]:
-    """The paths that each inode has lost and got, in order."""
-    gone: dict[int, list[bytes]] = {}
-    come: dict[int, list[bytes]] = {}
-    for parent, prf in touched.names:
-        was, is_ = then.entry(parent, prf), now.entry(parent, prf)
-        if was is not None and is_ is not None and was.ino == is_.ino:
-            continue
-        if was is not None and (path := then.path(parent, was.name)) is not None:
-            gone.setdefault(was.ino, []).append(path)
-        if is_ is not None and (path := now.path(parent, is_.name)) is not None:
-            come.setdefault(is_.ino, []).append(path)
-    for paths in (*gone.values(), *come.values()):
-        paths.sort()
-    return gone, come
+
+def _note_name(parent: int, prf: bytes, then: _Tree, now: _Tree, gone: dict[int, list[bytes]], come: dict[int, list[bytes]]) -> None:
+    """Add to the paths that each inode has lost and got."""
+    was, is_ = then.entry(parent, prf), now.entry(parent, prf)
+    if was is not None and is_ is not None and was.ino == is_.ino:
+        return
+    if was is not None and (path := then.path(parent, was.name)) is not None:
+        gone.setdefault(was.ino, []).append(path)
+    if is_ is not None and (path := now.path(parent, is_.name)) is not None:
+        come.setdefault(is_.ino, []).append(path)
 
 
 def _replaced(gone: dict[int, list[bytes]], come: dict[int, list[bytes]]) -> dict[bytes, tuple[int, int]]:

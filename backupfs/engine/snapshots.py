@@ -8,7 +8,8 @@ what is written later already follows the rules without this snapshot.
 import errno
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -56,7 +57,7 @@ class Snapshots:
         }
         self._by_name: dict[str, int] = {}
         self.in_use: Counter[int] = Counter()
-        """Serials of snapshots that somebody reads beside this mount: they are not purged meanwhile."""
+        """Serials of snapshots that somebody reads for longer than a step: they are not purged meanwhile."""
         self._refresh()
 
     def take(self, serial: int, time_ns: int, name: str, why: str, message: str, tags: Sequence[str], before_restore: bytes = b"") -> SnapshotInfo:
@@ -192,6 +193,18 @@ class Snapshots:
     def uncounted(self) -> int | None:
         """Serial of the oldest kept snapshot whose changes have not been counted."""
         return next((s for s, snapshot in sorted(self._by_serial.items()) if not snapshot.counted and snapshot.state == SnapshotState.KEPT), None)
+
+    @contextmanager
+    def reading(self, *serials: int) -> Iterator[None]:
+        """None of these snapshots is purged within; 0 is the present. FileSystemError ESTALE when one is no longer whole."""
+        for serial in serials:
+            if serial:
+                self.epoch_of(serial)
+        self.in_use.update(serials)
+        try:
+            yield
+        finally:
+            self.in_use.subtract(serials)
 
     def set_counts(self, serial: int, made: int, altered: int, removed: int) -> None:
         """Note how many inodes were made, altered and removed since the snapshot before."""
