@@ -127,7 +127,11 @@ class History:
         for paths in (*gone.values(), *come.values()):
             paths.sort()
         replaced: set[int] = set()
+        moved = {ino for ino in gone.keys() & come.keys() if (inode := now.inode(ino)) is not None and stat.S_ISDIR(inode.mode)}
         for path, (old, new) in _replaced(gone, come).items():
+            if old in moved or new in moved:
+                # What stands in it has changed its path as well, and nothing else tells of that.
+                continue
             gone[old].remove(path)
             come[new].remove(path)
             replaced.add(new)
@@ -182,15 +186,16 @@ class History:
         await self._settle()
         kept = [(info, self._snapshots.epoch_of(info.serial)) for info in self._snapshots.kept()]
         found: list[tuple[FileVersion, Inode, int]] = []
-        for step, (ino, low, high, shown_path) in enumerate(self._lives(path)):
-            for epoch, value, until in self._versions_between(ino, low, high):
-                seen = _seen_by(kept, epoch, until)
-                if (seen or until == EPOCH_MAX) and value != TOMBSTONE:
-                    inode = records.decode_inode(value)
-                    found.append((_version(inode, ino, shown_path, seen, is_present=until == EPOCH_MAX), inode, until))
-            if step % limits.READ_AHEAD_TASKS == 0:
-                await trio.lowlevel.checkpoint()
-        return self._distinct(found)
+        turns = Turns()
+        with self._snapshots.reading(*(info.serial for info, _ in kept)):
+            for ino, low, high, shown_path in self._lives(path):
+                for epoch, value, until in self._versions_between(ino, low, high):
+                    seen = _seen_by(kept, epoch, until)
+                    if (seen or until == EPOCH_MAX) and value != TOMBSTONE:
+                        inode = records.decode_inode(value)
+                        found.append((_version(inode, ino, shown_path, seen, is_present=until == EPOCH_MAX), inode, until))
+                    await turns.taken()
+            return self._distinct(found)
 
     def _distinct(self, found: Sequence[tuple[FileVersion, Inode, int]]) -> list[FileVersion]:
         """Without those that differ from the next newer one in nothing but what others did to its names: the two are one version."""
@@ -281,20 +286,21 @@ class History:
         kept = [(info, self._snapshots.epoch_of(info.serial)) for info in self._snapshots.kept()]
         start = b""
         newer: tuple[bytes, int] = (b"", 0)
-        while True:
-            rows = self._volume.catalog.applied_rows(Table.DENTRIES, start, limits.RECKON_RECORDS_PER_STEP)
-            for key, value in rows:
-                object_key, epoch = records.split_version(key)
-                until = newer[1] - 1 if newer[0] == object_key else EPOCH_MAX
-                newer = object_key, epoch
-                if value != TOMBSTONE:
-                    found = self._found(pattern, records.number_of(object_key), records.decode_dentry(value), epoch, until, kept)
-                    if found is not None:
-                        yield found
-            if len(rows) < limits.RECKON_RECORDS_PER_STEP:
-                return
-            start = rows[-1][0] + b"\0"
-            await trio.lowlevel.checkpoint()
+        with self._snapshots.reading(*(info.serial for info, _ in kept)):
+            while True:
+                rows = self._volume.catalog.applied_rows(Table.DENTRIES, start, limits.RECKON_RECORDS_PER_STEP)
+                for key, value in rows:
+                    object_key, epoch = records.split_version(key)
+                    until = newer[1] - 1 if newer[0] == object_key else EPOCH_MAX
+                    newer = object_key, epoch
+                    if value != TOMBSTONE:
+                        found = self._found(pattern, records.number_of(object_key), records.decode_dentry(value), epoch, until, kept)
+                        if found is not None:
+                            yield found
+                if len(rows) < limits.RECKON_RECORDS_PER_STEP:
+                    return
+                start = rows[-1][0] + b"\0"
+                await trio.lowlevel.checkpoint()
 
     def _found(self, pattern: str, parent: int, entry: Dentry, epoch: int, until: int, kept: Sequence[tuple[SnapshotInfo, int]]) -> Found | None:
         name = os.fsdecode(entry.name)

@@ -34,8 +34,10 @@ class Reckoner:
         catalog = self._volume.catalog
         freed = 0
         for at, (number, count) in enumerate(references.items()):
-            blob = catalog.blob(number)
-            freed += blob.stored_bytes if blob.references == count else 0
+            value = catalog.get(Table.BLOBS, records.number_key(number))
+            if value is not None:  # or else it has gone since it was counted
+                blob = records.decode_blob(value)
+                freed += blob.stored_bytes if blob.references == count else 0
             if at % limits.RECKON_RECORDS_PER_STEP == limits.RECKON_RECORDS_PER_STEP - 1:
                 await trio.lowlevel.checkpoint()
         return freed
