@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import trio
 
 from backupfs import limits
-from backupfs.blobs.packs import Location, OpenPack, pack_name
+from backupfs.blobs.packs import Moved, OpenPack, pack_name
 from backupfs.catalog.catalog import Layer
 from backupfs.engine.inodes import InodeTable
 from backupfs.engine.volume import Volume
@@ -261,13 +261,14 @@ class Committer:
             moved, position, changes = await volume.seams.offload.disk(self._write_blocking, layer)
             if position is not None:
                 return position, changes
-            for number, place in moved.items():
+            for number, move in moved.items():
+                place = move.place
                 facts = volume.packs.facts(place.pack)
                 assert facts is not None, "a blob moved into a pack that is not open"
-                volume.catalog.move_blob(layer, number, place.pack, place.offset, place.stored_bytes, facts)
+                volume.catalog.move_blob(layer, number, move.left, place.pack, place.offset, place.stored_bytes, facts)
                 volume.catalog.pack_taken(layer, place.pack)
 
-    def _write_blocking(self, layer: Layer) -> tuple[dict[int, Location], Position | None, list[Change]]:
+    def _write_blocking(self, layer: Layer) -> tuple[dict[int, Moved], Position | None, list[Change]]:
         moved = self._volume.packs.sync()
         if moved:
             return moved, None, []

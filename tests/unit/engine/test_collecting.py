@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from backupfs import limits
+from backupfs.blobs.packs import OpenPack
 from backupfs.errors import StoreError, UsageError
 from backupfs.rules.collection import COPIED_PER_FREED_MAX, DEAD_BYTES_MIN, DEAD_SHARE_MAX, PackUse, plan_collection
 from tests.conftest import LogRule
@@ -349,3 +350,39 @@ async def test_who_asked_for_space_is_told_what_interrupted_it_and_it_goes_on_la
         assert m.fs.upkeep._collector.is_due()
         await m.fs.upkeep.collect_now(purge_deleted=False, thorough=True)
         assert m.fs.upkeep.status().freed_bytes > 0
+
+
+@simulated
+async def test_what_once_had_to_move_to_another_pack_is_rewritten_like_all_else(tmp_path: Path, small: None, log_rule: LogRule) -> None:
+    log_rule.allow("")
+    world = World.new(tmp_path / "w")
+    failing = [False]
+    world.files = FaultyFiles(world.disk, lambda operation, _number: 5 if operation == "sync" and failing[0] else None)
+    async with world.mounted() as m:
+        await m.fs.idle()
+        sync_pack = m.fs._volume.packs._sync_pack
+
+        def failing_once(pack: OpenPack) -> bool:
+            failing[0] = not hurt
+            hurt.add(pack.number)
+            try:
+                return sync_pack(pack)
+            finally:
+                failing[0] = False
+
+        hurt: set[int] = set()
+        m.fs._volume.packs._sync_pack = failing_once  # type: ignore[method-assign]
+        for number in range(30):
+            await m.put(b"file%d" % number, noise(4000, number))
+            await m.fs.commit()
+        assert hurt
+        assert m.fs._volume.packs._moved == {}, "whoever was told need not be told again"
+        for number in range(1, 30):
+            if number % 4:
+                await m.unlink(b"file%d" % number)
+        await m.fs.upkeep.collect_now(purge_deleted=False, thorough=True)
+        assert m.fs.upkeep.status().copied_bytes > 0
+        for number in range(0, 30, 4):
+            assert await m.get(b"file%d" % number) == noise(4000, number)
+        assert m.fs.status().failure == ""
+    assert await world.check() == []
