@@ -248,9 +248,14 @@ class Catalog:
         self._drop(table, object_key, *old)
         self._put(table, object_key, epoch, value)
 
-    def drop_version(self, table: Table, object_key: bytes, epoch: int, value: bytes) -> None:
-        """Remove one version; tombstones that then have nothing older go too."""
+    def drop_version(self, table: Table, object_key: bytes, epoch: int, value: bytes, next_newer: int) -> None:
+        """Remove one version, of which `next_newer` is the epoch of the next one; tombstones that then have nothing older go too."""
         self._drop(table, object_key, epoch, value)
+        if epoch and self.newest(table, object_key, epoch - 1) is not None:
+            return
+        oldest = self.newest(table, object_key, next_newer)
+        if oldest is None or oldest[1] != TOMBSTONE:
+            return
         versions = self.versions(table, object_key)
         while versions and versions[-1][1] == TOMBSTONE:
             self._drop(table, object_key, *versions.pop())

@@ -157,7 +157,7 @@ class Snapshots:
         keys = catalog.applied_changes(start, following, limits.PURGE_RECORDS_PER_STEP)
         for key in keys:
             _, table, object_key = records.split_change(key)
-            self._purge_object(Table(table), object_key, previous)
+            self._purge_object(Table(table), object_key, previous, following)
         if len(keys) < limits.PURGE_RECORDS_PER_STEP:
             return None
         return keys[-1] + b"\0"
@@ -256,16 +256,16 @@ class Snapshots:
         """When it was taken."""
         return self._by_serial[serial].time_ns
 
-    def _purge_object(self, table: Table, object_key: bytes, previous: int) -> None:
-        """Drop the versions of an object that no kept snapshot sees and that something newer has replaced."""
+    def _purge_object(self, table: Table, object_key: bytes, previous: int, following: int) -> None:
+        """Drop the versions of an object that no kept snapshot sees and that something newer, up to `following`, has replaced."""
         catalog = self._catalog
         kept = catalog.kept_epochs
-        versions = catalog.versions(table, object_key)
+        versions = catalog.versions_down_to(table, object_key, following, previous)
         for (newer, _), (older, value) in pairwise(versions):
             if older <= previous:
                 break
             if bisect_left(kept, older) == bisect_left(kept, newer):
-                catalog.drop_version(table, object_key, older, value)
+                catalog.drop_version(table, object_key, older, value, newer)
 
     def _put(self, serial: int, snapshot: Snapshot) -> None:
         self._by_serial[serial] = snapshot
