@@ -57,15 +57,30 @@ class Collector:
     async def plan(self, *, thorough: bool = False) -> CollectionPlan:
         """What would be rewritten now."""
         self._planned_at = self._volume.catalog.died_bytes
-        packs = [(records.number_of(key), records.decode_pack(value)) for key, value in self._volume.catalog.rows(Table.PACKS)]
-        closed = [(number, pack) for number, pack in packs if pack.state == PackState.SEALED and number not in self._hopeless]
+        offload = self._volume.seams.offload
+        closed = [(number, pack) for number, pack in await self._packs() if pack.state == PackState.SEALED and number not in self._hopeless]
         numbers = {number for number, _ in closed}
         self._held = {number: held for number, held in self._held.items() if number in numbers}
         unknown = [(number, pack) for number, pack in closed if number not in self._held]
-        if unknown:
-            self._held.update(await self._volume.seams.offload.disk(self._read_held, unknown))
+        # A few at a time: the first look after a mount reads something of every pack, and whoever unmounts need not wait for all of it.
+        for at in range(0, len(unknown), limits.COLLECT_STEP_BLOBS):
+            held, unreadable = await offload.disk(self._read_held, unknown[at : at + limits.COLLECT_STEP_BLOBS])
+            self._held.update(held)
+            for number, pack, error in unreadable:
+                self._give_up(number, pack, error)
         uses = [PackUse(number, self._held[number], pack.live_bytes) for number, pack in closed if number in self._held]
-        return plan_collection(uses, thorough=thorough)
+        return await offload.cpu(lambda: plan_collection(uses, thorough=thorough))
+
+    async def _packs(self) -> list[tuple[int, Pack]]:
+        """Number and record of every pack, as the index has applied them. What has changed meanwhile is seen when a pack's turn comes."""
+        await self._committer.applied()
+        found: list[tuple[int, Pack]] = []
+        start = b""
+        while rows := self._volume.catalog.applied_rows(Table.PACKS, start, limits.RECKON_RECORDS_PER_STEP):
+            found += [(records.number_of(key), records.decode_pack(value)) for key, value in rows]
+            start = rows[-1][0] + b"\0"
+            await trio.lowlevel.checkpoint()
+        return found
 
     async def run(self, plan: CollectionPlan, *, hurry: bool = False) -> None:
         """Carry a plan out. Unless there is a `hurry`, it works at most half of the time. Raises StoreError."""
@@ -125,20 +140,24 @@ class Collector:
         return None if value is None else records.decode_pack(value)
 
     def _give_up(self, number: int, pack: Pack, error: Exception) -> None:
+        """Leave a pack alone from now on, unless it has just gone because nothing lives in it any more."""
+        if self._pack(number) is None:
+            return
         self._hopeless.add(number)
         told = f"pack {pack.object_id.hex()} is not rewritten, because it cannot be read: {error}; `backupfs check --read-data` names the files"
         self._volume.errors.append(told)
         log.error("%s", told)
 
-    def _read_held(self, packs: list[tuple[int, Pack]]) -> dict[int, int]:
-        """In a thread."""
-        held = {}
+    def _read_held(self, packs: list[tuple[int, Pack]]) -> tuple[dict[int, int], list[tuple[int, Pack, Exception]]]:
+        """In a thread: stored bytes that were put into each of these packs, and those that could not be read."""
+        held: dict[int, int] = {}
+        unreadable: list[tuple[int, Pack, Exception]] = []
         for number, pack in packs:
             try:
                 held[number] = self._end(pack).held_bytes()
             except (DamageError, StoreError) as error:
-                self._give_up(number, pack, error)
-        return held
+                unreadable.append((number, pack, error))
+        return held, unreadable
 
     def _read_entries(self, pack: Pack) -> list[PackEntry]:
         """In a thread."""

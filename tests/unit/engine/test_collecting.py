@@ -9,6 +9,7 @@ import trio
 from backupfs import limits
 from backupfs.blobs.packs import OpenPack
 from backupfs.errors import StoreError, UsageError
+from backupfs.format.catalog import Pack
 from backupfs.rules.collection import COPIED_PER_FREED_MAX, DEAD_BYTES_MIN, DEAD_SHARE_MAX, PackUse, plan_collection
 from tests.conftest import LogRule
 from tests.crash.faults import FaultyFiles
@@ -386,3 +387,26 @@ async def test_what_once_had_to_move_to_another_pack_is_rewritten_like_all_else(
             assert await m.get(b"file%d" % number) == noise(4000, number)
         assert m.fs.status().failure == ""
     assert await world.check() == []
+
+
+@simulated
+async def test_a_pack_that_goes_while_it_is_looked_at_is_no_trouble(tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        for number in range(20):
+            await m.put(b"file%d" % number, noise(9000, number))
+    async with world.mounted() as m:
+        await m.fs.idle()
+        collector = m.fs.upkeep._collector
+        collector._held.clear()
+        packs = await collector._packs()
+        for number in range(20):
+            await m.unlink(b"file%d" % number)
+        await m.fs.idle()
+
+        async def stale() -> list[tuple[int, Pack]]:
+            return packs
+
+        monkeypatch.setattr(collector, "_packs", stale)
+        assert (await collector.plan(thorough=True)).packs == ()
+        assert m.fs.status().errors == []
