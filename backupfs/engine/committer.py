@@ -52,6 +52,8 @@ class Committer:
         self._stopping = False
         self._saved_counters = b""
         self._dead: deque[Pack] = deque()
+        self.left_behind: list[Pack] = []
+        """Packs that nothing lives in and that could not be removed."""
         self._closing = trio.Lock()
         self._end_asked: list[trio.Event] = []
         self._ended: tuple[SegmentOpen, int] | None = None
@@ -120,6 +122,12 @@ class Committer:
             if self._volume.failure is not None:
                 return
             await self._progress.wait()
+
+    async def remove_left_behind(self) -> None:
+        """Try once more to remove the packs that could not be removed."""
+        again, self.left_behind = self.left_behind, []
+        for pack in again:
+            await self._remove_pack(pack)
 
     async def end_segment(self) -> tuple[SegmentOpen, int]:
         """Close the journal's segment: with everything frozen by now and all before it stands in the store when this returns. The segment, and the
@@ -324,6 +332,7 @@ class Committer:
             log.warning("pack %s was gone before it was removed", pack.object_id.hex())
         except StoreError as error:
             log.error("pack %s could not be removed: %s", pack.object_id.hex(), error)
+            self.left_behind.append(pack)
 
     def _has_failed(self) -> bool:
         return self._volume.failure is not None

@@ -240,6 +240,7 @@ class FileSystem:
             await self._committer.commit()
             await self._committer.applied()
             await self._committer.removed()
+            await self._committer.remove_left_behind()
         except BackupfsError as error:
             log.error("not everything could be committed before the end: %s", error)
             volume.fail(error)
@@ -249,7 +250,8 @@ class FileSystem:
     async def _close_journal(self) -> None:
         """Nobody writes to it any more."""
         volume = self._volume
-        if volume.read_only or volume.failure is not None:
+        if volume.read_only or volume.failure is not None or self._committer.left_behind:
+            # What is left behind is looked for only after an end that was not a clean one.
             return
         try:
             await volume.seams.offload.disk(volume.close_journal)

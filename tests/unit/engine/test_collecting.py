@@ -410,3 +410,36 @@ async def test_a_pack_that_goes_while_it_is_looked_at_is_no_trouble(tmp_path: Pa
         monkeypatch.setattr(collector, "_packs", stale)
         assert (await collector.plan(thorough=True)).packs == ()
         assert m.fs.status().errors == []
+
+
+@pytest.mark.parametrize("until_the_end", [False, True])
+def test_a_pack_that_could_not_be_removed_does_not_stay_for_ever(tmp_path: Path, small: None, log_rule: LogRule, until_the_end: bool) -> None:
+    log_rule.expect("could not be removed")
+
+    @simulated
+    async def main() -> None:
+        await remove_in_vain(tmp_path, until_the_end)
+
+    main()
+
+
+async def remove_in_vain(tmp_path: Path, until_the_end: bool) -> None:
+    world = World.new(tmp_path / "w")
+    failing = [False]
+    world.files = FaultyFiles(world.disk, lambda operation, _number: 5 if operation == "unlink" and failing[0] else None)
+    async with world.mounted() as m:
+        failing[0] = False
+        for number in range(20):
+            await m.put(b"file%d" % number, noise(9000, number))
+        await m.fs.commit()
+        failing[0] = True
+        for number in range(20):
+            await m.unlink(b"file%d" % number)
+        await m.fs.idle()
+        assert world.objects("packs")
+        failing[0] = until_the_end
+    failing[0] = False
+    async with world.mounted() as m:
+        await m.fs.idle()
+    assert world.objects("packs") == []
+    assert world.audit(tmp_path / "audit") == []
