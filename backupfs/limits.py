@@ -26,7 +26,7 @@ JOURNAL_SEGMENT_TARGET_BYTES: Final = 16 * MIB
 JOURNAL_FRAME_MAX_BYTES: Final = 256 * MIB
 """No honest frame is larger; a length beyond it is damage, not a reason to take memory."""
 
-CHECKPOINT_MIN_BYTES: Final = 1 * MIB
+CHECKPOINT_MIN_BYTES: Final = 4 * MIB
 """A checkpoint is made when the journal since the last one is larger than this and than that checkpoint: so both stay in proportion to what there is,
 and all checkpoints together write about as much as the journal.
 """
@@ -92,6 +92,8 @@ REAP_RECORDS_PER_STEP: Final = 256
 PURGE_RECORDS_PER_STEP: Final = 512
 RECKON_RECORDS_PER_STEP: Final = 512
 """So many rows are looked at before others get their turn, when it is counted what something holds or what has changed."""
+COMPARED_PER_STEP: Final = 128
+"""The same for entries that are compared in two trees, each of which takes several looks."""
 COLLECT_STEP_BYTES: Final = 4 * MIB
 COLLECT_STEP_BLOBS: Final = 256
 """So much of a pack is copied at once: it is held in memory."""
@@ -129,5 +131,7 @@ LOG_BYTES_MAX: Final = 4 * MIB
 STATUS_ERRORS_MAX: Final = 32
 RESERVE_BYTES: Final = 64 * MIB
 """Ballast kept on the repository's file system, given up so that deleting works on a full disk."""
+RECORDS_ROOM_BYTES: Final = 8 * MIB
+"""The last of the disk takes no contents of files, only what is recorded about them: the journal, the index, checkpoints."""
 SPACE_SHORT_LOOK_S: Final = 1.0
 """While room is short it is looked at this often, so that space that has come back is soon usable."""

@@ -350,8 +350,8 @@ class Catalog:
     def move_blob(self, layer: Layer, number: int, left: int, pack: int, offset: int, stored_bytes: int, facts: tuple[bytes, int]) -> None:
         """Correct the place of a blob that had to be sealed anew before `layer`, the oldest that may name that place, was written.
 
-        `left` is the pack that it stood in, `facts` are the new pack's object id and lowest blob number. Where a layer has the blob in another pack still
-        (it is one that is being copied) or again, that stays.
+        `left` is the pack that it stood in, `facts` are the new pack's object id and lowest blob number. Where a layer has the blob in another pack,
+        still (it is being copied) or again, that stays.
         """
         key = number_key(number)
         layers = [self.active, *self._frozen]
@@ -396,7 +396,7 @@ class Catalog:
             if value is not None:
                 counters = records.decode_counters(value)
                 counters.pack = max(counters.pack, number + 1)
-                layers[depth].put(Table.META, records.META_COUNTERS, records.encode(counters))
+                layers[depth].put(Table.META, records.META_COUNTERS, records.encode_counters(counters))
 
     def _depth(self, layer: Layer) -> int:
         return 0 if layer is self.active else 1 + self._frozen.index(layer)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,17 @@ from typing import Any
 
 import click
 
+from backupfs.cli.forecasting import as_plain, picture
 from backupfs.cli.options import config_option, json_flag, place_of, where
 from backupfs.cli.output import Output
 from backupfs.errors import RepositoryMissingError, UsageError
+from backupfs.rules.forecast import DAY_NS, simulate
+from backupfs.rules.retention import Candidate
+from backupfs.rules.schedule import Taken, initial, trigger
 from backupfs.service import locate
 from backupfs.service.configuration import POLICY, read_configuration, read_file
-from backupfs.service.messages import ConfigurationRequest, NotRunningError, PolicyRequest, PolicySetRequest
-from backupfs.service.settings import DEFAULTS, Layer, Settings, overlaid
+from backupfs.service.messages import ConfigurationRequest, NotRunningError, PolicyRequest, PolicySetRequest, SnapshotListRequest
+from backupfs.service.settings import DEFAULTS, Layer, Settings, effective, overlaid
 from backupfs.service.vocabulary import KEYS, document, from_document, from_json, parse, policy_of, to_json, to_toml
 from backupfs.service.words import changed
 
@@ -118,6 +123,39 @@ def policy_set(where_and_words: tuple[str, ...], file: str | None, as_json: bool
     with locate.daemon_of(place) as daemon:
         kept = daemon.ask(PolicySetRequest(to_json(wanted).decode(), before))["policy"]
     _show(output, from_json(kept.encode(), POLICY))
+
+
+@policy.command("simulate")
+@where
+@click.option("--days", type=click.IntRange(1, 36_600), default=365, show_default=True, help="So many days from now on.")
+@config_option
+@json_flag
+def policy_simulate(where: str | None, days: int, config: str | None, as_json: bool) -> None:
+    """Show what schedules and retention lead to, if something changes all the time: of a mounted repository, beginning with its snapshots."""
+    output = Output(as_json)
+    sources = _sources(where, config)
+    present: list[Any] = []
+    if sources.policy_known:
+        with locate.daemon_of(place_of(where)) as daemon:
+            daemon.ask(SnapshotListRequest(), present.append)
+    settings = effective(sources.layers)
+    now_ns = time.time_ns()
+    schedules = settings.schedules
+    state = initial(now_ns, schedules, [Taken(s["time_ns"], s["serial"], s["why"], s["tags"]) for s in present])
+    candidates = [Candidate(s["serial"], s["time_ns"], tuple(s["tags"]), s["pinned"], s["hold_until_ns"] or 0) for s in present]
+    with output.progress("simulating days", in_bytes=False) as show:
+        told = simulate(schedules, state, settings.retention, candidates, now_ns, days * DAY_NS, on_period=lambda done: show(done, days))
+    output.json({"days": days, "policy_known": sources.policy_known, "snapshots_known": len(present), **as_plain(told)})
+    if not sources.policy_known:
+        output.say("Neither the policy nor the snapshots of a repository are known: none is mounted here. So it begins with nothing.")
+    output.say(*(f"snapshot {trigger(schedule)}" for schedule in schedules if schedule not in told.left_out))
+    output.say(*(f"not foreseen: snapshot {trigger(schedule)}" for schedule in told.left_out))
+    rules = [f"{name} = {value}" for name, value in document(settings.settings)["retention"].items() if name.startswith("keep-") and value]
+    output.say(f"retention: {', '.join(rules) or 'every snapshot stays'}")
+    if settings.retention.space_limit_bytes or settings.retention.free_limit_bytes or settings.retention.free_limit_share:
+        output.say("Space limits are not looked at.")
+    output.say("")
+    output.paint(picture(told))
 
 
 def _split(given: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -4,14 +4,15 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from backupfs import __version__
 from backupfs.cli.configuring import config, policy
+from backupfs.cli.history import diff, find, versions
 from backupfs.cli.keys import RECOVERY_LABEL, key, recovery_lines
-from backupfs.cli.options import Verbs, config_option
+from backupfs.cli.options import INTERRUPTED, Verbs, config_option
 from backupfs.cli.options import json_flag as _json
 from backupfs.cli.options import kdf_seconds as _kdf_seconds
 from backupfs.cli.options import password_fd as _password_fd
@@ -20,27 +21,20 @@ from backupfs.cli.options import repository_path as _repository
 from backupfs.cli.options import state_home as _home
 from backupfs.cli.options import system_seams as _seams
 from backupfs.cli.options import where as _where
-from backupfs.cli.output import Output, public, rfc3339
+from backupfs.cli.output import Output, public
+from backupfs.cli.restoring import restore
 from backupfs.cli.secrets import password
-from backupfs.errors import BackupfsError, DamageError, UsageError
+from backupfs.cli.snapshots import snapshot
+from backupfs.cli.space import gc, prune, stats
+from backupfs.cli.status import status
+from backupfs.errors import BackupfsError, DamageError
 from backupfs.format.layout import FORMAT_VERSION
 from backupfs.rules.policy import SECOND_NS
 from backupfs.rules.quantities import show_interval
 from backupfs.service import keys, locate, mounting, offline
 from backupfs.service.configuration import from_option, read_configuration
-from backupfs.service.messages import (
-    CheckRequest,
-    NotRunningError,
-    Ready,
-    SnapshotCreateRequest,
-    SnapshotDeleteRequest,
-    SnapshotListRequest,
-    StatsRequest,
-    StatusRequest,
-)
+from backupfs.service.messages import CheckRequest, NotRunningError, Ready
 from backupfs.stores.files import SystemFiles
-
-INTERRUPTED: Final = 130
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
@@ -240,117 +234,19 @@ def umount(directory: str, as_json: bool) -> None:
         output.say(f"{done.directory} is unmounted, everything is durable")
 
 
-@commands.command()
-@_where
-@_json
-def status(where: str | None, as_json: bool) -> None:
-    """Show what a mount is doing, and its last errors."""
-    output = Output(as_json)
-    place = _place(where)
-    try:
-        with locate.daemon_of(place) as daemon:
-            told = daemon.ask(StatusRequest())
-    except NotRunningError:
-        died_on = record.directory if (record := place.state.record()) else None
-        output.json({"mounted": False, "repository": str(place.repository), "repository_id": place.state.repository_id, "died_on": died_on})
-        output.say(f"{place.repository} is not mounted")
-        if died_on:
-            output.say(f"the process that served it on {died_on} has died; what was durable is safe: `backupfs mount {place.repository} {died_on}`")
-        return
-    output.json(told)
-    shown = {name: value for name, value in told.items() if not isinstance(value, (dict, list))}
-    output.facts(shown)
-    output.say(*map(_schedule_line, told.get("schedules", [])))  # an older daemon does not tell
-    engine = told["engine"] or {}
-    output.facts({name: value for name, value in engine.items() if name != "errors"}, "engine")
-    output.say(*engine.get("errors", []))
-    for trouble in told["errors"]:
-        output.say(f"{rfc3339(trouble['time_ns'])} {trouble['level']} {trouble['message']}")
-
-
-def _schedule_line(told: dict[str, Any]) -> str:
-    """`snapshot every 1h, tagged a, b: next 2026-10-04T12:00:00.000000Z`."""
-    tagged = f", tagged {', '.join(told['tags'])}" if told["tags"] else ""
-    always = ", changed or not" if told["always"] else ""
-    due = "when enough has changed" if told["next_ns"] is None else f"next {rfc3339(told['next_ns'])}"
-    return f"snapshot {told['trigger']}{tagged}{always}: {due}"
-
-
-@commands.command()
-@_where
-@_json
-def stats(where: str | None, as_json: bool) -> None:
-    """Show how much is stored."""
-    output = Output(as_json)
-    with locate.daemon_of(_place(where)) as daemon:
-        told = daemon.ask(StatsRequest())
-    output.json(told)
-    output.facts(told)
+commands.add_command(status)
+commands.add_command(stats)
 
 
 # --- snapshots -----------------------------------------------------------------------------------------------------
 
-
-@commands.group(cls=Verbs)
-def snapshot() -> None:
-    """Snapshots of a mounted repository."""
-
-
-@snapshot.command("create")
-@_where
-@click.option("-m", "--message", default="", help="What to remember about it.")
-@click.option("--tag", "tags", multiple=True, metavar="TAG", help="A tag; may be given several times.")
-@_json
-def snapshot_create(where: str | None, message: str, tags: tuple[str, ...], as_json: bool) -> None:
-    """Take a snapshot. Returns when it is durable."""
-    output = Output(as_json)
-    with locate.daemon_of(_place(where)) as daemon:
-        made = daemon.ask(SnapshotCreateRequest(message, list(tags)))
-    output.json(made)
-    output.say(f"snapshot {made['name']}")
-
-
-@snapshot.command("list")
-@_where
-@_json
-def snapshot_list(where: str | None, as_json: bool) -> None:
-    """List the snapshots, oldest first."""
-    output = Output(as_json)
-    found: list[Any] = []
-    with locate.daemon_of(_place(where)) as daemon:
-        daemon.ask(SnapshotListRequest(), found.append)
-    output.json({"snapshots": found})
-    output.table(
-        ("NAME", "TIME", "WHY", "CHANGES", "TAGS", "MESSAGE"),
-        [(s["name"], rfc3339(s["time_ns"]), s["why"], str(s["changes"]), ",".join(s["tags"]), s["message"]) for s in found],
-    )
-
-
-@snapshot.command("delete")
-@click.argument("where_and_names", nargs=-1, required=True, metavar="[DIR|REPO] NAME...")
-@_json
-def snapshot_delete(where_and_names: tuple[str, ...], as_json: bool) -> None:
-    """Delete snapshots by name. What comes first and is a directory says where, as for the other verbs."""
-    output = Output(as_json)
-    first, *others = where_and_names
-    where, names = (first, others) if os.path.isdir(first) else (None, list(where_and_names))
-    if not names:
-        raise click.UsageError("name at least one snapshot")
-    place = _place(where)
-    known: list[Any] = []
-    with locate.daemon_of(place) as daemon:
-        daemon.ask(SnapshotListRequest(), known.append)
-    unknown = sorted(set(names) - {snapshot["name"] for snapshot in known})
-    if unknown:
-        raise UsageError(f"there is no snapshot {', '.join(unknown)}; nothing was deleted. `backupfs snapshot list` shows them")
-    deleted = []
-    for name in dict.fromkeys(names):
-        with locate.daemon_of(place) as daemon:
-            deleted.append(daemon.ask(SnapshotDeleteRequest(name))["name"])
-        output.say(f"deleted snapshot {name}")
-    output.json({"deleted": deleted})
-
-
+commands.add_command(snapshot)
+commands.add_command(prune)
+commands.add_command(gc)
+commands.add_command(versions)
+commands.add_command(diff)
+commands.add_command(find)
+commands.add_command(restore)
 commands.add_command(config)
 commands.add_command(policy)
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -13,6 +14,8 @@ from backupfs.service import locate, places
 from backupfs.service.locate import Place
 from backupfs.stores.files import SystemFiles
 
+INTERRUPTED: Final = 130
+"""The exit code after Ctrl-C."""
 json_flag = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 config_option = click.option("--config", metavar="NAME|PATH", help="Configuration file: default.toml unless told otherwise.")
 password_fd = click.option("--password-fd", type=click.IntRange(min=0), metavar="N", help="Read the password from descriptor N.")

@@ -7,7 +7,7 @@ and becomes RFC 3339 in UTC, without the ending.
 import json
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -15,7 +15,16 @@ from typing import Any, Final
 import msgspec
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 
 from backupfs.errors import BackupfsError
@@ -85,6 +94,12 @@ class Output:
             for line in lines:
                 self._out.print(Text(printable(line)))
 
+    def paint(self, lines: Sequence[Sequence[tuple[str, str]]]) -> None:
+        """Lines of (text, style); the styles show on a terminal only."""
+        if not self.as_json:
+            for line in lines:
+                self._out.print(Text.assemble(*((printable(text), style) for text, style in line)))
+
     def facts(self, fields: Mapping[str, object], title: str = "") -> None:
         """Names and values, one a line."""
         if self.as_json:
@@ -111,17 +126,12 @@ class Output:
         self.json({"error": {"kind": error.kind, "message": str(error), "exit_code": error.exit_code}})
 
     @contextmanager
-    def progress(self, what: str) -> Iterator[Any]:
+    def progress(self, what: str, *, in_bytes: bool = True) -> Iterator[Any]:
         """A bar with rate and time left on standard error, when that is a terminal; one line on SIGUSR1. Gives
-        `show(done, total)`.
+        `show(done, total)`, in bytes or else in whatever is counted.
         """
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-        )
+        amounts: tuple[ProgressColumn, ...] = (DownloadColumn(binary_units=True), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(),)
+        columns = (TextColumn("{task.description}"), BarColumn(), *amounts, TimeRemainingColumn())
         with Progress(*columns, console=self._err, transient=True, disable=not self._err.is_terminal) as bar:
             task = bar.add_task(what, total=None)
             at = [0, 0]
@@ -130,15 +140,15 @@ class Output:
                 at[:] = done, total
                 bar.update(task, completed=done, total=total)
 
-            before = signal.signal(signal.SIGUSR1, lambda *_: self._progress_line(what, at))
+            before = signal.signal(signal.SIGUSR1, lambda *_: self._progress_line(what, at, readable_size if in_bytes else str))
             try:
                 yield show
             finally:
                 signal.signal(signal.SIGUSR1, before)
 
-    def _progress_line(self, what: str, at: Sequence[int]) -> None:
+    def _progress_line(self, what: str, at: Sequence[int], shown: Callable[[int], str]) -> None:
         done, total = at
-        self._err.print(Text(f"{what}: {readable_size(done)} of {readable_size(total)}"))
+        self._err.print(Text(f"{what}: {shown(done)} of {shown(total)}"))
 
 
 def _words(name: str) -> str:

@@ -183,13 +183,18 @@ class BlobStore:
         volume = self._volume
         offload = volume.seams.offload
         try:
-            return await offload.cpu(volume.packs.append, new)
+            return await offload.cpu(self.append, new)
         except StoreFullError:
             if not await offload.disk(volume.space.release):
                 raise
         except StoreError as error:
             volume.errors.append(f"a pack could not be written and was given up: {error}")
-        return await offload.cpu(volume.packs.append, new)
+        return await offload.cpu(self.append, new)
+
+    def append(self, new: list[NewBlob]) -> list[Location]:
+        """Append blobs if there is room for them. In a thread."""
+        self._volume.space.require_room(sum(len(blob.plain) for blob in new))
+        return self._volume.packs.append(new)
 
     def _register(self, new: list[NewBlob], locations: list[Location]) -> None:
         catalog = self._volume.catalog

@@ -113,7 +113,7 @@ class Checkpointer:
         log.info("checkpoint %d is made: %d bytes", number, volume.checkpoint_bytes)
 
     def _cut(self, journal: SegmentOpen, batch: int, somebody_reads: bool) -> None:
-        """In a thread: remember how far this host has seen the journal, then remove what nobody needs, unless somebody reads it: the next one does."""
+        """In a thread: remember how far this host has seen the journal, then remove what nobody needs, unless somebody reads it."""
         volume = self._volume
         volume.head.save(Position(journal.previous_sequence, journal.previous_bytes, batch), journal.previous_hash)
         if somebody_reads:

@@ -20,7 +20,7 @@ from backupfs.errors import BackupfsError, DamageError, StoreError
 from backupfs.format import catalog as records
 from backupfs.format.catalog import Pack, PackState, Table
 from backupfs.format.pack import PackEntry
-from backupfs.rules.collection import CollectionPlan, PackUse, plan_collection
+from backupfs.rules.collection import DEAD_SHARE_MAX, CollectionPlan, PackUse, plan_collection
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +35,17 @@ class Collected:
     waiting_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What closed packs hold, what of that is dead, and the plan that would be carried out now. Bytes."""
+
+    held_bytes: int
+    dead_bytes: int
+    plan: CollectionPlan
+
+
 class Collector:
-    """Rewrites packs. Used by one task at a time."""
+    """Rewrites packs. Only one task carries out a plan at a time; anybody may survey."""
 
     def __init__(self, volume: Volume, committer: Committer, blobs: BlobStore) -> None:
         self._volume = volume
@@ -51,36 +60,41 @@ class Collector:
 
     def is_due(self) -> bool:
         """Whether enough has died since the last plan to make another."""
-        died = self._volume.catalog.died_bytes
-        return self._planned_at < 0 or died - self._planned_at > limits.COLLECT_DIED_BYTES
+        enough = max(limits.COLLECT_DIED_BYTES, int(DEAD_SHARE_MAX / 4 * sum(self._held.values())))
+        return self._planned_at < 0 or self._volume.catalog.died_bytes - self._planned_at > enough
 
     async def plan(self, *, thorough: bool = False) -> CollectionPlan:
-        """What would be rewritten now."""
+        """What is to be rewritten now, by what the index has."""
         self._planned_at = self._volume.catalog.died_bytes
+        return (await self.survey(thorough=thorough)).plan
+
+    async def survey(self, *, thorough: bool) -> Survey:
+        """What would be rewritten now, and what there is. Reads the ends of packs that it has not seen before."""
+        closed = {number: pack for number, pack in await self._closed_packs() if number not in self._hopeless}
+        self._held = {number: held for number, held in self._held.items() if number in closed}
+        unknown = [(number, pack) for number, pack in closed.items() if number not in self._held]
         offload = self._volume.seams.offload
-        closed = [(number, pack) for number, pack in await self._packs() if pack.state == PackState.SEALED and number not in self._hopeless]
-        numbers = {number for number, _ in closed}
-        self._held = {number: held for number, held in self._held.items() if number in numbers}
-        unknown = [(number, pack) for number, pack in closed if number not in self._held]
         # A few at a time: the first look after a mount reads something of every pack, and whoever unmounts need not wait for all of it.
         for at in range(0, len(unknown), limits.COLLECT_STEP_BLOBS):
-            held, unreadable = await offload.disk(self._read_held, unknown[at : at + limits.COLLECT_STEP_BLOBS])
-            self._held.update(held)
+            read, unreadable = await offload.disk(self._read_held, unknown[at : at + limits.COLLECT_STEP_BLOBS])
+            self._held.update(read)
             for number, pack, error in unreadable:
                 self._give_up(number, pack, error)
-        uses = [PackUse(number, self._held[number], pack.live_bytes) for number, pack in closed if number in self._held]
-        return await offload.cpu(lambda: plan_collection(uses, thorough=thorough))
+        uses = [PackUse(number, self._held[number], pack.live_bytes) for number, pack in closed.items() if number in self._held]
+        held, dead = sum(use.held_bytes for use in uses), sum(use.dead_bytes for use in uses)
+        return Survey(held, dead, await offload.cpu(lambda: plan_collection(uses, thorough=thorough)))
 
-    async def _packs(self) -> list[tuple[int, Pack]]:
-        """Number and record of every pack, as the index has applied them. What has changed meanwhile is seen when a pack's turn comes."""
-        await self._committer.applied()
+    async def _closed_packs(self) -> list[tuple[int, Pack]]:
         found: list[tuple[int, Pack]] = []
         start = b""
-        while rows := self._volume.catalog.applied_rows(Table.PACKS, start, limits.RECKON_RECORDS_PER_STEP):
-            found += [(records.number_of(key), records.decode_pack(value)) for key, value in rows]
+        while True:
+            rows = self._volume.catalog.applied_rows(Table.PACKS, start, limits.RECKON_RECORDS_PER_STEP)
+            packs = [(records.number_of(key), records.decode_pack(value)) for key, value in rows]
+            found += [(number, pack) for number, pack in packs if pack.state == PackState.SEALED]
+            if len(rows) < limits.RECKON_RECORDS_PER_STEP:
+                return found
             start = rows[-1][0] + b"\0"
             await trio.lowlevel.checkpoint()
-        return found
 
     async def run(self, plan: CollectionPlan, *, hurry: bool = False) -> None:
         """Carry a plan out. Unless there is a `hurry`, it works at most half of the time. Raises StoreError."""
@@ -89,11 +103,12 @@ class Collector:
             while waiting:
                 self.so_far.waiting_packs = len(waiting)
                 self.so_far.waiting_bytes = sum(pack.live_bytes for pack in waiting)
-                use = waiting.pop(0)
-                await self._rewrite(use, hurry)
-            await self._committer.commit()
-            await self._committer.applied()
-            await self._committer.removed()
+                await self._rewrite(waiting.pop(0), hurry)
+                if self._volume.space.is_short():
+                    # What this pack has freed is the room for the next.
+                    await self._let_go()
+            if plan.packs:
+                await self._let_go()
         except BackupfsError:
             # What is left of it is due as before.
             self._planned_at = -1
@@ -101,10 +116,19 @@ class Collector:
         finally:
             self.so_far.waiting_packs = self.so_far.waiting_bytes = 0
 
+    async def _let_go(self) -> None:
+        await self._committer.commit()
+        await self._committer.applied()
+        await self._committer.removed()
+
     async def _rewrite(self, use: PackUse, hurry: bool) -> None:
         volume = self._volume
         pack = self._pack(use.number)
         if pack is None:
+            return
+        if use.live_bytes > await volume.seams.offload.disk(volume.space.room_bytes):
+            # What it would free comes back only after it has been copied. Packs in which nothing lives need no room to go.
+            self._planned_at = -1
             return
         try:
             entries = await volume.seams.offload.disk(self._read_entries, pack)

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import stat
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -44,6 +44,7 @@ from backupfs.engine.restoring import Restorer
 from backupfs.engine.snapdirs import COOKIE_FIRST, LATEST_INO, SNAPSHOTS_INO, SnapshotDirectories, is_timely, is_virtual
 from backupfs.engine.snapshots import Snapshots
 from backupfs.engine.upkeep import Upkeep
+from backupfs.engine.usage import Usage, measure
 from backupfs.engine.view import View
 from backupfs.engine.volume import Volume
 from backupfs.errors import BackupfsError, DamageError, FileSystemError, UsageError
@@ -127,16 +128,13 @@ class FileSystem:
             Collector(volume, self._committer, self._blobs),
             self._admit,
         )
-        self._written_bytes = 0
-        """Taken in since the last snapshot."""
         self.history = History(volume, self._snapshots, self._settle)
         self.reckoner = Reckoner(volume, self._snapshots, self._settle)
         self.restorer = Restorer(
             volume, self._inodes, self._data, self._names, self._snapshots, self.history, self._admit_restore, self._maybe_reap, self.upkeep.wake
         )
         self.snapdirs = SnapshotDirectories(volume, self._names, self._snapshots, self._attributes_then)
-        self.take_named: Callable[[str], Awaitable[object]] = self._take_named
-        """What `mkdir .snapshots/NAME` does; whoever can bring in what the kernel still holds puts that in place of this."""
+        self._take_by_name: Callable[[str], Awaitable[object]] = self._take_named
         self.own_threads: set[int] = set()
         """Threads of this process that are using its own mount (the kernel's `pid` of a request is a thread's): their fsync commits nothing."""
 
@@ -557,7 +555,7 @@ class FileSystem:
         if self._volume.space.accept(len(data)):
             self._look_at_space.set()
         self._data.write(state, offset, data)
-        self._written_bytes += len(data)
+        self._volume.counters.written_bytes += len(data)
         now = self._volume.now_ns()
         self._drop_privileges(state, handle.by_root)
         if handle.direct:
@@ -715,13 +713,17 @@ class FileSystem:
                 self._volume.counters.serial += 1
                 given = self._claim(name) if name else self._snapshots.new_name(now)
                 info = self._snapshots.take(serial, now, given, why, message, tags, before_restore)
-                self._written_bytes = 0
+                self._volume.counters.written_bytes = 0
                 ticket = self._committer.freeze()
             finally:
                 self._unpark()
             await self._committer.wait(ticket)
             self.upkeep.wake()
             return info
+
+    def take_named_with(self, take: Callable[[str], Awaitable[object]]) -> None:
+        """What `mkdir .snapshots/NAME` does from now on: whoever can bring in what the kernel still holds does that first."""
+        self._take_by_name = take
 
     def _claim(self, name: str) -> str:
         return self._snapshots.claim_name(name, self._volume.keys.name_prf(ROOT_INO, name.encode()))
@@ -731,7 +733,7 @@ class FileSystem:
 
     async def _take_on_request(self, name: bytes) -> None:
         try:
-            await self.take_named(os.fsdecode(name))
+            await self._take_by_name(os.fsdecode(name))
         except UsageError as error:
             log.warning("mkdir .snapshots/NAME: %s", error)
             raise FileSystemError(errno.EINVAL) from None
@@ -751,28 +753,36 @@ class FileSystem:
         return self._snapshots.kept()
 
     async def delete_snapshot(self, name: str) -> None:
-        """Mark a snapshot deleted, durably; what only it held goes in the background."""
+        """Mark one deleted, as `delete_snapshots` does."""
+        await self.delete_snapshots([name])
+
+    async def delete_snapshots(self, names: Iterable[str]) -> None:
+        """Mark snapshots deleted, durably: all of them, or none and UsageError. What only they held goes in the background, later."""
         self._volume.check_writable()
-        self._snapshots.delete(name, self._volume.seams.clock.now_ns())
+        self._snapshots.delete(names, self._volume.seams.clock.now_ns())
         await self._committer.commit()
         self.upkeep.wake()
 
-    async def undelete_snapshot(self, name: str) -> None:
-        """Bring a deleted snapshot back, durably. UsageError when it is too late."""
+    def check_deletable(self, names: Iterable[str]) -> None:
+        """UsageError as `delete_snapshots` would raise it now."""
+        self._snapshots.check_deletable(names, self._volume.seams.clock.now_ns())
+
+    async def undelete_snapshots(self, names: Iterable[str]) -> None:
+        """Bring deleted snapshots back, durably: all of them, or none and UsageError, as when it is too late for one."""
         self._volume.check_writable()
-        self._snapshots.undelete(name)
+        self._snapshots.undelete(names)
         await self._committer.commit()
 
-    async def pin_snapshot(self, name: str, pinned: bool) -> None:
-        """Keep a snapshot until it is unpinned; durable on return."""
+    async def pin_snapshots(self, names: Iterable[str], *, pinned: bool) -> None:
+        """Keep snapshots until they are unpinned, all or none; durable on return."""
         self._volume.check_writable()
-        self._snapshots.pin(name, pinned)
+        self._snapshots.pin(names, pinned)
         await self._committer.commit()
 
-    async def hold_snapshot(self, name: str, until_ns: int) -> None:
-        """Keep a snapshot until a time (0: no longer); durable on return."""
+    async def hold_snapshots(self, names: Iterable[str], until_ns: int) -> None:
+        """Keep snapshots until a time (0: no longer), all or none; durable on return."""
         self._volume.check_writable()
-        self._snapshots.hold(name, until_ns)
+        self._snapshots.hold(names, until_ns)
         await self._committer.commit()
 
     @asynccontextmanager
@@ -810,8 +820,9 @@ class FileSystem:
         await self._committer.commit()
 
     def activity(self) -> Activity:
-        """What has changed since the last snapshot. Bytes are those that were written since the repository was opened, at most."""
-        return Activity(self.changes_since_snapshot(), self._written_bytes, self._volume.changed_at_ns, self._volume.catalog.epoch)
+        """What has changed since the last snapshot, also before the repository was opened."""
+        volume = self._volume
+        return Activity(self.changes_since_snapshot(), volume.counters.written_bytes, volume.changed_at_ns, volume.catalog.epoch, volume.changes)
 
     async def check(self, read_data: bool, progress: Progress) -> AsyncGenerator[Finding]:
         """Check the repository from what the store holds, up to now, while it goes on being used. The findings as they are made."""
@@ -834,6 +845,11 @@ class FileSystem:
         """Make a checkpoint of everything up to now, and cut the journal behind the one before, whether or not that is due."""
         self._volume.check_writable()
         await self._checkpointer.make()
+
+    async def usage(self) -> Usage:
+        """What the repository takes on its disk, as that has it now."""
+        volume = self._volume
+        return await volume.seams.offload.disk(measure, volume.root, volume.store, volume.seams)
 
     def stats(self) -> Stats:
         """How much there is."""

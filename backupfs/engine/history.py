@@ -48,20 +48,6 @@ class TouchedRecords:
     data: set[int] = field(default_factory=set)
 
 
-class Turns:
-    """Lets others have the loop after so many pieces of work, some 50 microseconds each."""
-
-    def __init__(self) -> None:
-        self._left = limits.RECKON_RECORDS_PER_STEP
-
-    async def taken(self) -> None:
-        """One piece more is done."""
-        self._left -= 1
-        if not self._left:
-            self._left = limits.RECKON_RECORDS_PER_STEP
-            await trio.lowlevel.checkpoint()
-
-
 class History:
     """Reads the past of the tree. One for each opened repository."""
 
@@ -85,11 +71,11 @@ class History:
             touched = await self._touched(first + 1, last)
             then, now = _Tree(self._view(first), touched), _Tree(self._view(last), touched)
             changes: list[TreeChange] = []
-            turns = Turns()
-            for change in self._compare(touched, then, now):
+            for number, change in enumerate(self._compare(touched, then, now)):
+                if not number % limits.COMPARED_PER_STEP:
+                    await trio.lowlevel.checkpoint()
                 if change is not None and _is_below(change, below):
                     changes.append(change)
-                await turns.taken()
             return sorted(changes, key=lambda change: (change.path, change.kind))
 
     async def touched(self, older: int) -> TouchedRecords:
@@ -118,20 +104,16 @@ class History:
             await trio.lowlevel.checkpoint()
 
     def _compare(self, touched: TouchedRecords, then: "_Tree", now: "_Tree") -> Iterator[TreeChange | None]:
-        """What has changed. Each None is a place where others may have their turn."""
+        """The changes, and None for what turned out to be none: others have their turn between."""
         gone: dict[int, list[bytes]] = {}
         come: dict[int, list[bytes]] = {}
-        for parent, prf in touched.names:
-            _note_name(parent, prf, then, now, gone, come)
+        for place in touched.names:
+            _note_moved(place, then, now, gone, come)
             yield None
         for paths in (*gone.values(), *come.values()):
             paths.sort()
         replaced: set[int] = set()
-        moved = {ino for ino in gone.keys() & come.keys() if (inode := now.inode(ino)) is not None and stat.S_ISDIR(inode.mode)}
-        for path, (old, new) in _replaced(gone, come).items():
-            if old in moved or new in moved:
-                # What stands in it has changed its path as well, and nothing else tells of that.
-                continue
+        for path, (old, new) in _replaced(gone, come, now).items():
             gone[old].remove(path)
             come[new].remove(path)
             replaced.add(new)
@@ -150,6 +132,7 @@ class History:
             path_now = now.path_of(ino)
             if path_now is not None and then.path_of(ino) is not None:
                 yield from self._differing(path_now, ino, ino, then, now)
+            yield None
 
     def _differing(self, path: bytes, old: int, new: int, then: "_Tree", now: "_Tree") -> Iterator[TreeChange]:
         was, is_ = then.inode(old), now.inode(new)
@@ -186,7 +169,7 @@ class History:
         await self._settle()
         kept = [(info, self._snapshots.epoch_of(info.serial)) for info in self._snapshots.kept()]
         found: list[tuple[FileVersion, Inode, int]] = []
-        turns = Turns()
+        step = 0
         with self._snapshots.reading(*(info.serial for info, _ in kept)):
             for ino, low, high, shown_path in self._lives(path):
                 for epoch, value, until in self._versions_between(ino, low, high):
@@ -194,7 +177,9 @@ class History:
                     if (seen or until == EPOCH_MAX) and value != TOMBSTONE:
                         inode = records.decode_inode(value)
                         found.append((_version(inode, ino, shown_path, seen, is_present=until == EPOCH_MAX), inode, until))
-                    await turns.taken()
+                    step += 1
+                    if not step % limits.COMPARED_PER_STEP:
+                        await trio.lowlevel.checkpoint()
             return self._distinct(found)
 
     def _distinct(self, found: Sequence[tuple[FileVersion, Inode, int]]) -> list[FileVersion]:
@@ -373,8 +358,9 @@ class _Tree:
         return None
 
 
-def _note_name(parent: int, prf: bytes, then: _Tree, now: _Tree, gone: dict[int, list[bytes]], come: dict[int, list[bytes]]) -> None:
-    """Add to the paths that each inode has lost and got."""
+def _note_moved(place: tuple[int, bytes], then: _Tree, now: _Tree, gone: dict[int, list[bytes]], come: dict[int, list[bytes]]) -> None:
+    """Note the paths that inodes have lost and got by a change of one name."""
+    parent, prf = place
     was, is_ = then.entry(parent, prf), now.entry(parent, prf)
     if was is not None and is_ is not None and was.ino == is_.ino:
         return
@@ -384,10 +370,14 @@ def _note_name(parent: int, prf: bytes, then: _Tree, now: _Tree, gone: dict[int,
         come.setdefault(is_.ino, []).append(path)
 
 
-def _replaced(gone: dict[int, list[bytes]], come: dict[int, list[bytes]]) -> dict[bytes, tuple[int, int]]:
-    """The paths that led to one inode and now lead to another: replaced, as editors and `mv` do it."""
-    was = {path: ino for ino, paths in gone.items() for path in paths}
-    return {path: (was[path], ino) for ino, paths in come.items() for path in paths if path in was}
+def _replaced(gone: dict[int, list[bytes]], come: dict[int, list[bytes]], now: _Tree) -> dict[bytes, tuple[int, int]]:
+    """The paths that led to one inode and now lead to another: replaced, as editors and `mv` do it.
+
+    Not where one of the two is a directory that has moved: what stands in it has another path as well, and nothing else tells of that.
+    """
+    moved = {ino for ino in gone.keys() & come.keys() if (inode := now.inode(ino)) is not None and stat.S_ISDIR(inode.mode)}
+    was = {path: ino for ino, paths in gone.items() if ino not in moved for path in paths}
+    return {path: (was[path], ino) for ino, paths in come.items() if ino not in moved for path in paths if path in was}
 
 
 def content_differs(was: Inode, is_: Inode, then: View, now: View, touched: TouchedRecords) -> bool:

@@ -47,8 +47,8 @@ _OTHER_HISTORY = (
     "changed. If what is there now is what you want, mount with --accept-rollback"
 )
 _OTHER_CHECKPOINT = (
-    "the newest checkpoint in the repository ends with another journal than the one that is there: objects of two copies were mixed. Nothing was changed. "
-    "Take all of `checkpoints` and `journal` from one copy"
+    "the newest checkpoint in the repository ends with another journal than the one that is there: objects of two copies were mixed. Nothing was "
+    "changed. Take all of `checkpoints` and `journal` from one copy"
 )
 _REPLAY_BYTES = 8 * limits.MIB
 
@@ -156,21 +156,9 @@ def chain(
             torn.append(sequence)
             continue
         opening = segment.opening
-        if before is None and first and sequence != first and opening != cut:
-            raise DamageError(f"journal segment {first} is missing", segment=first)
-        if before is None and not first and opening.previous_sequence:
-            raise DamageError(f"journal segment {opening.previous_sequence} is missing", segment=opening.previous_sequence)
+        if sequence != first:
+            _expect_predecessor(reader, before, opening, first, cut)
         if before is not None:
-            if opening.previous_sequence != before.sequence:
-                raise DamageError(f"journal segment {opening.previous_sequence} is missing", segment=opening.previous_sequence)
-            if before.sequence == first and cut is not None and opening != cut:
-                raise DamageError(f"journal segment {sequence} does not follow on the one that the checkpoint ends with", segment=sequence)
-            reader.read_frames(before, opening.previous_bytes)
-            if reader.hash(before, opening.previous_bytes) != opening.previous_hash:
-                told = f"journal segment {before.sequence} is not the one that its successor names"
-                if before.sequence != first:
-                    raise DamageError(told)
-                log.error("%s: it is damaged before what the index holds; `backupfs check` says where", told)
             yield before
         before = segment
     if before is not None:
@@ -178,6 +166,26 @@ def chain(
         yield before
     elif first:
         raise RollbackError(_ROLLBACK)
+
+
+def _expect_predecessor(reader: JournalReader, before: Segment | None, opening: SegmentOpen, first: int, cut: SegmentOpen | None) -> None:
+    """Raises DamageError when a segment with this opening does not follow on the one before. Damage before the start is only told."""
+    if before is None:
+        if first and opening != cut:
+            raise DamageError(f"journal segment {first} is missing", segment=first)
+        if not first and opening.previous_sequence:
+            raise DamageError(f"journal segment {opening.previous_sequence} is missing", segment=opening.previous_sequence)
+        return
+    if opening.previous_sequence != before.sequence:
+        raise DamageError(f"journal segment {opening.previous_sequence} is missing", segment=opening.previous_sequence)
+    if before.sequence == first and cut is not None and opening != cut:
+        raise DamageError(f"the segment behind journal segment {first} does not follow on the one that the checkpoint ends with", segment=first)
+    reader.read_frames(before, opening.previous_bytes)
+    if reader.hash(before, opening.previous_bytes) != opening.previous_hash:
+        told = f"journal segment {before.sequence} is not the one that its successor names"
+        if before.sequence != first:
+            raise DamageError(told)
+        log.error("%s: it is damaged before what the index holds; `backupfs check` says where", told)
 
 
 def _expect_known(reader: JournalReader, segment: Segment, cut: SegmentOpen | None, seen: SeenHistory | None) -> None:

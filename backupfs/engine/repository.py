@@ -27,6 +27,7 @@ from backupfs.engine.keyring import Unlocked
 from backupfs.engine.seams import Seams
 from backupfs.engine.snapshots import Snapshots
 from backupfs.engine.space import Space
+from backupfs.engine.usage import OPEN, SET_ASIDE
 from backupfs.engine.volume import Volume
 from backupfs.errors import DamageError, UsageError
 from backupfs.format import catalog as records
@@ -46,8 +47,6 @@ from backupfs.stores.files import Files
 from backupfs.stores.local import LocalStore
 
 LOCK = "lock"
-OPEN = "open"
-SET_ASIDE = "set-aside"
 INDEX = "index"
 HEAD = "head"
 _COMPRESSION_LEVEL = 1
@@ -125,11 +124,13 @@ async def open_filesystem(
     read_only: bool = False,
     owner: tuple[int, int] = (0, 0),
     accept_rollback: bool = False,
+    undelete_ns: int = 0,
     choose: Choice | None = None,
 ) -> AsyncIterator[FileSystem]:
     """Take the lock, recover, and run the file system. At the end everything is committed and the lock is free.
 
-    `choose` picks one of the snapshots: then that one is all there is, for reading. Raises LockedError, DamageError, RollbackError, StoreError.
+    `undelete_ns` is what `Upkeep.undelete_ns` begins with: purging begins as soon as this runs. `choose` picks one of the snapshots: then that one
+    is all there is, for reading. Raises LockedError, DamageError, RollbackError, StoreError.
     """
     offload = seams.offload
     lock = await offload.disk(seams.files.lock, root / LOCK)
@@ -147,6 +148,7 @@ async def open_filesystem(
             if choose is not None:
                 _show_only(volume, choose)
             filesystem = FileSystem(volume, orphans, ended)
+            filesystem.upkeep.undelete_ns = undelete_ns
             async with filesystem.running():
                 yield filesystem
         finally:
@@ -305,7 +307,10 @@ def _open_volume(
             # Never mounted for writing: an empty root, in memory only.
             for table, key, record in _first_records(counters, owner, seams.clock.now_ns())[:1]:
                 catalog.active.put_version(Table(table), key[:-8], counters.epoch, record)
-        catalog.changed_in_epoch = len(catalog.applied_changes(records.change_key(counters.epoch, 0, b""), counters.epoch, 1000))
+        # A repository that was written before this was counted: whether there are any.
+        catalog.changed_in_epoch = counters.changed_records or len(
+            catalog.applied_changes(records.change_key(counters.epoch, 0, b""), counters.epoch, 1)
+        )
         space = Space(open_directory, files)
         if not read_only:
             space.refresh(0)
@@ -350,7 +355,7 @@ def _checkpoints(root: Path, unlocked: Unlocked, seams: Seams) -> Checkpoints:
 def _first_records(counters: Counters, owner: tuple[int, int], now: int) -> list[Change]:
     root = Inode(stat.S_IFDIR | 0o755, *owner, 0, 2, now, now, now, now, 0, b"", 0, [], [])
     key = number_key(ROOT_INO) + records.epoch_suffix(counters.epoch)
-    return [(Table.INODES, key, records.encode(root)), (Table.META, META_COUNTERS, records.encode(counters))]
+    return [(Table.INODES, key, records.encode(root)), (Table.META, META_COUNTERS, records.encode_counters(counters))]
 
 
 def _to_do(volume: Volume) -> tuple[dict[int, int], list[tuple[int, Orphan]]]:

@@ -17,7 +17,7 @@ import trio
 from backupfs import limits
 from backupfs.engine.attributes import RestoreStep
 from backupfs.engine.filedata import FileData
-from backupfs.engine.history import History, TouchedRecords, Turns, attributes_differ, content_differs
+from backupfs.engine.history import History, TouchedRecords, attributes_differ, content_differs
 from backupfs.engine.inodes import InodeState, InodeTable
 from backupfs.engine.namespace import SNAPSHOTS_NAME, Namespace
 from backupfs.engine.snapshots import Snapshots
@@ -104,48 +104,55 @@ class Restorer:
             if place != path:
                 return await self._plan_elsewhere(plan, self._view(serial))
             touched = await self._history.touched(serial)
-            then = self._view(serial)
+            then, now = self._view(serial), View(self._volume.catalog, self._volume.keys, EPOCH_MAX)
             if then.resolve(path) is None:
                 raise FileSystemError(errno.ENOENT)
-            now = View(self._volume.catalog, self._volume.keys, EPOCH_MAX)
-            comparison, turns = Comparison(touched, then, now, with_times=overwrite), Turns()
-            steps: list[RestoreStep] = []
-            for looked_at in (comparison.prepared(), comparison.steps(path)):
-                for step in looked_at:
-                    if step is not None:
-                        steps.append(step)
-                    await turns.taken()
             wanted = {Action.ADD: True, Action.REPLACE: overwrite, Action.ATTRIBUTES: overwrite, Action.REMOVE: delete}
-            for step in sorted(steps, key=_order):
+            for step in await _in_order(Comparison(touched, then, now, with_times=overwrite).steps(path)):
                 (plan.steps if wanted[Action(step.action)] else plan.skipped).append(step)
+            return plan
+
+    async def plan_undo(self) -> RestorePlan:
+        """What it takes to have what was restored last as it was before: what was not there goes, with the directories that were made for it and have
+        nothing else in them. UsageError when there is nothing to undo.
+        """
+        serial, path = self.last_restored()
+        with self._snapshots.reading(serial):
+            touched = await self._history.touched(serial)
+            then, now = self._view(serial), View(self._volume.catalog, self._volume.keys, EPOCH_MAX)
+            plan = RestorePlan(serial, path, path)
+            plan.steps = await _in_order(Comparison(touched, then, now, with_times=True).steps(path))
+            plan.steps += _made_for(path, then, now)
             return plan
 
     async def carry_out(self, plan: RestorePlan) -> AsyncGenerator[tuple[RestoreStep, str]]:
         """Do the steps: each, with why it was left out or nothing, as it is done. `touched` says afterwards what the kernel has to forget."""
         async with self._one_at_a_time:
+            self.touched = Touched()
+            made: dict[int, int] = {}
+            directories: list[tuple[int, Inode]] = []
             with self._snapshots.reading(plan.serial):
-                async for done in self._carry_out(plan):
-                    yield done
-
-    async def _carry_out(self, plan: RestorePlan) -> AsyncGenerator[tuple[RestoreStep, str]]:
-        self.touched = Touched()
-        made: dict[int, int] = {}
-        directories: list[tuple[int, Inode]] = []
-        for step in plan.steps:
-            await self._admit()
-            try:
-                await self._do(plan, step, made, directories)
-            except FileSystemError as error:
-                yield step, os.strerror(error.errno)
-            else:
-                yield step, ""
-        # Their times last: what was put into them has changed these.
-        for ino, record in reversed(directories):
-            await self._admit()
-            self._set_times(ino, record)
-        self.touched.inodes |= {ino for ino, _ in directories}
+                try:
+                    for step in plan.steps:
+                        try:
+                            await self._admit()
+                            await self._do(plan, step, made, directories)
+                        except FileSystemError as error:
+                            yield step, os.strerror(error.errno)
+                        else:
+                            yield step, ""
+                finally:
+                    # Their times last, also of what has come so far: what was put into them has changed these.
+                    for ino, record in reversed(directories):
+                        self._set_times(ino, record)
+                    self.touched.inodes |= {ino for ino, _ in directories}
 
     touched = Touched()
+
+    def take_touched(self) -> Touched:
+        """What the kernel has to forget since this was last asked, or since the restore began."""
+        touched, self.touched = self.touched, Touched()
+        return touched
 
     # steps
 
@@ -301,10 +308,10 @@ class Restorer:
         self._names.directory(parent)
         if self._names.find(parent, name) is not None:
             raise UsageError(f"{os.fsdecode(plan.target)!r} exists; choose a place that does not")
-        turns = Turns()
         for path, number, record in _walk(then, plan.target, ino):
-            await turns.taken()
             plan.steps.append(RestoreStep(Action.ADD.value, path, number, 0, stat.S_IFMT(record.mode), record.size))
+            if not len(plan.steps) % limits.COMPARED_PER_STEP:
+                await trio.lowlevel.checkpoint()
         return plan
 
     def _view(self, serial: int) -> View:
@@ -313,6 +320,28 @@ class Restorer:
 
 def _plain(path: bytes) -> bytes:
     return b"/".join(filter(None, path.split(b"/")))
+
+
+def _made_for(path: bytes, then: View, now: View) -> Iterator[RestoreStep]:
+    """The directories above a path that were not there then and have nothing else in them, removed, the deepest first."""
+    above, _, name = path.rpartition(b"/")
+    while above and then.resolve(above) is None:
+        ino = now.resolve(above)
+        record = None if ino is None else now.inode(ino)
+        if ino is None or record is None or any(entry.name != name for _, entry in now.entries(ino, b"")):
+            return
+        yield RestoreStep(Action.REMOVE.value, above, 0, ino, stat.S_IFDIR, record.size)
+        above, _, name = above.rpartition(b"/")
+
+
+async def _in_order(steps: Iterator[RestoreStep | None]) -> list[RestoreStep]:
+    """In the order in which they are done. Others have their turn between."""
+    found: list[RestoreStep] = []
+    for number, step in enumerate(steps):
+        if not number % limits.COMPARED_PER_STEP:
+            await trio.lowlevel.checkpoint()
+        found += [] if step is None else [step]
+    return sorted(found, key=_order)
 
 
 def _order(step: RestoreStep) -> tuple[int, tuple[bytes, ...]]:
@@ -336,29 +365,19 @@ class Comparison:
         self._with_times = with_times
         self._worth: dict[int, set[bytes]] = {}
 
-    def prepared(self) -> Iterator[None]:
-        """To be used up before `steps`. Each None is a place where others may have their turn."""
-        for parent, prf in self._touched.names:
-            self._note(parent, prf)
-            yield None
-        for ino in self._touched.inodes | self._touched.xattrs:
-            for parent, prf in self._names_of(ino):
-                self._note(parent, prf)
-            yield None
-
     def steps(self, top: bytes) -> Iterator[RestoreStep | None]:
-        """What it takes to have everything at and below a path as it was; the directories above it, too, when they are gone. Each None is a place where
-        others may have their turn.
+        """What it takes to have everything at and below a path as it was; the directories above it, too, when they are gone. None for what was looked
+        at and needs nothing: others have their turn between.
         """
+        yield from self._note_all()
         parts = top.split(b"/") if top else []
-        for depth in range(1, len(parts)):
-            above = b"/".join(parts[:depth])
-            if self._now.resolve(above) is None:
-                yield from self._added(above, self._then.resolve(above), only_itself=True)
+        missing = (above for depth in range(1, len(parts)) if self._now.resolve(above := b"/".join(parts[:depth])) is None)
+        for above in missing:
+            yield from self._added(above, self._then.resolve(above), only_itself=True)
         waiting = [(top, self._then.resolve(top), self._now.resolve(top))]
         while waiting:
-            yield None
             path, old, live = waiting.pop()
+            yield None
             was = None if old is None else self._then.inode(old)
             is_ = None if live is None else self._now.inode(live)
             if old is None or was is None:
@@ -375,6 +394,15 @@ class Comparison:
                 yield RestoreStep(Action.REPLACE.value, path, old, live, stat.S_IFMT(was.mode), was.size, self._shared(old, was))
                 if stat.S_ISDIR(was.mode):
                     yield from self._added(path, old, without_itself=True)
+
+    def _note_all(self) -> Iterator[None]:
+        for parent, prf in self._touched.names:
+            self._note(parent, prf)
+            yield None
+        for ino in self._touched.inodes | self._touched.xattrs:
+            for parent, prf in self._names_of(ino):
+                self._note(parent, prf)
+            yield None
 
     def _note(self, parent: int, prf: bytes) -> None:
         """A name is worth a look, and so are those that lead to it."""

@@ -8,7 +8,7 @@ what is written later already follows the rules without this snapshot.
 import errno
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -99,17 +99,16 @@ class Snapshots:
         self._catalog.put(Table.META, key, records.encode(0))
         return name
 
-    def delete(self, name: str, now_ns: int) -> int:
-        """Mark a snapshot deleted; gives its serial. UsageError when there is none, or it is pinned or held."""
-        serial = self._shown(name)
-        old = self._by_serial[serial]
-        if old.pinned:
-            raise UsageError(f"snapshot {name} is pinned; `backupfs snapshot unpin` lets go of it")
-        if old.hold_until_ns > now_ns:
-            raise UsageError(f"snapshot {name} is held; `backupfs snapshot hold --release` lets go of it")
-        self._put(serial, replace(old, state=SnapshotState.DELETED, deleted_ns=now_ns))
+    def delete(self, names: Iterable[str], now_ns: int) -> None:
+        """Mark snapshots deleted: all, or none when there is no such one, or one is pinned or held, which UsageError says."""
+        for serial in [self._deletable(name, now_ns) for name in names]:
+            self._put(serial, replace(self._by_serial[serial], state=SnapshotState.DELETED, deleted_ns=now_ns))
         self._refresh()
-        return serial
+
+    def check_deletable(self, names: Iterable[str], now_ns: int) -> None:
+        """UsageError as `delete` would raise it."""
+        for name in names:
+            self._deletable(name, now_ns)
 
     def deleted_by(self, now_ns: int) -> None:
         """No snapshot has been deleted later than now, whatever the clock said then."""
@@ -117,12 +116,24 @@ class Snapshots:
             if snapshot.state == SnapshotState.DELETED and snapshot.deleted_ns > now_ns:
                 self._put(serial, replace(snapshot, deleted_ns=now_ns))
 
-    def undelete(self, name: str) -> int:
-        """Bring a deleted snapshot back; gives its serial. UsageError when it is too late."""
+    def undelete(self, names: Iterable[str]) -> None:
+        """Bring deleted snapshots back: all, or none when it is too late for one, which UsageError says."""
+        for serial in [self._undeletable(name) for name in names]:
+            self._put(serial, replace(self._by_serial[serial], state=SnapshotState.KEPT, deleted_ns=0))
+        self._refresh()
+
+    def _deletable(self, name: str, now_ns: int) -> int:
+        serial = self._shown(name)
+        snapshot = self._by_serial[serial]
+        if snapshot.pinned:
+            raise UsageError(f"snapshot {name} is pinned; `backupfs snapshot unpin` lets go of it")
+        if snapshot.hold_until_ns > now_ns:
+            raise UsageError(f"snapshot {name} is held; `backupfs snapshot hold --release` lets go of it")
+        return serial
+
+    def _undeletable(self, name: str) -> int:
         for serial, snapshot in self._by_serial.items():
             if snapshot.name == name and snapshot.state == SnapshotState.DELETED:
-                self._put(serial, replace(snapshot, state=SnapshotState.KEPT, deleted_ns=0))
-                self._refresh()
                 return serial
             if snapshot.name == name and snapshot.state == SnapshotState.PURGING:
                 raise UsageError(f"snapshot {name} is being purged: it cannot be brought back any more")
@@ -130,15 +141,15 @@ class Snapshots:
             raise UsageError(f"snapshot {name} is not deleted")
         raise UsageError(f"there is no deleted snapshot {name!r}; `backupfs snapshot list --deleted` shows them")
 
-    def pin(self, name: str, pinned: bool) -> None:
-        """Keep a snapshot until it is unpinned."""
-        serial = self._shown(name)
-        self._put(serial, replace(self._by_serial[serial], pinned=pinned))
+    def pin(self, names: Iterable[str], pinned: bool) -> None:
+        """Keep snapshots until they are unpinned: all, or none when there is no such one, which UsageError says."""
+        for serial in list(map(self._shown, names)):
+            self._put(serial, replace(self._by_serial[serial], pinned=pinned))
 
-    def hold(self, name: str, until_ns: int) -> None:
-        """Keep a snapshot until a time; 0 ends the hold."""
-        serial = self._shown(name)
-        self._put(serial, replace(self._by_serial[serial], hold_until_ns=until_ns))
+    def hold(self, names: Iterable[str], until_ns: int) -> None:
+        """Keep snapshots until a time: all, or none as for `pin`; 0 ends the hold."""
+        for serial in list(map(self._shown, names)):
+            self._put(serial, replace(self._by_serial[serial], hold_until_ns=until_ns))
 
     def begin_purge(self, serial: int) -> None:
         """From here on the snapshot no longer counts as kept, and no longer shows."""

@@ -12,7 +12,7 @@ from backupfs.stores.files import Files
 
 log = logging.getLogger(__name__)
 
-_BALLAST = "reserve"
+BALLAST = "reserve"
 
 
 class Space:
@@ -20,12 +20,22 @@ class Space:
 
     def __init__(self, open_directory: Path, files: Files) -> None:
         self._directory = open_directory
-        self._path = open_directory / _BALLAST
+        self._path = open_directory / BALLAST
         self._files = files
         self.free_bytes, self.total_bytes = files.free_bytes(open_directory)
         self._ballast_bytes = min(limits.RESERVE_BYTES, self.total_bytes // 16)
+        self._records_bytes = min(limits.RECORDS_ROOM_BYTES, self.total_bytes // 32)
         self._accepted_bytes = 0
         self._waiting_bytes = 0
+
+    def room_bytes(self) -> int:
+        """How much file contents may take now: the last of the disk is for records, so that deleting can be written down whatever happens. Blocks."""
+        return max(self._files.free_bytes(self._directory)[0] - self._records_bytes, 0)
+
+    def require_room(self, size_bytes: int) -> None:
+        """StoreFullError when so many bytes of contents do not fit any more. Blocks."""
+        if size_bytes > self.room_bytes():
+            raise StoreFullError(f"no space is left for {size_bytes} bytes in {self._directory}: remove files or snapshots, or make room on the disk")
 
     @property
     def margin_bytes(self) -> int:

@@ -10,7 +10,7 @@ import trio
 
 from backupfs import limits
 from backupfs.engine.attributes import UpkeepStatus
-from backupfs.engine.collecting import Collector
+from backupfs.engine.collecting import Collector, Survey
 from backupfs.engine.committer import Committer
 from backupfs.engine.filedata import FileData
 from backupfs.engine.inodes import InodeState, InodeTable
@@ -110,7 +110,6 @@ class Upkeep:
                 asked, hurry, thorough = self._asked, self._in_hurry, self._thorough
                 self._in_hurry = self._thorough = False
                 try:
-                    await self._committer.commit()
                     await self._collector.run(await self._collector.plan(thorough=thorough), hurry=hurry)
                 except BackupfsError as error:
                     if self._volume.failure is not None:
@@ -133,6 +132,8 @@ class Upkeep:
         if purge_deleted:
             self._purge_now_ns = self._volume.seams.clock.now_ns()
         await self._chores_done()
+        await self._committer.commit()
+        await self._committer.applied()
         self._asked += 1
         asked = self._asked
         self._in_hurry = True
@@ -143,6 +144,15 @@ class Upkeep:
         self._volume.check_writable()
         if self._interruption is not None and self._interruption[0] >= asked:
             raise self._interruption[1]
+
+    def collect_soon(self) -> None:
+        """Get all space back that is dead already, in the background and with pauses."""
+        self._thorough = True
+        self._collecting.set()
+
+    async def survey(self, *, thorough: bool) -> Survey:
+        """What is dead, and what collection would rewrite now."""
+        return await self._collector.survey(thorough=thorough)
 
     async def idle(self) -> None:
         """Everything that is due is done when this returns. Raises what interrupted it."""

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ import trio
 
 from backupfs.errors import UnsupportedError
 from backupfs.fuse import mount_table
+from backupfs.fuse.forgetting import Forgetting
 from backupfs.fuse.handshake import HandshakeError, InitFlag, negotiate
 from backupfs.fuse.mount_point import check_directory, check_machine
 from backupfs.fuse.operations import FileSystem, Operations
@@ -68,6 +70,7 @@ class Mount:
         """INIT flags that are on, of those that libfuse cannot ask for. Known when the mount answers."""
         self._in_session = False
         """Whether pyfuse3 has a session: without one its functions end the process."""
+        self._forgetting: Forgetting | None = None
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Mount, report when the mount answers, serve requests, return when it is unmounted.
@@ -83,6 +86,7 @@ class Mount:
 
     async def _serve_session(self, task_status: trio.TaskStatus[None]) -> None:
         self._in_session = True
+        forgetting = self._forgetting = Forgetting()
         answered = False
         try:
             async with trio.open_nursery() as nursery:
@@ -92,7 +96,10 @@ class Mount:
                 task_status.started()
         finally:
             self._in_session = False
-            pyfuse3.close(unmount=False)
+            if forgetting.end():
+                pyfuse3.close(unmount=False)
+            else:  # a thread is held in the kernel; what it uses goes with the process
+                log.warning("a directory is held in the kernel by another process, so the session ends with this process only")
             if not answered:
                 unmount(self._directory, lazy=True)
 
@@ -113,6 +120,13 @@ class Mount:
     def write_back(self, path: bytes | None, ino: int) -> None:
         """`sync_through_mount` for this mount: blocks, for a thread beside the loop."""
         sync_through_mount(self._directory, path, ino)
+
+    def forget(self, names: Sequence[tuple[int, bytes]], inodes: Sequence[int]) -> None:
+        """Have the kernel forget what it knows of (directory, name), missing ones included, and the attributes of inodes. Blocks, for a thread
+        beside the loop; see `fuse.forgetting` for how long. OSError.
+        """
+        if self._forgetting is not None:
+            self._forgetting.forget(names, inodes)
 
     async def _prepare(self) -> None:
         uid = os.geteuid()

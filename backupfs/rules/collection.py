@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-DEAD_SHARE_MAX: Final = 0.015
+DEAD_SHARE_MAX: Final = 0.03
 """So much of all that packs hold may be dead before any is rewritten, and is left when it is done."""
 DEAD_BYTES_MIN: Final = 1 << 20
 """Less than this is not worth a pack."""

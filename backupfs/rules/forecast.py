@@ -4,7 +4,9 @@ It is assumed that something changes all the time, that nobody takes or deletes 
 room. Schedules that wait for changes or for rest cannot be foreseen and are left out.
 """
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +18,8 @@ from backupfs.rules.retention import Candidate
 from backupfs.rules.schedule import Action, Activity, State
 
 DAY_NS: Final = 24 * HOUR_NS
+AGES_NS: Final = (DAY_NS, 31 * DAY_NS, 366 * DAY_NS)
+"""A snapshot is up to so old, or older than all of these."""
 RUNS_MAX: Final = 600_000
 """One a minute for a year, and some: more takes minutes to go through."""
 _ALWAYS_BUSY: Final = Activity(records=1, size_bytes=1, changed_at_ns=None, epoch=0)
@@ -23,7 +27,9 @@ _ALWAYS_BUSY: Final = Activity(records=1, size_bytes=1, changed_at_ns=None, epoc
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """A stretch of time, and what stands at its end. `taken` and `deleted` are of this stretch alone."""
+    """A stretch of time, and what stands at its end: `ages` counts by age, one more than there are `AGES_NS`. `taken` and `deleted` are of this
+    stretch alone.
+    """
 
     start_ns: int
     end_ns: int
@@ -31,6 +37,7 @@ class Period:
     deleted: int
     count: int
     oldest_ns: int | None
+    ages: tuple[int, ...] = (0,) * (len(AGES_NS) + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,10 @@ class Forecast:
     left_out: tuple[Schedule, ...]
 
 
+def _nobody_waits(_: int) -> None:
+    """For whoever does not want to know how far it is."""
+
+
 def simulate(
     schedules: Sequence[Schedule],
     state: State,
@@ -60,8 +71,10 @@ def simulate(
     now_ns: int,
     span_ns: int,
     period_ns: int = DAY_NS,
+    on_period: Callable[[int], None] = _nobody_waits,
 ) -> Forecast:
     """What stands at the end of each period from now on. `state` is that of the schedules now; `present` is kept now.
+    `on_period` is told how many periods have been gone through.
 
     Raises UsageError when that means more than `RUNS_MAX` runs. Space limits are not looked at.
 
@@ -80,6 +93,7 @@ def simulate(
     periods = []
     while paper.now_ns < now_ns + span_ns:
         periods.append(paper.live_through(min(paper.now_ns + period_ns, now_ns + span_ns)))
+        on_period(len(periods))
     return Forecast(tuple(periods), paper.standing(), tuple(schedule for schedule in schedules if not _is_timed(schedule)))
 
 
@@ -117,7 +131,9 @@ class _Paper:
             self.prune()
         taken = self._runs - runs
         oldest_ns = min((snapshot.time_ns for snapshot in self._snapshots), default=None)
-        return Period(start_ns, end_ns, taken, count + taken - len(self._snapshots), len(self._snapshots), oldest_ns)
+        ages = Counter(bisect_left(AGES_NS, end_ns - snapshot.time_ns) for snapshot in self._snapshots)
+        by_age = tuple(ages[place] for place in range(len(AGES_NS) + 1))
+        return Period(start_ns, end_ns, taken, count + taken - len(self._snapshots), len(self._snapshots), oldest_ns, by_age)
 
     def prune(self) -> None:
         """Delete what retention deletes now."""

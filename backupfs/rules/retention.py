@@ -4,7 +4,7 @@ Levels, the stronger first: some are never removed; young ones stay; only so man
 rules.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -46,18 +46,34 @@ def _unknown(_: frozenset[int]) -> int:
     raise ValueError("who says that there is too much must say what deleting frees")
 
 
+Question = frozenset[int]
+"""Serials: how many bytes would purging these snapshots free, together with those that are deleted already?"""
+
+
 def decide(
     candidates: Sequence[Candidate],
     retention: Retention,
     now_ns: int,
     excess_bytes: int = 0,
-    frees: Callable[[frozenset[int]], int] = _unknown,
+    frees: Callable[[Question], int] = _unknown,
 ) -> list[Fate]:
     """The fate of each, sorted by time and then by serial.
 
-    `frees(serials)` tells how many bytes purging these snapshots would free together with those that are deleted
-    already; never less for more of them. It is asked O(log n) times, and only while `excess_bytes` are too many.
+    `frees` answers questions; never less for more serials. It is asked O(log n) times, and only while `excess_bytes`
+    are too many.
     """
+    decision = deciding(candidates, retention, now_ns, excess_bytes)
+    try:
+        question = next(decision)
+        while True:
+            question = decision.send(frees(question))
+    except StopIteration as end:
+        fates: list[Fate] = end.value
+        return fates
+
+
+def deciding(candidates: Sequence[Candidate], retention: Retention, now_ns: int, excess_bytes: int = 0) -> Generator[Question, int, list[Fate]]:
+    """`decide` for whoever has to wait for the answers: it yields each question, and is sent what that frees."""
     ordered = sorted(candidates, key=attrgetter("time_ns", "serial"))
     guarded = _guards(ordered, retention, now_ns)
     kept = _keeps(ordered, retention, now_ns)
@@ -66,7 +82,7 @@ def decide(
     deleted = {snapshot.serial: "no rule keeps it" for snapshot in unkept[:budget]}
     waiting = {snapshot.serial: ("max-delete-fraction: next run",) for snapshot in unkept[budget:]}
     if excess_bytes > 0 and len(deleted) < budget:
-        thinned = _thin(ordered, guarded, frozenset(deleted), budget - len(deleted), lambda serials: frees(serials) >= excess_bytes)
+        thinned = yield from _thin(ordered, guarded, frozenset(deleted), budget - len(deleted), excess_bytes)
         deleted.update(dict.fromkeys(thinned, "space limit: densest"))
     return [
         Fate(snapshot.serial, False, (deleted[snapshot.serial],))
@@ -140,19 +156,19 @@ def _thin(
     guarded: Mapping[int, object],
     deleted: frozenset[int],
     budget: int,
-    is_enough: Callable[[frozenset[int]], bool],
-) -> list[int]:
+    excess_bytes: int,
+) -> Generator[Question, int, list[int]]:
     """Serials of the densest, at most `budget`, until it is enough: the fewest, in the order in which they are chosen.
 
     Who is chosen next does not depend on what the others free. So the number is found by doubling it until it is
     enough, and then by halving the span in which it lies.
     """
-    if is_enough(deleted):
+    if (yield deleted) >= excess_bytes:
         return []
     densest = islice(_densest([snapshot for snapshot in ordered if snapshot.serial not in deleted], guarded), budget)
     chosen = list(islice(densest, 1))
     too_few = 0
-    while chosen and not is_enough(deleted.union(chosen)):
+    while chosen and (yield deleted.union(chosen)) < excess_bytes:
         too_few = len(chosen)
         chosen += islice(densest, too_few)
         if len(chosen) == too_few:
@@ -160,7 +176,7 @@ def _thin(
     enough = len(chosen)
     while enough - too_few > 1:
         middle = (too_few + enough) // 2
-        if is_enough(deleted.union(chosen[:middle])):
+        if (yield deleted.union(chosen[:middle])) >= excess_bytes:
             enough = middle
         else:
             too_few = middle

@@ -125,7 +125,8 @@ def _end_ns(written: Mapping[str, str | None], day: date, zone: tzinfo) -> int:
     clock = time(_number(written, "hour"), _number(written, "minute"), _number(written, "second"), tzinfo=_own_zone(written) or zone)
     begin_ns = moment_ns(datetime.combine(day, clock))
     fraction = written["fraction"] or ""
-    return begin_ns + (int(fraction or 0) + 1) * SECOND_NS // 10 ** len(fraction)
+    unit_ns: int = SECOND_NS // 10 ** len(fraction)
+    return begin_ns + (int(fraction or 0) + 1) * unit_ns
 
 
 def _number(written: Mapping[str, str | None], name: str) -> int:

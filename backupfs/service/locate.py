@@ -3,17 +3,21 @@ password.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from backupfs.engine.repository import repository_id
-from backupfs.errors import RepositoryMissingError
+from backupfs.errors import RepositoryMissingError, UsageError
 from backupfs.service.control import Client, connected
 from backupfs.service.messages import MountRecord, NotRunningError
 from backupfs.service.state import StateDirectory, known_states
 from backupfs.stores.files import Files
+
+_LINKS_MAX: Final = 40
+_SNAPSHOTS: Final = b".snapshots"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,18 @@ class Place:
 
     repository: Path
     state: StateDirectory
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """A path within a mounted directory: `path` from its root, without slashes around it, and `snapshot`, the name that it had behind
+    `.snapshots`, if it led through there.
+    """
+
+    place: Place
+    directory: Path
+    path: bytes
+    snapshot: str | None = None
 
 
 def at_repository(repository: Path, home: Path, files: Files) -> Place:
@@ -41,6 +57,58 @@ def at_directory(directory: Path, home: Path) -> Place | None:
     if len(places) > 1:
         places.sort(key=_is_dead)
     return places[0] if places else None
+
+
+def at_path(path: bytes, home: Path) -> Inside | None:
+    """Which mount a path belongs to and what it is there, whether it exists or not; None when it lies in no mounted directory.
+
+    Symlinks above the mount are followed, what lies inside is taken as it is written: it may be gone. No mount is asked for anything.
+    """
+    points = {os.fsencode(record.directory) for _, record in _records(home)}
+    directory, inside = _split(path, points)
+    place = None if directory is None else at_directory(Path(os.fsdecode(directory)), home)
+    if directory is None or place is None:
+        return None
+    # The mount of one snapshot has a state of its own beside the one that knows them all.
+    place = Place(place.repository, StateDirectory(home, place.state.repository_id.partition(".")[0]))
+    snapshot = None
+    if _SNAPSHOTS in inside:
+        at = inside.index(_SNAPSHOTS)
+        if at + 1 == len(inside):
+            raise UsageError(f"{os.fsdecode(path)!r} is no place of its own: name something in a snapshot below it, or in the present")
+        snapshot = os.fsdecode(inside[at + 1])
+        inside = inside[:at] + inside[at + 2 :]
+    return Inside(place, Path(os.fsdecode(directory)), b"/".join(inside), snapshot)
+
+
+def _split(path: bytes, points: Collection[bytes]) -> tuple[bytes | None, list[bytes]]:
+    """(mounted directory, names inside of it) of a path."""
+    left = _steps(path if path.startswith(b"/") else os.getcwdb() + b"/" + path)
+    at: list[bytes] = []
+    mounted = 0
+    """So many names of `at` lead to the mounted directory; 0 outside of any."""
+    links = 0
+    while left:
+        part = left.pop(0)
+        if part == b"..":
+            del at[-1:]
+        else:
+            at.append(part)
+        here = b"/" + b"/".join(at)
+        if here in points:
+            mounted = len(at)
+        elif len(at) < mounted:
+            mounted = next((depth for depth in range(len(at), 0, -1) if b"/" + b"/".join(at[:depth]) in points), 0)
+        elif not mounted and part != b".." and links < _LINKS_MAX and os.path.islink(here):
+            links += 1
+            target = os.readlink(here)
+            at = [] if target.startswith(b"/") else at[:-1]
+            left = _steps(target) + left
+    return (b"/" + b"/".join(at[:mounted]) if mounted else None), at[mounted:]
+
+
+def _steps(path: bytes) -> list[bytes]:
+    return [step for step in path.split(b"/") if step not in (b"", b".")]
 
 
 def at_either(target: Path, home: Path, files: Files) -> Place:

@@ -4,11 +4,13 @@ A connection carries one request and its replies: items and progress as they com
 Fields are only ever added, with defaults, so that a command and a daemon of different versions understand each other.
 """
 
+import os
 from typing import Any, Final
 
 import msgspec
 
-from backupfs.engine.attributes import EngineStatus
+from backupfs.engine.attributes import EngineStatus, SnapshotInfo, Stats
+from backupfs.engine.usage import Usage
 from backupfs.errors import (
     BackupfsError,
     DamageError,
@@ -71,20 +73,67 @@ class StatsRequest(msgspec.Struct, tag_field="request", tag="stats"):
 
 
 class SnapshotCreateRequest(msgspec.Struct, tag_field="request", tag="snapshot-create"):
-    """Take a snapshot now."""
+    """Take a snapshot now. Without a name it gets one from the time."""
 
     message: str = ""
     tags: list[str] = []
+    name: str = ""
 
 
 class SnapshotListRequest(msgspec.Struct, tag_field="request", tag="snapshot-list"):
-    """One item for each kept snapshot, oldest first."""
+    """One `SnapshotTold` for each kept snapshot, or each deleted one, oldest first. `sizes`: with what deleting each alone would free."""
+
+    deleted: bool = False
+    sizes: bool = False
+
+
+class SnapshotShowRequest(msgspec.Struct, tag_field="request", tag="snapshot-show"):
+    """Everything about one snapshot, kept or deleted: a `SnapshotShown`."""
+
+    name: str
 
 
 class SnapshotDeleteRequest(msgspec.Struct, tag_field="request", tag="snapshot-delete"):
-    """Mark a snapshot deleted."""
+    """Mark snapshots deleted, all or none; `dry_run`: only say what that would free. `name` is one more of `names`."""
 
-    name: str
+    name: str = ""
+    names: list[str] = []
+    dry_run: bool = False
+
+
+class SnapshotUndeleteRequest(msgspec.Struct, tag_field="request", tag="snapshot-undelete"):
+    """Bring deleted snapshots back, all or none."""
+
+    names: list[str]
+
+
+class SnapshotPinRequest(msgspec.Struct, tag_field="request", tag="snapshot-pin"):
+    """Keep snapshots until they are unpinned, or unpin them; all or none."""
+
+    names: list[str]
+    pinned: bool
+
+
+class SnapshotHoldRequest(msgspec.Struct, tag_field="request", tag="snapshot-hold"):
+    """Keep snapshots until a time; 0 lets go of them. All or none."""
+
+    names: list[str]
+    until_ns: int
+
+
+class PruneRequest(msgspec.Struct, tag_field="request", tag="prune"):
+    """Run retention now: one `FateTold` for each snapshot, then a `Pruned`. `dry_run`: nothing is deleted."""
+
+    dry_run: bool = False
+
+
+class CollectRequest(msgspec.Struct, tag_field="request", tag="gc"):
+    """Get back all space that can be got, without pauses; progress is of bytes that are copied. `now`: also what deleted snapshots hold that could
+    still be brought back. `dry_run`: only say what that would do.
+    """
+
+    now: bool = False
+    dry_run: bool = False
 
 
 class UnmountRequest(msgspec.Struct, tag_field="request", tag="umount"):
@@ -118,18 +167,69 @@ class PolicySetRequest(msgspec.Struct, tag_field="request", tag="policy-set"):
     instead_of: str | None = None
 
 
+class VersionsRequest(msgspec.Struct, tag_field="request", tag="versions"):
+    """One item for each version of what a path, from the root of the mount, has led to; the newest first."""
+
+    path: bytes
+
+
+class DiffRequest(msgspec.Struct, tag_field="request", tag="diff"):
+    """One item for each difference between two snapshots at and below a path, given by serial; `newer` 0 is the present. Without `each` only the
+    counts, which are the result.
+    """
+
+    older: int
+    newer: int = 0
+    below: bytes = b""
+    each: bool = True
+
+
+class FindRequest(msgspec.Struct, tag_field="request", tag="find"):
+    """One item for each name below a path that fits a shell pattern, whenever it was."""
+
+    pattern: bytes
+    below: bytes = b""
+
+
+class RestoreRequest(msgspec.Struct, tag_field="request", tag="restore"):
+    """Bring a path back into the live tree as it was in a snapshot, there or at `target`. Items: the steps that are planned, those that are left out
+    for want of an option, and, as they happen, those that fail. Progress counts steps.
+    """
+
+    path: bytes
+    serial: int
+    target: bytes | None = None
+    overwrite: bool = False
+    delete: bool = False
+    dry_run: bool = False
+
+
+class UndoRequest(msgspec.Struct, tag_field="request", tag="undo"):
+    """Take the last restore back. Items and progress as of a restore."""
+
+    dry_run: bool = False
+
+
+PastRequest = VersionsRequest | DiffRequest | FindRequest | RestoreRequest | UndoRequest
 Request = (
     StatusRequest
     | StatsRequest
     | SnapshotCreateRequest
     | SnapshotListRequest
+    | SnapshotShowRequest
     | SnapshotDeleteRequest
+    | SnapshotUndeleteRequest
+    | SnapshotPinRequest
+    | SnapshotHoldRequest
+    | PruneRequest
+    | CollectRequest
     | UnmountRequest
     | CheckRequest
     | LendRequest
     | ConfigurationRequest
     | PolicyRequest
     | PolicySetRequest
+    | PastRequest
 )
 
 
@@ -140,7 +240,7 @@ class Item(msgspec.Struct, tag_field="reply", tag="item"):
 
 
 class Progress(msgspec.Struct, tag_field="reply", tag="progress"):
-    """So many of so many bytes are done."""
+    """So many of so many are done: bytes, steps of a restore, or snapshots where those are listed."""
 
     done: int
     total: int
@@ -210,6 +310,109 @@ class ScheduleView(msgspec.Struct):
     next_ns: int | None
 
 
+class SnapshotTold(SnapshotInfo, frozen=True):
+    """A snapshot with what deleting it would free, beyond what is deleted already; None when that was not asked for. `undelete_until_ns` is how long
+    a deleted one can be brought back for certain, None for others.
+    """
+
+    frees_bytes: int | None = None
+    undelete_until_ns: int | None = None
+
+
+class FateTold(msgspec.Struct, frozen=True):
+    """What retention does with a snapshot, and why."""
+
+    serial: int
+    name: str
+    time_ns: int
+    keep: bool
+    reasons: list[str]
+
+
+class SnapshotShown(msgspec.Struct, frozen=True):
+    """The result of a `SnapshotShowRequest`. A deleted snapshot has no fate."""
+
+    snapshot: SnapshotTold
+    fate: FateTold | None
+
+
+class SnapshotsChanged(msgspec.Struct, frozen=True):
+    """The result of a request that changes snapshots, or would. `fates` are those of retention, where they matter."""
+
+    names: list[str]
+    frees_bytes: int | None = None
+    undelete_until_ns: int | None = None
+    fates: list[FateTold] = []
+
+
+class Pruned(msgspec.Struct, frozen=True):
+    """How many snapshots stay and how many are deleted, what that frees, and how much space was too much by the limits."""
+
+    kept: int
+    deleted: int
+    frees_bytes: int
+    excess_bytes: int
+    dry_run: bool
+
+
+class Collected(msgspec.Struct, frozen=True):
+    """What a collection did, or would do. Bytes.
+
+    `purged` snapshots were purged, which alone freed `purge_frees_bytes`; `waiting` deleted ones can still be brought back. `dead_bytes` were
+    dead in packs before, of which `packs` were to be rewritten: copying `copied_bytes` to free `frees_bytes`. `used_…` is what the repository
+    took on its disk.
+    """
+
+    dry_run: bool
+    purged: int
+    purge_frees_bytes: int
+    waiting: int
+    dead_bytes: int
+    packs: int
+    copied_bytes: int
+    frees_bytes: int
+    used_before_bytes: int
+    used_after_bytes: int
+
+
+class SpaceTold(Usage, frozen=True):
+    """Where the space goes. `held_bytes` are stored in closed packs, `dead_bytes` of them no longer count, and collecting those as thoroughly as that
+    pays would free `collectable_bytes`. `deleted_bytes` come back when all deleted snapshots are purged.
+    """
+
+    held_bytes: int
+    dead_bytes: int
+    collectable_bytes: int
+    deleted: int
+    deleted_bytes: int
+    used_bytes: int
+
+
+class StatsTold(Stats, frozen=True):
+    """The result of a `StatsRequest`."""
+
+    space: SpaceTold
+
+
+class RetentionStatus(msgspec.Struct, frozen=True):
+    """When retention ran last and how many snapshots it then kept and deleted; when it runs next, None: never; what went wrong the last time."""
+
+    last_ns: int | None
+    next_ns: int | None
+    kept: int
+    deleted: int
+    failure: str = ""
+
+
+class DeletedTold(msgspec.Struct, frozen=True):
+    """A deleted snapshot. It can be brought back until `until_ns` for certain, and after that until it is being purged."""
+
+    name: str
+    deleted_ns: int | None
+    until_ns: int | None
+    is_purging: bool
+
+
 class LayerTold(msgspec.Struct):
     """What one source of configuration says, as tables that TOML could have."""
 
@@ -246,11 +449,18 @@ class ServiceStatus(msgspec.Struct):
     errors: list[Trouble]
     schedules: list[ScheduleView] = []
     configuration: str | None = None
+    retention: RetentionStatus | None = None
+    deleted: list[DeletedTold] = []
 
 
 def shown(text: str) -> str:
     """A path or a text with paths in it, fit for JSON: what is no UTF-8 is written out as Python shows it."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def shown_path(path: bytes) -> str:
+    """A path of the mount, fit for JSON."""
+    return shown(os.fsdecode(path))
 
 
 def _plain(value: object) -> str | int | float | bool | list[str] | None:

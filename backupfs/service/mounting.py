@@ -18,6 +18,7 @@ from backupfs.fuse.mount import Mount, MountOptions
 from backupfs.fuse.mount_point import check_directory, check_machine
 from backupfs.fuse.unmounting import clear_stale
 from backupfs.rules.names import SnapDir
+from backupfs.rules.quantities import CENTURY_NS
 from backupfs.service import daemon, past
 from backupfs.service.configuration import Configuration
 from backupfs.service.control import connected
@@ -141,6 +142,7 @@ def _wired(
             read_only=job.read_only,
             owner=job.owner,
             accept_rollback=job.accept_rollback,
+            undelete_ns=CENTURY_NS,  # until the policy that the repository keeps is known
         )
 
     def make_mount(filesystem: FileSystem) -> Mount:

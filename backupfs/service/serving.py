@@ -14,17 +14,17 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final, Generic, Protocol, TypeVar, assert_never
+from typing import Final, Generic, Protocol, TypeVar
 
 import trio
 
 from backupfs.clock import Clock
-from backupfs.engine.attributes import EngineStatus, SnapshotInfo, Stats
+from backupfs.engine.attributes import EngineStatus, SnapshotInfo
 from backupfs.errors import BackupfsError
 from backupfs.fuse.unmounting import MountBusyError
 from backupfs.rules.names import SnapDir
@@ -32,48 +32,69 @@ from backupfs.rules.schedule import SCHEDULED, Activity, Taken, initial
 from backupfs.service.configuration import Configuration, policy_layer
 from backupfs.service.control import Replies, listening
 from backupfs.service.groups import cause
+from backupfs.service.history import Historian, answer
 from backupfs.service.hooks import Hooks, Mounted
 from backupfs.service.log import RecentTrouble
 from backupfs.service.messages import (
     CheckRequest,
+    CollectRequest,
     ConfigurationRequest,
     ConfigurationTold,
     LayerTold,
     LendRequest,
     MountRecord,
     NotRunningError,
+    PastRequest,
     PolicyRequest,
     PolicySetRequest,
     PolicyTold,
+    PruneRequest,
     Ready,
     Request,
+    RestoreRequest,
     ServiceStatus,
-    SnapshotCreateRequest,
     SnapshotDeleteRequest,
     SnapshotListRequest,
+    SnapshotShowRequest,
     StatsRequest,
     StatusRequest,
+    UndoRequest,
     UnmountRequest,
     shown,
 )
+from backupfs.service.restoring import Forgetter, Restorer, Restores
+from backupfs.service.retaining import Retained, Retainer
 from backupfs.service.scheduler import Scheduler
+from backupfs.service.snapshot_requests import Changing, Shelf, SnapshotRequests, Upkeeping
 from backupfs.service.snapshots import Cuttable, SnapshotTaker
+from backupfs.service.space_requests import Freeable, SpaceRequests
 from backupfs.service.state import StateDirectory
 from backupfs.service.vocabulary import document, from_json, to_json
 
 PROGRESS_S: Final = 0.5
+_AboutSnapshots = SnapshotListRequest | SnapshotShowRequest | Changing
+_AboutSpace = StatsRequest | PruneRequest | CollectRequest
 _log = logging.getLogger(__name__)
 
 
-class Engine(Cuttable, Protocol):
-    """The part of the engine that is needed here."""
+class Upkeep(Upkeeping, Freeable, Protocol):
+    """The part of the engine's upkeep that is needed here."""
 
-    def snapshots(self) -> Sequence[SnapshotInfo]:
-        """The kept ones, oldest first."""
+    def wake(self) -> None:
+        """There is, or may be, something to do."""
         ...
 
-    async def delete_snapshot(self, name: str) -> None:
-        """Durable on return."""
+
+class Engine(Cuttable, Shelf, Retained, Protocol):
+    """The part of the engine that is needed here."""
+
+    @property
+    def upkeep(self) -> Upkeep:
+        """Background work."""
+        ...
+
+    def take_named_with(self, take: Callable[[str], Awaitable[object]]) -> None:
+        """What `mkdir .snapshots/NAME` does from now on."""
         ...
 
     def lending(self, name: str) -> AbstractAsyncContextManager[SnapshotInfo]:
@@ -91,16 +112,22 @@ class Engine(Cuttable, Protocol):
         """The findings as they are made; `progress` is told of bytes looked at and bytes in all."""
         ...
 
+    @property
+    def history(self) -> Historian:
+        """What is asked about the past."""
+        ...
+
+    @property
+    def restorer(self) -> Restorer:
+        """The way back."""
+        ...
+
     def policy(self) -> bytes:
         """What was given to `set_policy` last, or nothing."""
         ...
 
     async def set_policy(self, data: bytes) -> None:
         """Durable on return."""
-        ...
-
-    def stats(self) -> Stats:
-        """Space and counts."""
         ...
 
     def status(self) -> EngineStatus:
@@ -130,6 +157,10 @@ class Mount(Protocol):
         """Bring in the kernel's dirty pages of this inode, which the path below the root led to. Blocks; OSError."""
         ...
 
+    def forget(self, names: Sequence[tuple[int, bytes]], inodes: Sequence[int]) -> None:
+        """Have the kernel forget names and the attributes of inodes. Blocks; OSError."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class MountJob:
@@ -156,7 +187,11 @@ class _Running:
     mount: Mount
     hooks: Hooks
     taker: SnapshotTaker
+    restores: Restores
     scheduler: Scheduler | None
+    retainer: Retainer
+    snapshots: SnapshotRequests
+    space: SpaceRequests
     requests: dict[trio.CancelScope, trio.Event] = field(default_factory=dict)
     is_unmounted: bool = False
     """Set under `_ending`: whoever wanted to unmount as well has nothing left to do, and the engine may be closing."""
@@ -227,8 +262,12 @@ class Serving(Generic[E]):
         self._effective = self._configuration.effective(engine.policy())
         hooks = Hooks(self._effective.hooks, self._mounted(), self._environ)
         taker = SnapshotTaker(engine, partial(_as_own, engine.own_threads, mount.write_back), hooks)
-        scheduler = self._scheduler(engine, taker)
-        running = _Running(engine, mount, hooks, taker, scheduler)
+        upkeep = engine.upkeep
+        retainer = Retainer(engine, upkeep, self._clock, self._effective.retention)
+        scheduler = self._scheduler(engine, taker, retainer)
+        restores = Restores(engine.restorer, taker, Forgetter(mount.forget))
+        snapshots = SnapshotRequests(engine, upkeep, taker, retainer, self._clock)
+        running = _Running(engine, mount, hooks, taker, restores, scheduler, retainer, snapshots, SpaceRequests(engine, upkeep, retainer))
         async with trio.open_nursery() as nursery:
             await nursery.start(self._serve_requests, mount, nursery.cancel_scope)
             self._running = running
@@ -239,7 +278,9 @@ class Serving(Generic[E]):
             on_ready(self._ready(scheduler))
             nursery.start_soon(self._stop_when_asked, running)
             if scheduler is not None:
+                engine.take_named_with(partial(nursery.start, partial(_take_by_mkdir, taker)))
                 nursery.start_soon(scheduler.run)
+                nursery.start_soon(retainer.run)
         self._running = None
         self._phase = "closing"
         for scope in running.requests:
@@ -253,12 +294,17 @@ class Serving(Generic[E]):
         await mount.serve(task_status)
         whole.cancel()
 
-    def _scheduler(self, engine: Engine, taker: SnapshotTaker) -> Scheduler | None:
+    def _scheduler(self, engine: Engine, taker: SnapshotTaker, retainer: Retainer) -> Scheduler | None:
         if self._job.read_only:
             return None
+
+        async def take(tags: tuple[str, ...]) -> None:
+            await taker.take(SCHEDULED, tags=tags)
+            retainer.wake()
+
         schedules = self._effective.schedules
         state = initial(self._clock.now_ns(), schedules, _taken(engine))
-        return Scheduler(schedules, state, self._clock, engine.activity, lambda tags: taker.take(SCHEDULED, tags=tags))
+        return Scheduler(schedules, state, self._clock, engine.activity, take)
 
     def _ready(self, scheduler: Scheduler | None) -> Ready:
         if scheduler is None:
@@ -304,6 +350,9 @@ class Serving(Generic[E]):
         before = self._effective
         now = self._effective = self._configuration.effective(running.engine.policy())
         running.hooks.commands = now.hooks
+        running.retainer.retention = now.retention
+        running.engine.upkeep.undelete_ns = now.undelete_ns
+        running.engine.upkeep.wake()
         if running.scheduler is not None and before.schedules != now.schedules:
             running.scheduler.reschedule(now.schedules, _taken(running.engine))
         job = self._job
@@ -379,41 +428,61 @@ class Serving(Generic[E]):
                 return self._status()
             case UnmountRequest():
                 return await self._handle_unmount()
-            case SnapshotListRequest():
-                return await self._handle_list(replies)
             case LendRequest():
                 return await self._handle_lend(request.name, replies)
             case ConfigurationRequest():
                 return self._handle_configuration()
             case _:
                 with self._use() as running:
-                    return await self._handle_in(running, request, replies)
+                    if isinstance(request, PastRequest):
+                        done = await self._handle_past(running, request, replies)
+                    else:
+                        done = await self._handle_in(running, request, replies)
+                    return done
+
+    async def _handle_past(self, running: _Running, request: PastRequest, replies: Replies) -> object:
+        if not isinstance(request, RestoreRequest | UndoRequest):
+            return await answer(running.engine.history, request, replies)
+        if not request.dry_run:
+            self._refuse_read_only()
+        return await running.restores.restore(request, replies)
 
     async def _handle_in(
         self,
         running: _Running,
-        request: StatsRequest | SnapshotCreateRequest | SnapshotDeleteRequest | CheckRequest | PolicyRequest | PolicySetRequest,
+        request: CheckRequest | PolicyRequest | PolicySetRequest | _AboutSnapshots | _AboutSpace,
         replies: Replies,
     ) -> object:
         match request:
-            case StatsRequest():
-                return running.engine.stats()
             case CheckRequest():
                 return await _check(running.engine, request.read_data, replies)
-            case SnapshotCreateRequest():
-                self._refuse_read_only()
-                return await running.taker.take("manual", request.message, request.tags)
-            case SnapshotDeleteRequest():
-                self._refuse_read_only()
-                await running.engine.delete_snapshot(request.name)
-                return {"name": request.name}
             case PolicyRequest():
                 return PolicyTold(running.engine.policy().decode(errors="replace"))
             case PolicySetRequest():
                 self._refuse_read_only()
                 return await self._handle_policy_set(running, request)
+            case StatsRequest() | PruneRequest() | CollectRequest():
+                return await self._handle_space(running.space, request, replies)
             case _:
-                assert_never(request)
+                return await self._handle_snapshots(running.snapshots, request, replies)
+
+    async def _handle_space(self, space: SpaceRequests, request: _AboutSpace, replies: Replies) -> object:
+        if isinstance(request, StatsRequest):
+            return await space.stats()
+        if not request.dry_run:
+            self._refuse_read_only()
+        return await (space.prune(request, replies) if isinstance(request, PruneRequest) else space.collect(request, replies))
+
+    async def _handle_snapshots(self, snapshots: SnapshotRequests, request: _AboutSnapshots, replies: Replies) -> object:
+        match request:
+            case SnapshotListRequest():
+                return await snapshots.tell_all(request, replies)
+            case SnapshotShowRequest():
+                return await snapshots.show(request)
+            case _:
+                if not isinstance(request, SnapshotDeleteRequest) or not request.dry_run:
+                    self._refuse_read_only()
+                return await snapshots.change(request)
 
     async def _handle_policy_set(self, running: _Running, request: PolicySetRequest) -> PolicyTold:
         """The policy as it is kept, which is in force at once."""
@@ -452,13 +521,6 @@ class Serving(Generic[E]):
                 await replies.gone()
         return {"name": name}
 
-    async def _handle_list(self, replies: Replies) -> object:
-        with self._use() as running:
-            snapshots = running.engine.snapshots()
-        for snapshot in snapshots:
-            await replies.item(snapshot)
-        return {"count": len(snapshots)}
-
     def _status(self) -> ServiceStatus:
         running = self._running
         scheduler = running.scheduler if running else None
@@ -477,7 +539,16 @@ class Serving(Generic[E]):
             errors=self._recent.kept(),
             schedules=scheduler.views() if scheduler else [],
             configuration=shown(str(self._configuration.path)) if self._configuration.path else None,
+            retention=running.retainer.status() if running and scheduler else None,
+            deleted=running.snapshots.deleted() if running else [],
         )
+
+
+async def _take_by_mkdir(taker: SnapshotTaker, name: str, task_status: trio.TaskStatus[SnapshotInfo]) -> None:
+    """The kernel keeps `.snapshots` to itself until the request is answered, and the hook after the snapshot may want to look into it: so the hook
+    runs when the request has its answer.
+    """
+    await taker.take("mkdir", name=name, on_taken=task_status.started)
 
 
 def _taken(engine: Engine) -> list[Taken]:

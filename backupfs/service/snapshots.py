@@ -14,6 +14,8 @@ from typing import Final, Protocol
 import trio
 
 from backupfs.engine.attributes import SnapshotInfo
+from backupfs.errors import UsageError
+from backupfs.rules.names import name_fault
 from backupfs.service.hooks import Hooks
 
 WRITE_BACK_THREADS: Final = 4
@@ -37,13 +39,19 @@ class Cuttable(Protocol):
         """When (in trio's time) bytes of this inode came last."""
         ...
 
-    async def create_snapshot(self, why: str, message: str = "", tags: Sequence[str] = ()) -> SnapshotInfo:
-        """Cut; durable on return."""
+    async def create_snapshot(
+        self, why: str, message: str = "", tags: Sequence[str] = (), name: str = "", before_restore: bytes = b""
+    ) -> SnapshotInfo:
+        """Cut; durable on return. Without a `name` it gets one from the time. FileSystemError EEXIST when that is taken."""
         ...
 
     async def commit(self) -> None:
         """Everything received so far is durable."""
         ...
+
+
+def _ignore(_: SnapshotInfo) -> None:
+    """Nobody wants to know."""
 
 
 class SnapshotTaker:
@@ -61,18 +69,35 @@ class SnapshotTaker:
         self._held: set[int] = set()
         """Inodes that a thread is at. One that was given up and has not come back is not begun once more."""
 
-    async def take(self, why: str, message: str = "", tags: Sequence[str] = ()) -> SnapshotInfo:
+    async def take(
+        self,
+        why: str,
+        message: str = "",
+        tags: Sequence[str] = (),
+        name: str = "",
+        on_taken: Callable[[SnapshotInfo], None] = _ignore,
+        *,
+        before_restore: bytes = b"",
+    ) -> SnapshotInfo:
         """A snapshot with everything that was written, closed or not, before this was called, and by the hook before it. Durable on return.
+        `before_restore` is the path that is about to be restored.
 
-        HookFailedError when the hook before it fails; none is taken then.
+        `on_taken` is told of it when it is durable, before the hook after it runs. HookFailedError when the hook before it fails, UsageError for a
+        name that will not do; none is taken then.
         """
+        if name and (fault := name_fault(name)):
+            raise UsageError(f"{name!r}: {fault}")
         async with self._one_with_hooks:
-            return await self._hooks.around(partial(self._take, why, message, tags), why, tags)
+            return await self._hooks.around(partial(self._take, why, message, tags, name, on_taken, before_restore), why, tags)
 
-    async def _take(self, why: str, message: str, tags: Sequence[str]) -> SnapshotInfo:
+    async def _take(
+        self, why: str, message: str, tags: Sequence[str], name: str, on_taken: Callable[[SnapshotInfo], None], before_restore: bytes
+    ) -> SnapshotInfo:
         async with self._one_at_a_time:
             await self._bring_in()
-            return await self._engine.create_snapshot(why, message, tags)
+            info = await self._engine.create_snapshot(why, message, tags, name, before_restore)
+            on_taken(info)
+            return info
 
     async def settle(self) -> None:
         """Everything written so far, open files included, is durable on return."""

@@ -32,6 +32,7 @@ SMALL_LIMITS = {
     "PACK_TARGET_BYTES": 48 * limits.KIB,
     "JOURNAL_SEGMENT_TARGET_BYTES": 96 * limits.KIB,
     "RESERVE_BYTES": 64 * limits.KIB,
+    "RECORDS_ROOM_BYTES": 16 * limits.KIB,
     "FLUSH_RUN_BYTES": 32 * limits.KIB,
     "FLUSH_SMALL_BYTES": 16 * limits.KIB,
     "REGION_BYTES": 64 * limits.KIB,

@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,8 +13,10 @@ from backupfs.clock import SystemClock
 from backupfs.engine.seams import Seams
 from backupfs.offload import ThreadOffload
 from backupfs.randomness import SystemRandomness
-from backupfs.service import offline
+from backupfs.service import locate, offline
 from backupfs.stores.files import SystemFiles
+from tests.unit.cli.daemon import FakeDaemon
+from tests.unit.cli.scripted import ScriptedDaemon
 
 Command = Callable[..., int]
 
@@ -49,3 +51,19 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def repository(template: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(template, tmp_path / "repository"))
+
+
+@pytest.fixture
+def scripted(repository: Path, tmp_path: Path) -> Iterator[ScriptedDaemon]:
+    made = ScriptedDaemon(repository, tmp_path / "state", tmp_path / "mount")
+    made.start()
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
+    """What answers for every repository."""
+    made = FakeDaemon()
+    monkeypatch.setattr(locate, "daemon_of", made.of)
+    return made

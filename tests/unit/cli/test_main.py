@@ -12,7 +12,8 @@ import msgspec
 import pytest
 
 from backupfs import __version__
-from backupfs.cli.main import _schedule_line, commands
+from backupfs.cli.main import commands
+from backupfs.cli.status import schedule_line
 from backupfs.errors import StoreError
 from backupfs.service.messages import ScheduleView
 
@@ -30,7 +31,7 @@ Command = Callable[..., int]
     ],
 )
 def test_status_tells_each_schedule_in_a_line(schedule: ScheduleView, line: str) -> None:
-    assert _schedule_line(msgspec.to_builtins(schedule)) == line
+    assert schedule_line(msgspec.to_builtins(schedule)) == line
 
 
 def told(capsys: pytest.CaptureFixture[str]) -> Any:

@@ -8,9 +8,9 @@ import trio
 
 from backupfs import limits
 from backupfs.blobs.packs import OpenPack
-from backupfs.errors import StoreError, UsageError
+from backupfs.errors import FileSystemError, StoreError, UsageError
 from backupfs.format.catalog import Pack
-from backupfs.rules.collection import COPIED_PER_FREED_MAX, DEAD_BYTES_MIN, DEAD_SHARE_MAX, PackUse, plan_collection
+from backupfs.rules.collection import COPIED_PER_FREED_MAX, PackUse, plan_collection
 from tests.conftest import LogRule
 from tests.crash.faults import FaultyFiles
 from tests.unit.engine.world import World, simulated
@@ -94,16 +94,16 @@ async def test_a_deleted_snapshot_can_be_brought_back_until_its_time_is_over(tmp
         assert m.fs.snapshots() == []
         assert [deleted.name for deleted in m.fs.deleted_snapshots()] == [info.name]
         await trio.sleep(1800)
-        await m.fs.undelete_snapshot(info.name)
+        await m.fs.undelete_snapshots([info.name])
         assert await m.get(b".snapshots/" + info.name.encode() + b"/file") == b"then"
         with pytest.raises(UsageError, match="not deleted"):
-            await m.fs.undelete_snapshot(info.name)
+            await m.fs.undelete_snapshots([info.name])
         await m.fs.delete_snapshot(info.name)
         await trio.sleep(3700)
         await m.fs.idle()
         assert m.fs.deleted_snapshots() == []
         with pytest.raises(UsageError, match="no deleted snapshot"):
-            await m.fs.undelete_snapshot(info.name)
+            await m.fs.undelete_snapshots([info.name])
     assert world.audit(tmp_path / "audit") == []
 
 
@@ -144,15 +144,15 @@ async def test_pinned_and_held_snapshots_are_not_deleted(tmp_path: Path) -> None
     world = World.new(tmp_path / "w")
     async with world.mounted() as m:
         info = await m.fs.create_snapshot("manual")
-        await m.fs.pin_snapshot(info.name, pinned=True)
+        await m.fs.pin_snapshots([info.name], pinned=True)
         with pytest.raises(UsageError, match="pinned"):
             await m.fs.delete_snapshot(info.name)
-        await m.fs.pin_snapshot(info.name, pinned=False)
-        await m.fs.hold_snapshot(info.name, world.clock.now_ns() + HOUR_NS)
+        await m.fs.pin_snapshots([info.name], pinned=False)
+        await m.fs.hold_snapshots([info.name], world.clock.now_ns() + HOUR_NS)
         with pytest.raises(UsageError, match="held"):
             await m.fs.delete_snapshot(info.name)
         with pytest.raises(UsageError, match="no snapshot"):
-            await m.fs.pin_snapshot("another", pinned=True)
+            await m.fs.pin_snapshots(["another"], pinned=True)
     async with world.mounted() as m:
         [again] = m.fs.snapshots()
         assert again.hold_until_ns
@@ -250,7 +250,7 @@ def test_a_plan_frees_what_is_worth_it_and_stays_in_proportion() -> None:
         assert all(pack.dead_bytes for pack in plan.packs)
         left = sum(pack.dead_bytes for pack in packs) - plan.freed_bytes
         held = sum(pack.held_bytes for pack in packs)
-        if left > max(DEAD_SHARE_MAX * held, DEAD_BYTES_MIN):
+        if left > max(0.03 * held, 1 << 20):
             others = [pack for pack in packs if pack not in plan.packs and pack.dead_bytes]
             cheapest = min(others, key=lambda pack: pack.live_bytes / pack.held_bytes)
             assert plan.copied_bytes + cheapest.live_bytes > COPIED_PER_FREED_MAX * (plan.freed_bytes + cheapest.dead_bytes)
@@ -278,7 +278,7 @@ async def test_what_is_brought_back_while_another_is_being_purged_is_not_purged(
             await trio.lowlevel.checkpoint()
             if [info.state for info in m.fs.deleted_snapshots()] == ["purging", "deleted"]:
                 break
-        await m.fs.undelete_snapshot(infos[1].name)
+        await m.fs.undelete_snapshots([infos[1].name])
         await m.fs.idle()
         assert [info.name for info in m.fs.snapshots()] == [infos[1].name]
         for number in range(30):
@@ -399,7 +399,7 @@ async def test_a_pack_that_goes_while_it_is_looked_at_is_no_trouble(tmp_path: Pa
         await m.fs.idle()
         collector = m.fs.upkeep._collector
         collector._held.clear()
-        packs = await collector._packs()
+        packs = await collector._closed_packs()
         for number in range(20):
             await m.unlink(b"file%d" % number)
         await m.fs.idle()
@@ -407,7 +407,7 @@ async def test_a_pack_that_goes_while_it_is_looked_at_is_no_trouble(tmp_path: Pa
         async def stale() -> list[tuple[int, Pack]]:
             return packs
 
-        monkeypatch.setattr(collector, "_packs", stale)
+        monkeypatch.setattr(collector, "_closed_packs", stale)
         assert (await collector.plan(thorough=True)).packs == ()
         assert m.fs.status().errors == []
 
@@ -442,4 +442,37 @@ async def remove_in_vain(tmp_path: Path, until_the_end: bool) -> None:
     async with world.mounted() as m:
         await m.fs.idle()
     assert world.objects("packs") == []
+    assert world.audit(tmp_path / "audit") == []
+
+
+@simulated
+async def test_a_full_disk_is_pruned_free_and_written_again(tmp_path: Path, small: None, log_rule: LogRule) -> None:
+    """Snapshots of a changing file until the disk is full; then all but the first go, one after another."""
+    log_rule.allow("")
+    world = World.new(tmp_path / "w", capacity_bytes=3_000_000)
+    async with world.mounted() as m:
+        await m.put(b"kept", noise(100_000, "kept"))
+        first = await m.fs.create_snapshot("manual")
+        full = False
+        for number in range(40):
+            try:
+                await m.put(b"file", noise(90_000, number))
+                await m.fs.create_snapshot("manual")
+            except (FileSystemError, StoreError):
+                full = True
+                break
+        assert full, "the disk was never full"
+        assert not m.fs.status().failure
+        for info in m.fs.snapshots():
+            if info.name != first.name:
+                await m.fs.delete_snapshot(info.name)
+                await m.fs.idle()
+        assert not m.fs.status().failure
+        await trio.sleep(30)
+        await m.put(b"again", noise(900_000, "again"))
+        await m.fs.commit()
+        assert await m.get(b"kept") == noise(100_000, "kept")
+    async with world.mounted() as m:
+        assert await m.get(b"again") == noise(900_000, "again")
+    assert await world.check() == []
     assert world.audit(tmp_path / "audit") == []

@@ -4,6 +4,7 @@ import errno
 import os
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -417,3 +418,88 @@ async def test_a_restore_that_is_killed_leaves_nothing_behind(tmp_path: Path, in
         assert await m.names(b"") == []
     assert await killed.check() == []
     assert killed.audit(tmp_path / "audit") == []
+
+
+@simulated
+async def test_undoing_what_was_missing_removes_it_with_the_directories_made_for_it(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        for path in (b"a", b"a/b", b"a/b/c"):
+            await m.mkdir(path)
+        await m.put(b"a/b/c/file", b"here")
+        await m.put(b"a/b/c/file2", b"here")
+        info = await m.fs.create_snapshot("manual")
+        for name in (b"a/b/c/file", b"a/b/c/file2"):
+            await m.unlink(name)
+        for path, name in ((b"a/b", b"c"), (b"a", b"b"), (b"", b"a")):
+            await m.fs.rmdir(await m.ino(path), name, WHO)
+
+        async def there_and_back(alone: bool) -> list[bytes]:
+            await m.fs.create_snapshot("restore", before_restore=b"a/b/c/file")
+            await restore(m, await m.fs.restorer.plan(info.serial, b"a/b/c/file"))
+            if not alone:
+                await m.put(b"a/other", b"made since")
+            plan = await m.fs.restorer.plan_undo()
+            assert {step.action for step in plan.steps} == {"remove"}
+            assert [entry for entry in await restore(m, plan) if entry[2]] == []
+            assert (await m.fs.restorer.plan_undo()).steps == []
+            return sorted(await m.tree())
+
+        assert await there_and_back(alone=True) == [b""]
+        assert await there_and_back(alone=False) == [b"", b"a", b"a/other"]
+        touched = m.fs.restorer.take_touched()
+        assert (await m.ino(b"a"), b"b") in touched.names
+        assert m.fs.restorer.take_touched().names == []
+
+
+@simulated
+async def test_undo_is_undone_by_undo(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        await m.put(b"file", b"then")
+        info = await m.fs.create_snapshot("manual")
+        await m.put(b"file", b"now!")
+        await m.put(b"another", b"left alone")
+        for expected in (b"then", b"now!", b"then"):
+            plan = await (m.fs.restorer.plan(info.serial, b"file", overwrite=True) if expected == b"then" else m.fs.restorer.plan_undo())
+            assert [(step.action, step.path) for step in plan.steps] == [("replace", b"file")]
+            await m.fs.create_snapshot("restore", before_restore=b"file")
+            await restore(m, plan)
+            assert await m.get(b"file") == expected
+        await restore(m, await m.fs.restorer.plan_undo())
+        assert await m.get(b"file") == b"now!"
+        assert await m.get(b"another") == b"left alone"
+
+
+@simulated
+async def test_a_restore_that_is_given_up_leaves_what_came_as_it_was(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        await m.mkdir(b"d")
+        for n in range(4):
+            await m.put(b"d/%d" % n, b"here")
+        await m.fs.setattr(await m.ino(b"d"), AttributeChanges(mtime_ns=5), None, WHO)
+        info = await m.fs.create_snapshot("manual")
+        for n in range(4):
+            await m.unlink(b"d/%d" % n)
+        await m.fs.rmdir(ROOT, b"d", WHO)
+        plan = await m.fs.restorer.plan(info.serial, b"d")
+        async with aclosing(m.fs.restorer.carry_out(plan)) as steps:
+            async for step, _ in steps:
+                if step.path == b"d/1":
+                    break
+        assert sorted(await m.names(b"d")) == [b"0", b"1"]
+        assert (await m.fs.getattr(await m.ino(b"d"))).mtime_ns == 5
+        assert await m.ino(b"d") in m.fs.restorer.touched.inodes
+
+
+@simulated
+async def test_a_full_disk_is_said_of_each_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        await m.put(b"file", b"then")
+        info = await m.fs.create_snapshot("manual")
+        await m.unlink(b"file")
+        plan = await m.fs.restorer.plan(info.serial, b"file")
+        monkeypatch.setattr(m.fs, "_is_short", lambda: True)
+        assert await restore(m, plan) == [("add", b"file", "No space left on device")]

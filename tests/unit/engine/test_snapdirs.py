@@ -128,17 +128,17 @@ async def test_mkdir_takes_a_snapshot_and_rmdir_marks_it_deleted(tmp_path: Path,
             with pytest.raises(FileSystemError) as refused:
                 await m.fs.mkdir(SNAPSHOTS_INO, bad, 0o755, WHO)
             assert refused.value.errno == errno.EINVAL
-        await m.fs.pin_snapshot(info.name, pinned=True)
+        await m.fs.pin_snapshots([info.name], pinned=True)
         with pytest.raises(FileSystemError) as busy:
             await m.fs.rmdir(SNAPSHOTS_INO, b"before the upgrade", WHO)
         assert busy.value.errno == errno.EBUSY
-        await m.fs.pin_snapshot(info.name, pinned=False)
+        await m.fs.pin_snapshots([info.name], pinned=False)
         await m.fs.rmdir(SNAPSHOTS_INO, b"before the upgrade", WHO)
         assert m.fs.snapshots() == []
         with pytest.raises(FileSystemError) as gone:
             await m.fs.rmdir(SNAPSHOTS_INO, b"before the upgrade", WHO)
         assert gone.value.errno == errno.ENOENT
-        await m.fs.undelete_snapshot("before the upgrade")
+        await m.fs.undelete_snapshots(["before the upgrade"])
         assert await m.get(b".snapshots/before the upgrade/file") == b"then"
         await m.fs.delete_snapshot("before the upgrade")
         await m.fs.upkeep.collect_now(purge_deleted=True, thorough=False)

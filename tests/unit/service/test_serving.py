@@ -1,9 +1,11 @@
 """The task tree with a fake engine and a fake mount: every way in, every way out, in which order, and who is told what."""
 
+import errno
 import os
 import signal
+import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from backupfs.clock import SystemClock
 from backupfs.engine.attributes import EngineStatus, SnapshotInfo, Stats
-from backupfs.errors import BackupfsError, LockedError, ReadOnlyError, StoreError, UsageError
+from backupfs.errors import BackupfsError, FileSystemError, LockedError, ReadOnlyError, StoreError, UsageError
 from backupfs.fuse.unmounting import MountBusyError
 from backupfs.rules.names import SnapDir
 from backupfs.rules.policy import Schedule
@@ -26,21 +28,30 @@ from backupfs.service.control import connected
 from backupfs.service.log import RecentTrouble
 from backupfs.service.messages import (
     CheckRequest,
+    CollectRequest,
     LendRequest,
     NotRunningError,
+    PruneRequest,
     Ready,
     Request,
+    RestoreRequest,
     SnapshotCreateRequest,
     SnapshotDeleteRequest,
     SnapshotListRequest,
+    SnapshotPinRequest,
+    SnapshotShowRequest,
     StatsRequest,
     StatusRequest,
+    UndoRequest,
     UnmountRequest,
+    VersionsRequest,
 )
 from backupfs.service.serving import MountJob, Serving
 from backupfs.service.settings import NOTHING, Layer, Settings
 from backupfs.service.state import StateDirectory
 from tests.conftest import LogRule
+from tests.unit.service.fake_past import FakeHistory, FakeRestorer, step
+from tests.unit.service.shelf import FakeShelf, Wall
 
 REPOSITORY_ID = "ab" * 16
 T = TypeVar("T", bound=msgspec.Struct)
@@ -59,12 +70,11 @@ def _nothing(kind: Any) -> object:
 
 
 @dataclass
-class FakeEngine:
+class FakeEngine(FakeShelf):
     """Writes down what is asked of it, in one list with what the mount is asked."""
 
-    events: list[str]
+    events: list[str] = field(default_factory=list)
     own_threads: set[int] = field(default_factory=set)
-    taken: list[SnapshotInfo] = field(default_factory=list)
     changes: int = 0
     opens_at_once: bool = True
     open_failure: Exception | None = None
@@ -74,7 +84,10 @@ class FakeEngine:
     snapshot_may_end: trio.Event = field(default_factory=trio.Event)
     findings: int = 0
     kept_policy: bytes = b""
+    had_names: set[str] = field(default_factory=set)
     check_may_go_on: trio.Event = field(default_factory=trio.Event)
+    history: FakeHistory = field(default_factory=FakeHistory)
+    restorer: FakeRestorer = field(default_factory=FakeRestorer)
 
     @asynccontextmanager
     async def lending(self, name: str) -> AsyncIterator[SnapshotInfo]:
@@ -101,28 +114,33 @@ class FakeEngine:
     def written_at(self, ino: int) -> float:
         return 0.0
 
-    async def create_snapshot(self, why: str, message: str = "", tags: Sequence[str] = ()) -> SnapshotInfo:
+    @property
+    def taken(self) -> list[SnapshotInfo]:
+        return self.kept
+
+    def take_named_with(self, take: Callable[[str], Awaitable[object]]) -> None:
+        self.take_named = take
+
+    async def create_snapshot(
+        self, why: str, message: str = "", tags: Sequence[str] = (), name: str = "", before_restore: bytes = b""
+    ) -> SnapshotInfo:
         self.events.append(f"snapshot {why}")
         self.begun[why].set()
         if message == "wait":
             await self.snapshot_may_end.wait()
+        if name in self.had_names:
+            raise FileSystemError(errno.EEXIST)
         serial = len(self.taken) + 1
-        self.taken.append(SnapshotInfo(serial, f"s{serial}", serial * DAY_NS, why, message, list(tags), self.changes, "kept"))
+        self.had_names.add(name or f"s{serial}")
+        self.taken.append(SnapshotInfo(serial, name or f"s{serial}", serial * DAY_NS, why, message, list(tags), self.changes, "kept"))
+        self.holds[serial] = set()
         self.changes = 0
         return self.taken[-1]
-
-    async def delete_snapshot(self, name: str) -> None:
-        if name not in [info.name for info in self.taken]:
-            raise UsageError(f"there is no {name}")
-        self.taken = [info for info in self.taken if info.name != name]
 
     async def commit(self) -> None:
         self.events.append("commit")
         if self.commit_failure is not None:
             raise self.commit_failure
-
-    def snapshots(self) -> Sequence[SnapshotInfo]:
-        return self.taken
 
     def activity(self) -> Activity:
         return Activity(self.changes, 0, None, len(self.taken))
@@ -142,9 +160,6 @@ class FakeEngine:
     async def set_policy(self, data: bytes) -> None:
         self.events.append("policy")
         self.kept_policy = data
-
-    def stats(self) -> Stats:
-        return blank(Stats)
 
     def status(self) -> EngineStatus:
         status = blank(EngineStatus)
@@ -187,6 +202,9 @@ class FakeMount:
         assert len(self.engine.own_threads) == 1, "the engine knows the thread that asks"
         self.events.append(f"write back {ino} {path!r}")
 
+    def forget(self, names: Sequence[tuple[int, bytes]], inodes: Sequence[int]) -> None:
+        self.events.extend(f"forget {name.decode()}" for _, name in names)
+
 
 SETTLED = ["write back 7 b'path'", "commit"]
 ENDED = ["unmounted", "commit", "close"]
@@ -199,7 +217,7 @@ class House:
         self.events: list[str] = []
         self.state = StateDirectory(base, REPOSITORY_ID)
         self.state.make()
-        self.engine = FakeEngine(self.events)
+        self.engine = FakeEngine(Wall(time.time), events=self.events)
         self.mount = FakeMount(self.events, self.engine)
         self.recent = RecentTrouble()
         self.schedules: tuple[Schedule, ...] | None = ()
@@ -439,9 +457,11 @@ async def test_snapshots_are_taken_listed_and_deleted(house: House, nursery: tri
     items: list[Any] = []
     assert await house.ask(SnapshotListRequest(), items) == {"count": 2}
     assert [item["name"] for item in items] == ["s1", "s2"]
-    assert await house.ask(SnapshotDeleteRequest("s1")) == {"name": "s1"}
-    with pytest.raises(UsageError, match="there is no s1"):
+    assert (await house.ask(SnapshotDeleteRequest("s1")))["names"] == ["s1"]
+    with pytest.raises(UsageError, match="there is no snapshot s1; nothing was deleted"):
         await house.ask(SnapshotDeleteRequest("s1"))
+    assert (await house.ask(SnapshotShowRequest("s2")))["snapshot"]["name"] == "s2"
+    assert [deleted["name"] for deleted in (await house.ask(StatusRequest()))["deleted"]] == ["s1"]
     house.mount.unmounted.set()
 
 
@@ -450,11 +470,22 @@ async def test_a_read_only_mount_takes_none(house: House, nursery: trio.Nursery)
     house.schedules = (Schedule(every_ns=1),)
     house.engine.changes = 1
     await started(house, nursery)
-    for request in (SnapshotCreateRequest(), SnapshotDeleteRequest("s1")):
+    made = await house.engine.create_snapshot("before")
+    for request in (
+        SnapshotCreateRequest(),
+        SnapshotDeleteRequest(made.name),
+        SnapshotPinRequest([made.name], pinned=True),
+        PruneRequest(),
+        CollectRequest(),
+    ):
         with pytest.raises(BackupfsError, match="read-only"):
             await house.ask(request)
+    assert (await house.ask(SnapshotDeleteRequest(made.name, dry_run=True)))["names"] == [made.name]
+    assert (await house.ask(PruneRequest(dry_run=True)))["kept"] == 1
+    assert (await house.ask(CollectRequest(dry_run=True)))["dry_run"]
+    assert house.engine.taken == [made]
     status = await house.ask(StatusRequest())
-    assert (status["schedule"], status["schedules"]) == (None, [])
+    assert (status["schedule"], status["schedules"], status["retention"]) == (None, [], None)
     await house.ask(UnmountRequest())
     await house.ended.wait()
 
@@ -480,6 +511,43 @@ async def test_a_schedule_begins_at_the_newest_snapshot_that_one_took(house: Hou
     house.mount.unmounted.set()
 
 
+async def test_the_past_is_asked_and_comes_back(house: House, nursery: trio.Nursery) -> None:
+    house.engine.restorer = FakeRestorer(house.events, [step("add", b"f")])
+    await started(house, nursery)
+    assert await house.ask(VersionsRequest(b"\xff")) == {"versions": 0}
+    assert house.engine.history.asked == [(b"\xff",)]
+    told = await house.ask(RestoreRequest(b"d", 3))
+    assert (told["done"], told["before"]) == (1, "s1")
+    assert house.events[2:] == [*SETTLED, "plan", SETTLED[0], "snapshot restore", "add f", "forget f"]
+    house.mount.unmounted.set()
+
+
+async def test_a_read_only_mount_only_shows_what_a_restore_would_do(house: House, nursery: trio.Nursery) -> None:
+    house.read_only = True
+    house.engine.restorer = FakeRestorer(house.events, [step("add", b"f")])
+    await started(house, nursery)
+    for request in (RestoreRequest(b"d", 3), UndoRequest()):
+        with pytest.raises(BackupfsError, match="read-only"):
+            await house.ask(request)
+    for request in (RestoreRequest(b"d", 3, dry_run=True), UndoRequest(dry_run=True)):
+        assert (await house.ask(request))["steps"] == 1
+    assert "add f" not in house.events
+    house.mount.unmounted.set()
+
+
+async def test_a_restore_that_is_under_way_ends_with_the_mount(house: House, nursery: trio.Nursery) -> None:
+    house.engine.restorer = FakeRestorer(house.events, [step("add", b"f"), step("add", b"g")], wait_at=b"g")
+    await started(house, nursery)
+    answers: list[object] = []
+    async with trio.open_nursery() as asking:
+        asking.start_soon(house.asking, RestoreRequest(b"d", 3), answers)
+        await house.engine.restorer.waiting.wait()
+        house.mount.unmounted.set()
+    assert [type(answer) for answer in answers] == [NotRunningError]
+    assert house.events.index("add f") < house.events.index("unmounted") < house.events.index("close")
+    await house.ended.wait()
+
+
 async def test_status_and_stats(house: House, nursery: trio.Nursery) -> None:
     await started(house, nursery)
     status = await house.ask(StatusRequest())
@@ -487,7 +555,7 @@ async def test_status_and_stats(house: House, nursery: trio.Nursery) -> None:
     assert (status["repository"], status["repository_id"], status["directory"]) == ("/repository", REPOSITORY_ID, "/mount")
     assert status["log"] == str(house.state.log)
     assert set(status["engine"]) == set(EngineStatus.__struct_fields__)
-    assert set(await house.ask(StatsRequest())) == set(Stats.__struct_fields__)
+    assert set(await house.ask(StatsRequest())) == {*Stats.__struct_fields__, "space"}
     house.mount.unmounted.set()
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
-from backupfs.errors import BackupfsError, UsageError
+from backupfs.errors import BackupfsError, FileSystemError, UsageError
 from backupfs.rules.policy import SECOND_NS, Schedule
 from backupfs.service.configuration import POLICY, Configuration
 from backupfs.service.hooks import HookFailedError
@@ -19,6 +20,7 @@ from backupfs.service.messages import (
     ConfigurationRequest,
     PolicyRequest,
     PolicySetRequest,
+    PruneRequest,
     SnapshotCreateRequest,
     StatusRequest,
     UnmountRequest,
@@ -281,3 +283,78 @@ async def test_an_unmount_does_not_wait_for_a_hook(house: House, nursery: trio.N
     os.close(reader)
     assert "was ended meanwhile" in str(answers[0])
     assert house.engine.taken == []
+
+
+# --- retention --------------------------------------------------------------------------------------------------------
+
+
+async def test_the_time_to_bring_back_and_retention_follow_the_policy_at_once(house: House, nursery: trio.Nursery) -> None:
+    house.files = ()
+    for _ in range(3):
+        await house.engine.create_snapshot("before")
+    house.engine.upkeep.undelete_ns = 10**18
+    await started(house, nursery)
+    assert (house.engine.upkeep.undelete_ns, house.engine.upkeep.woken) == (3600 * SECOND_NS, 1)
+    assert (await house.ask(PruneRequest(dry_run=True)))["deleted"] == 0, "three days of 1970, each the newest of its day"
+    none = ",".join(f'"keep-{name}":0' for name in ("hourly", "daily", "weekly", "monthly", "yearly"))
+    await house.ask(PolicySetRequest('{"retention":{"undelete-time":"2d","keep-last":1,' + none + "}}"))
+    assert house.engine.upkeep.undelete_ns == 2 * 86_400 * SECOND_NS
+    assert house.engine.upkeep.woken == 2
+    assert len(house.engine.kept) == 3, "setting a policy deletes nothing by itself"
+    assert (await house.ask(PruneRequest()))["deleted"] == 2
+    assert [info.name for info in house.engine.kept] == ["s3"]
+    retention = (await house.ask(StatusRequest()))["retention"]
+    assert (retention["kept"], retention["deleted"], retention["failure"]) == (1, 2, "")
+    await end(house)
+
+
+async def test_retention_runs_after_a_scheduled_snapshot(house: House, nursery: trio.Nursery) -> None:
+    write(
+        house,
+        "[[schedule]]\non-change = 1\n[retention]\nkeep-last = 1\n"
+        "keep-hourly = 0\nkeep-daily = 0\nkeep-weekly = 0\nkeep-monthly = 0\nkeep-yearly = 0\n",
+    )
+    await house.engine.create_snapshot("before")
+    house.engine.changes = 1
+    await started(house, nursery)
+    await house.engine.begun["schedule"].wait()
+    await wait_all_tasks_blocked()
+    assert [info.name for info in house.engine.kept] == ["s2"]
+    await end(house)
+
+
+# --- mkdir ------------------------------------------------------------------------------------------------------------
+
+
+async def test_mkdir_brings_in_and_runs_the_hooks_and_does_not_wait_for_the_one_after(house: House, nursery: trio.Nursery, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "go on")
+    diary = tmp_path / "diary"
+    write(
+        house,
+        f"""
+        schedule = []
+        [hooks]
+        before-snapshot = ["sh", "-c", "echo before $BACKUPFS_WHY >>{diary}"]
+        after-snapshot = ["sh", "-c", "read word <'{tmp_path}/go on'; echo after $BACKUPFS_SNAPSHOT >>{diary}"]
+        """,
+    )
+    await started(house, nursery)
+    await house.engine.take_named("by name")
+    assert house.events[-2:] == ["write back 7 b'path'", "snapshot mkdir"]
+    assert [info.name for info in house.engine.kept] == ["by name"]
+    assert diary.read_text() == "before mkdir\n", "the hook after it may look into .snapshots"
+    await trio.to_thread.run_sync((tmp_path / "go on").write_text, "\n")
+    await end(house)
+    assert diary.read_text().splitlines() == ["before mkdir", "after by name"]
+
+
+async def test_what_mkdir_may_not_do(house: House, nursery: trio.Nursery) -> None:
+    write(house, "schedule = []\n")
+    await started(house, nursery)
+    with pytest.raises(UsageError, match="printable"):
+        await house.engine.take_named("a\nb")
+    await house.engine.take_named("a")
+    with pytest.raises(FileSystemError):
+        await house.engine.take_named("a")
+    assert [info.name for info in house.engine.kept] == ["a"]
+    await end(house)

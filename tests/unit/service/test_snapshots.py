@@ -2,14 +2,19 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import pytest
 import trio
 
 from backupfs.engine.attributes import SnapshotInfo
+from backupfs.errors import UsageError
 from backupfs.service.hooks import Hooks, Mounted
 from backupfs.service.settings import HookCommands
 from backupfs.service.snapshots import ROUNDS, WRITE_BACK_THREADS, SnapshotTaker
 from tests.conftest import LogRule
+
+NO_HOOKS = HookCommands()
 
 
 class FakeEngine:
@@ -28,20 +33,22 @@ class FakeEngine:
     def writable_paths(self) -> Sequence[tuple[int, bytes | None]]:
         return list(self.paths.items())
 
-    async def create_snapshot(self, why: str, message: str = "", tags: Sequence[str] = ()) -> SnapshotInfo:
+    async def create_snapshot(
+        self, why: str, message: str = "", tags: Sequence[str] = (), name: str = "", before_restore: bytes = b""
+    ) -> SnapshotInfo:
         self.cutting += 1
         assert self.cutting == 1, "two at a time"
         await trio.lowlevel.checkpoint()
         self.events.append((why, sorted(self.written)))
         self.cutting -= 1
-        return SnapshotInfo(len(self.events), f"s{len(self.events)}", 0, why, message, list(tags), 0, "kept")
+        return SnapshotInfo(len(self.events), name or f"s{len(self.events)}", 0, why, message, list(tags), 0, "kept")
 
     async def commit(self) -> None:
         self.events.append(("commit", sorted(self.written)))
 
 
-def taker(engine: FakeEngine, write_back: Callable[[bytes | None, int], None] | None = None) -> SnapshotTaker:
-    hooks = Hooks(HookCommands(), Mounted("/mount", "/repository", "id"), {})
+def taker(engine: FakeEngine, write_back: Callable[[bytes | None, int], None] | None = None, commands: HookCommands = NO_HOOKS) -> SnapshotTaker:
+    hooks = Hooks(commands, Mounted("/mount", "/repository", "id"), {})
     return SnapshotTaker(engine, write_back or (lambda path, _: engine.written.append(path or b"(no name)")), hooks)
 
 
@@ -51,6 +58,28 @@ async def test_all_files_are_brought_in_first() -> None:
     made = await taker(engine).take("manual", "why", ["t"])
     assert (made.why, made.message, made.tags) == ("manual", "why", ["t"])
     assert engine.events == [("manual", [b"(no name)", b"a", b"d/\xff\n"])]
+
+
+async def test_a_name_that_will_not_do_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    engine.paths = {1: b"a"}
+    diary = tmp_path / "diary"
+    works = taker(engine, commands=HookCommands(before_snapshot=("touch", str(diary))))
+    with pytest.raises(UsageError, match=r"'latest': .* mean something else"):
+        await works.take("manual", name="latest")
+    assert (engine.events, engine.written, diary.exists()) == ([], [], False)
+    assert (await works.take("manual", name="before the flood")).name == "before the flood"
+    assert diary.exists()
+
+
+async def test_a_snapshot_is_told_of_when_it_stands_and_before_the_hook_after_it(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    diary = tmp_path / "diary"
+    works = taker(engine, commands=HookCommands(after_snapshot=("touch", str(diary))))
+    told: list[tuple[str, bool]] = []
+    made = await works.take("mkdir", on_taken=lambda info: told.append((info.name, diary.exists())))
+    assert told == [(made.name, False)]
+    assert diary.exists()
 
 
 async def test_settling_brings_in_and_commits() -> None:
