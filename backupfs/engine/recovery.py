@@ -16,7 +16,7 @@ from backupfs.catalog.index import DISTRUSTED, Index
 from backupfs.codec.keys import Keys
 from backupfs.engine.head import SeenHistory
 from backupfs.engine.seams import Seams
-from backupfs.errors import DamageError, MissingObjectError, RollbackError
+from backupfs.errors import DamageError, MissingObjectError, RollbackError, StoreError
 from backupfs.format import catalog as records
 from backupfs.format.catalog import PackState, Table, number_key
 from backupfs.format.checkpoint import Manifest
@@ -66,14 +66,14 @@ class Replayed:
     """Segments that count and still lie in the open directory."""
 
 
-def open_index(directory: Path, keys: Keys, seams: Seams, journal: JournalReader) -> Index:
+def open_index(directory: Path, keys: Keys, seams: Seams, journal: JournalReader, checkpoints: Checkpoints) -> Index:
     """The index, or an empty one in place of one that cannot be trusted or needs more of the journal than is left; it is set aside. Blocks."""
     if (directory / DISTRUSTED).exists():
         set_index_aside(directory)
     try:
         index = Index(directory, keys, seams.randomness)
         try:
-            fault = _fault(index, journal)
+            fault = _fault(index, journal, checkpoints)
         except DamageError:
             index.close()
             raise
@@ -124,15 +124,28 @@ def sound_checkpoint(checkpoints: Checkpoints, take: Callable[[list[Change]], No
     When one turns out not to hold, `take` has been given some of it: what an older one and the journal since then say stands above that. Blocks.
     """
     for number in reversed(checkpoints.sequences()):
+        # What `take` raises is no fault of the checkpoint's.
         try:
             manifest = checkpoints.manifest(number)
-            for part in checkpoints.parts(number, manifest):
-                take(part)
-        except DamageError as error:
-            log.error("checkpoint %d does not hold, the one before it serves: %s", number, error)
+            parts = checkpoints.parts(number, manifest)
+            part = next(parts, None)
+        except (DamageError, StoreError) as error:
+            _does_not_hold(number, error)
             continue
-        return SoundCheckpoint(number, manifest)
+        while part is not None:
+            take(part)
+            try:
+                part = next(parts, None)
+            except (DamageError, StoreError) as error:
+                _does_not_hold(number, error)
+                break
+        else:
+            return SoundCheckpoint(number, manifest)
     return None
+
+
+def _does_not_hold(number: int, error: Exception) -> None:
+    log.error("checkpoint %d does not hold, the one before it serves: %s", number, error)
 
 
 def chain(
@@ -225,14 +238,24 @@ def _load(reader: JournalReader, sequence: int, in_store: bool, start: Position,
     return segment
 
 
-def _fault(index: Index, reader: JournalReader) -> str:
+def _covered(checkpoints: Checkpoints) -> int:
+    """The segment up to which the newest checkpoint whose manifest holds stands for the journal; 0 without one."""
+    for number in reversed(checkpoints.sequences()):
+        try:
+            return checkpoints.manifest(number).segment
+        except (DamageError, StoreError) as error:
+            _does_not_hold(number, error)
+    return 0
+
+
+def _fault(index: Index, reader: JournalReader, checkpoints: Checkpoints) -> str:
     """Why an index that opens cannot be gone on with: what it is; empty when it can. Blocks."""
     segment = index.position[0]
     if not segment and any(True for table in Table for _ in index.scan(table, b"")):
         # What stands in it may have ended since: the checkpoint that it is built from now does not say so.
         return "was half built"
-    oldest = next(iter(reader.sequences()), None)
-    if oldest is not None and 0 < segment < oldest[0]:
+    left = [sequence for sequence, _ in reader.sequences()]
+    if left and segment and segment not in left and segment <= _covered(checkpoints):
         return "is older than what is left of the journal, which has been cut off because checkpoints took its place"
     return ""
 
@@ -313,7 +336,7 @@ def journal_since_checkpoint(reader: JournalReader, checkpoints: Checkpoints, st
     for number in reversed(checkpoints.sequences()):
         try:
             covered, size = checkpoints.manifest(number).segment, checkpoints.size_bytes(number)
-        except DamageError as error:
+        except (DamageError, StoreError) as error:
             log.error("checkpoint %d does not hold: %s", number, error)
             continue
         break

@@ -406,3 +406,80 @@ async def test_runs_that_a_dead_process_left_are_removed(tmp_path: Path) -> None
         await live_a_little(m, 0)
         await m.fs.make_checkpoint()
         assert world.disk.list(world.state / "sorting") == []
+
+
+class Unreadable:
+    """A disk on which some files cannot be opened: their sectors are bad."""
+
+    def __init__(self, disk: object, paths: set[Path]) -> None:
+        self._disk = disk
+        self._paths = paths
+
+    def open(self, path: Path) -> object:
+        if path in self._paths:
+            raise StoreError(f"read {path}: Input/output error")
+        return self._disk.open(path)  # type: ignore[attr-defined]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._disk, name)
+
+
+@pytest.mark.parametrize("part", [False, True])
+def test_a_checkpoint_that_the_disk_cannot_read_costs_nothing(tmp_path: Path, log_rule: LogRule, part: bool) -> None:
+    log_rule.expect("does not hold, the one before it serves")
+    log_rule.allow("does not hold: read")
+
+    @simulated
+    async def main() -> None:
+        world = World.new(tmp_path / "a")
+        async with world.mounted() as m:
+            for seed in range(3):
+                await live_a_little(m, seed)
+                await m.fs.make_checkpoint()
+            tree = await m.tree()
+        newest = [path for path in world.objects("checkpoints") if path.name.startswith(f"{3:016x}") and part == ("-" in path.name)]
+        world.files = Unreadable(world.disk, set(newest))  # type: ignore[assignment]
+        world.without_index()
+        async with world.mounted() as m:
+            assert await m.tree() == tree
+
+    main()
+
+
+@simulated
+async def test_an_index_that_fails_while_a_checkpoint_is_read_is_no_fault_of_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World.new(tmp_path / "a")
+    async with world.mounted() as m:
+        await live_a_little(m, 0)
+        await m.fs.make_checkpoint()
+    world.without_index()
+
+    def full(_index: Index, _batches: Any) -> None:
+        raise StoreError("the index could not be written")
+
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match="index could not"):
+        patch.setattr(Index, "apply", full)
+        async with world.mounted():
+            pass
+
+
+@simulated
+async def test_a_segment_that_was_forgotten_does_not_hide_that_an_index_was_left_behind(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "a")
+    async with world.mounted() as m:
+        await live_a_little(m, 0)
+    first = world.objects("journal")[0]
+    content = world.content(first)
+    async with world.mounted() as m:
+        await live_a_little(m, 1)
+    elsewhere = world.after_kill(tmp_path / "elsewhere")
+    async with world.mounted() as m:
+        for seed in range(2, 5):
+            await live_a_little(m, seed)
+            await m.fs.make_checkpoint()
+        tree = await m.tree()
+    assert first not in world.objects("journal")
+    bring(world, first, content)  # closed late, by the mount after the one that could not close it
+    newer = on(world, elsewhere.state)
+    async with newer.mounted() as m:
+        assert await m.tree() == tree
