@@ -857,7 +857,7 @@ class FileSystem:
         packs = [records.decode_pack(value) for _, value in volume.catalog.rows(Table.PACKS)]
         position = self._committer.durable
         return Stats(
-            snapshots=len(self._snapshots.kept()),
+            snapshots=self._snapshots.shown_count,
             packs=len(packs),
             stored_bytes=sum(pack.live_bytes for pack in packs),
             free_bytes=volume.space.free_bytes,
@@ -880,7 +880,7 @@ class FileSystem:
             uncommitted_records=volume.catalog.active.records + self._inodes.changed_count,
             layers_not_applied=volume.catalog.frozen_layers,
             changes_since_snapshot=self.changes_since_snapshot(),
-            snapshots=len(self._snapshots.kept()),
+            snapshots=self._snapshots.shown_count,
             purging=len(self._snapshots.deleted()),
             orphans=len(self._names.orphans),
             upkeep=self.upkeep.status(),

@@ -228,6 +228,11 @@ class Snapshots:
         kept = [(s, snapshot) for s, snapshot in sorted(self._by_serial.items()) if snapshot.state == SnapshotState.KEPT]
         return [(s, snapshot.before_restore) for s, snapshot in kept if snapshot.before_restore]
 
+    @property
+    def shown_count(self) -> int:
+        """How many are shown."""
+        return len(self._by_name)
+
     def kept(self) -> list[SnapshotInfo]:
         """Snapshots that are shown, oldest first."""
         return [self._info(s) for s, snapshot in sorted(self._by_serial.items()) if snapshot.state == SnapshotState.KEPT]
