@@ -384,7 +384,7 @@ class Catalog:
             if value is not None:
                 counters = records.decode_counters(value)
                 counters.pack = max(counters.pack, number + 1)
-                layers[depth].put(Table.META, records.META_COUNTERS, records.encode(counters))
+                layers[depth].put(Table.META, records.META_COUNTERS, records.encode_counters(counters))
 
     def _depth(self, layer: Layer) -> int:
         return 0 if layer is self.active else 1 + self._frozen.index(layer)

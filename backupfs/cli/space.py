@@ -60,9 +60,9 @@ def prune(where: str | None, dry_run: bool, as_json: bool) -> None:
     )
     freed = readable_size(told["frees_bytes"])
     if dry_run:
-        output.say(f"{told['kept']} would stay; {told['deleted']} would be deleted, which would free {freed}. Nothing was deleted.")
+        output.say(f"{told['kept']} would stay, {told['deleted']} would be deleted; that would free {freed}. Nothing was deleted.")
     else:
-        output.say(f"{told['kept']} stay; {told['deleted']} are deleted, which frees {freed}.")
+        output.say(f"{told['kept']} stay, {told['deleted']} deleted; that frees {freed}.")
     if told["excess_bytes"]:
         output.say(f"by the space limits, {readable_size(told['excess_bytes'])} are too many")
 

@@ -78,7 +78,8 @@ class Committer:
         catalog = self._volume.catalog
         counters = self._volume.counters
         counters.epoch = catalog.epoch
-        encoded = records.encode(counters)
+        counters.changed_records = catalog.changed_in_epoch
+        encoded = records.encode_counters(counters)
         if encoded != self._saved_counters:
             catalog.put(Table.META, META_COUNTERS, encoded)
             self._saved_counters = encoded

@@ -128,8 +128,6 @@ class FileSystem:
             Collector(volume, self._committer, self._blobs),
             self._admit,
         )
-        self._written_bytes = 0
-        """Taken in since the last snapshot."""
         self.history = History(volume, self._snapshots, self._settle)
         self.reckoner = Reckoner(volume, self._snapshots, self._settle)
         self.restorer = Restorer(volume, self._inodes, self._data, self._names, self._snapshots, self.history, self._admit_restore, self._maybe_reap)
@@ -553,7 +551,7 @@ class FileSystem:
         if self._volume.space.accept(len(data)):
             self._look_at_space.set()
         self._data.write(state, offset, data)
-        self._written_bytes += len(data)
+        self._volume.counters.written_bytes += len(data)
         now = self._volume.now_ns()
         self._drop_privileges(state, handle.by_root)
         if handle.direct:
@@ -711,7 +709,7 @@ class FileSystem:
                 self._volume.counters.serial += 1
                 given = self._claim(name) if name else self._snapshots.new_name(now)
                 info = self._snapshots.take(serial, now, given, why, message, tags, before_restore)
-                self._written_bytes = 0
+                self._volume.counters.written_bytes = 0
                 ticket = self._committer.freeze()
             finally:
                 self._unpark()
@@ -819,8 +817,9 @@ class FileSystem:
         await self._committer.commit()
 
     def activity(self) -> Activity:
-        """What has changed since the last snapshot. Bytes are those that were written since the repository was opened, at most."""
-        return Activity(self.changes_since_snapshot(), self._written_bytes, self._volume.changed_at_ns, self._volume.catalog.epoch)
+        """What has changed since the last snapshot, also before the repository was opened."""
+        volume = self._volume
+        return Activity(self.changes_since_snapshot(), volume.counters.written_bytes, volume.changed_at_ns, volume.catalog.epoch, volume.changes)
 
     async def check(self, read_data: bool, progress: Progress) -> AsyncGenerator[Finding]:
         """Check the repository from what the store holds, up to now, while it goes on being used. The findings as they are made."""

@@ -12,6 +12,7 @@ import trio
 from backupfs import limits
 from backupfs.engine.snapshots import Gap, Snapshots
 from backupfs.engine.volume import Volume
+from backupfs.errors import DamageError
 from backupfs.format import catalog as records
 from backupfs.format.catalog import TOMBSTONE, Table
 
@@ -26,19 +27,27 @@ class Reckoner:
         self._settle = settle
 
     async def frees(self, serials: Collection[int]) -> int:
-        """Stored bytes of blobs that would go if these snapshots, and no others, were purged together. Exact while nothing else changes."""
+        """Stored bytes of blobs that would go if these snapshots, and no others, were purged together. Exact while nothing else changes; what is
+        purged meanwhile may count or not.
+        """
         await self._settle()
         references: dict[int, int] = {}
         for gap in self._snapshots.would_drop(serials):
             await self._count_gap(gap, references)
-        catalog = self._volume.catalog
         freed = 0
         for at, (number, count) in enumerate(references.items()):
-            blob = catalog.blob(number)
-            freed += blob.stored_bytes if blob.references == count else 0
+            freed += self._stored_bytes(number, count)
             if at % limits.RECKON_RECORDS_PER_STEP == limits.RECKON_RECORDS_PER_STEP - 1:
                 await trio.lowlevel.checkpoint()
         return freed
+
+    def _stored_bytes(self, number: int, references: int) -> int:
+        """Of a blob that nothing else refers to; 0 of others, and of one that has been purged since its references were counted."""
+        try:
+            blob = self._volume.catalog.blob(number)
+        except DamageError:
+            return 0
+        return blob.stored_bytes if blob.references == references else 0
 
     async def _count_gap(self, gap: Gap, references: dict[int, int]) -> None:
         catalog = self._volume.catalog

@@ -307,7 +307,10 @@ def _open_volume(
             # Never mounted for writing: an empty root, in memory only.
             for table, key, record in _first_records(counters, owner, seams.clock.now_ns())[:1]:
                 catalog.active.put_version(Table(table), key[:-8], counters.epoch, record)
-        catalog.changed_in_epoch = len(catalog.applied_changes(records.change_key(counters.epoch, 0, b""), counters.epoch, 1000))
+        # A repository that was written before this was counted: whether there are any.
+        catalog.changed_in_epoch = counters.changed_records or len(
+            catalog.applied_changes(records.change_key(counters.epoch, 0, b""), counters.epoch, 1)
+        )
         space = Space(open_directory, files)
         if not read_only:
             space.refresh(0)
@@ -352,7 +355,7 @@ def _checkpoints(root: Path, unlocked: Unlocked, seams: Seams) -> Checkpoints:
 def _first_records(counters: Counters, owner: tuple[int, int], now: int) -> list[Change]:
     root = Inode(stat.S_IFDIR | 0o755, *owner, 0, 2, now, now, now, now, 0, b"", 0, [], [])
     key = number_key(ROOT_INO) + records.epoch_suffix(counters.epoch)
-    return [(Table.INODES, key, records.encode(root)), (Table.META, META_COUNTERS, records.encode(counters))]
+    return [(Table.INODES, key, records.encode(root)), (Table.META, META_COUNTERS, records.encode_counters(counters))]
 
 
 def _to_do(volume: Volume) -> tuple[dict[int, int], list[tuple[int, Orphan]]]:

@@ -60,12 +60,15 @@ class Volume:
     """Whether another process writes to the index that is read here."""
     changed_at_ns: int | None = None
     """When somebody changed something last; None: not since the repository was opened."""
+    changes: int = 0
+    """How often that was noted."""
     failure: BackupfsError | None = None
     errors: deque[str] = field(default_factory=lambda: deque(maxlen=limits.STATUS_ERRORS_MAX))
 
     def now_ns(self) -> int:
         """The time stamp for a change that is made now, and noted as the last one."""
         self.changed_at_ns = self.seams.clock.now_ns()
+        self.changes += 1
         return self.changed_at_ns
 
     def next_ino(self) -> int:

@@ -158,7 +158,9 @@ ORPHAN_DATA: Final = 2
 
 
 class Counters(msgspec.Struct, array_like=True):
-    """Next numbers to hand out, and the current epoch: the record `META` / `counters`."""
+    """Next numbers to hand out, the current epoch, and what has changed since the last snapshot (records; bytes that were
+    written): the record `META` / `counters`.
+    """
 
     epoch: int
     ino: int
@@ -166,6 +168,8 @@ class Counters(msgspec.Struct, array_like=True):
     blob: int
     pack: int
     serial: int
+    changed_records: int = 0
+    written_bytes: int = 0
 
 
 META_COUNTERS: Final = b"counters"
@@ -259,8 +263,17 @@ def encode(record: msgspec.Struct | list[Extent] | list[int] | dict[bytes, bytes
 
 def encode_snapshot(record: Snapshot) -> bytes:
     """A snapshot's record, without the fields at its end that say nothing."""
+    return _encode_trimmed(record)
+
+
+def encode_counters(record: Counters) -> bytes:
+    """The counters' record, without the fields at its end that are 0."""
+    return _encode_trimmed(record)
+
+
+def _encode_trimmed(record: msgspec.Struct) -> bytes:
     values = list(msgspec.structs.astuple(record))
-    defaults = [field.default for field in msgspec.structs.fields(Snapshot)]
+    defaults = [field.default for field in msgspec.structs.fields(record)]
     while values[-1] == defaults[len(values) - 1]:
         values.pop()
     return _encode(values)

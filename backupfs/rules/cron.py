@@ -1,7 +1,9 @@
-"""Cron lines: which are refused, and when one comes next. The library follows Debian's cron."""
+"""Cron lines: which are refused, and when one comes next. The library knows the fields and the calendar; of clocks that are set for daylight saving
+it knows what Debian's cron does with fixed times, and the rest is done here.
+"""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Final
 
 from cronsim import CronSim, CronSimError
@@ -12,6 +14,8 @@ from backupfs.rules.moments import moment_ns, utc_moment
 _FIELDS: Final = ("minute", "hour", "day-of-month", "month", "day-of-week")
 _SOME_DAY: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _LINE_CHARS_MAX: Final = 1000
+_SECOND: Final = timedelta(seconds=1)
+_DAY: Final = timedelta(days=1)
 _HOW: Final = "write minute, hour, day of the month, month and day of the week, such as `30 3 * * *` (each day at 3:30) or `*/15 8-18 * * MON-FRI`"
 
 
@@ -45,13 +49,60 @@ def _complaint(line: str, fields: Sequence[str]) -> str:
 
 
 def next_ns(line: str, zone: tzinfo, after_ns: int) -> int | None:
-    """The first time after `after_ns` that a checked line names; None when it names none in the fifty years after that.
+    """The first time after `after_ns` that a checked line names; None when it names none in the fifty years after that."""
+    after = utc_moment(after_ns)
+    found = _next_reading(line, zone, after) if _is_at_fixed_times(line) else _next_shown(line, zone, after)
+    return None if found is None else moment_ns(found)
 
-    Times are looked for until one is later: where the clock is set back, the library gives the first of two equal
-    readings, which may have been before `after_ns`.
+
+def _is_at_fixed_times(line: str) -> bool:
+    return not any(field.startswith("*") for field in line.split()[:2])
+
+
+def _next_reading(line: str, zone: tzinfo, after: datetime) -> datetime | None:
+    """The next time of a line that names each reading of the clock once a day: one that is left out when the clock has been
+    set forward, one that is shown twice at the first.
+
+    Times are looked for until one is later: the first of two equal readings may have been before `after`.
     """
-    for moment in CronSim(line, utc_moment(after_ns).astimezone(zone)):
-        found_ns = moment_ns(moment)
-        if found_ns > after_ns:
-            return found_ns
+    return next((moment for moment in CronSim(line, after.astimezone(zone)) if moment.astimezone(UTC) > after), None)
+
+
+def _next_shown(line: str, zone: tzinfo, after: datetime) -> datetime | None:
+    """The next time at which the zone's clock shows a reading that the line names.
+
+    The library is asked about readings only. Each holds up to the next change of the clock, and from there on the clock
+    shows others.
+    """
+    since, ahead = after, _ahead(zone, after)
+    shown = after + ahead
+    while (reading := next(CronSim(line, shown), None)) is not None:
+        found = reading - ahead
+        change = _next_change(zone, since, found)
+        if change is None or found < change:
+            return found
+        since, ahead = change, _ahead(zone, change)
+        shown = change + ahead - _SECOND
+    return None
+
+
+def _ahead(zone: tzinfo, moment: datetime) -> timedelta:
+    """How far the zone's clock is ahead of UTC."""
+    return moment.astimezone(zone).utcoffset() or timedelta()
+
+
+def _next_change(zone: tzinfo, after: datetime, until: datetime) -> datetime | None:
+    """The first second after `after` and up to `until` from which on the zone's clock is ahead by something else. No clock is
+    changed twice in a day.
+    """
+    ahead = _ahead(zone, after)
+    low = after
+    while low < until:
+        high = min(low + _DAY, until)
+        if _ahead(zone, high) != ahead:
+            while high - low > _SECOND:
+                middle = low + (high - low) // _SECOND // 2 * _SECOND
+                low, high = (middle, high) if _ahead(zone, middle) == ahead else (low, middle)
+            return high
+        low = high
     return None

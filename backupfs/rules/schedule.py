@@ -34,17 +34,24 @@ class Activity:
     """What has changed since the last snapshot of any kind.
 
     `epoch` is another one after each snapshot. `changed_at_ns` is when the last change came; None: before the mount.
+    `changes` counts them since the mount: a clock that was set back may show the same time twice.
     """
 
     records: int
     size_bytes: int
     changed_at_ns: int | None
     epoch: int
+    changes: int = 0
 
     @property
     def has_changed(self) -> bool:
         """A snapshot would not be the same as the last one."""
         return self.records > 0 or self.size_bytes > 0
+
+    @property
+    def last_change(self) -> tuple[int | None, int]:
+        """What tells the last change from all others."""
+        return self.changed_at_ns, self.changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +81,12 @@ class Course:
 class State:
     """What is remembered from one look to the next. `courses` are in the order of the schedules.
 
-    Nothing has changed since `still_since_ns`; `changed_at_ns` is the last change that this comes from, as it was told.
+    Nothing has changed since `still_since_ns`; `last_change` is the change that this comes from, as it was told.
     """
 
     courses: tuple[Course, ...]
     still_since_ns: int
-    changed_at_ns: int | None = None
+    last_change: tuple[int | None, int] = (None, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +145,7 @@ def due_ns(now_ns: int, state: State, schedule: Schedule, course: Course, activi
     """
     tried = course.tried if course.tried is not None and course.tried.epoch == activity.epoch else None
     if schedule.on_idle_ns is not None:
-        is_new = activity.has_changed and (tried is None or tried.changed_at_ns != activity.changed_at_ns)
+        is_new = activity.has_changed and (tried is None or tried.last_change != activity.last_change)
         return state.still_since_ns + schedule.on_idle_ns if is_new else None
     if schedule.on_change_records is not None:
         return now_ns if activity.records - (tried.records if tried else 0) >= schedule.on_change_records else None
@@ -178,10 +185,9 @@ def _looked_at(now_ns: int, state: State, schedules: Sequence[Schedule], activit
             _course(schedule, now_ns, course.tried) if course.anchor_ns > now_ns else course
             for schedule, course in zip(schedules, courses, strict=True)
         )
-    told_ns = activity.changed_at_ns
-    is_news = told_ns is not None and told_ns != state.changed_at_ns
-    still_since_ns = told_ns if is_news and told_ns is not None else state.still_since_ns
-    return State(courses, min(still_since_ns, now_ns), told_ns if is_news else state.changed_at_ns)
+    is_news = activity.changed_at_ns is not None and activity.last_change != state.last_change
+    still_since_ns = activity.changed_at_ns if is_news and activity.changed_at_ns is not None else state.still_since_ns
+    return State(courses, min(still_since_ns, now_ns), activity.last_change)
 
 
 def _dues(now_ns: int, state: State, schedules: Sequence[Schedule], activity: Activity) -> list[int | None]:

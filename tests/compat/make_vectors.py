@@ -212,7 +212,7 @@ def _catalog_records() -> dict[str, str | int | list[int]]:
         "snapshot": catalog.encode_snapshot(
             Snapshot(3, 1_700_000_000_000_000_000, "2023-11-14T22:13:20Z", 1, "manual", "\N{SNOWMAN}", ["a", "b"], 9)
         ).hex(),
-        "counters": catalog.encode(Counters(4, 17, 6, 9, 4, 2)).hex(),
+        "counters": catalog.encode_counters(Counters(4, 17, 6, 9, 4, 2)).hex(),
         "orphan": catalog.encode(Orphan(3, 2, 16)).hex(),
         "manifest": catalog.encode(Manifest(7, 8192, bytes(range(32)), 42, [part])).hex(),
     }

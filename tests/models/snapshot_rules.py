@@ -5,7 +5,7 @@ that hold both against each other then show whether the rules still do what the 
 and nothing is clever: retention looks at every snapshot for every question, cron goes through the minutes one by one.
 
 `fates` is the part "Keeping them", `ScheduleModel` the part "Taking them", `next_run_ns` what cron calls the next run. Times are nanoseconds since
-1970 in UTC. What the document leaves open is marked with "Open:" where it is decided; each time it is the reading that loses the least data.
+1970 in UTC. Where the document left something open, it says by now what loses the least data.
 """
 
 import math
@@ -70,6 +70,8 @@ class Settings:
     keep_tag: tuple[str, ...] = ()
     min_age: Duration = Duration(0)
     max_delete_fraction: Fraction = Fraction(1)
+    space_limit_bytes: int | None = None
+    free_limit: int | Fraction | None = None  # bytes, or a share of the disk
     zone: str = "UTC"
 
 
@@ -109,7 +111,7 @@ def wall_clock(time_ns: int, zone: str) -> datetime:
 def periods(time_ns: int, zone: str) -> dict[str, tuple[object, ...]]:
     """The minute, hour, day, … of the zone's calendar that a time lies in: two times have the same value when they share the period.
 
-    Open: of an hour that daylight saving repeats, whether it is one period or two. Two; so the offset belongs to hour and minute.
+    An hour or a minute that the clock shows twice is two, so the offset belongs to them.
     """
     wall = wall_clock(time_ns, zone)
     iso = wall.isocalendar()
@@ -132,7 +134,7 @@ def _by_time(snapshot: Snapshot) -> tuple[int, int]:
 
 
 def _is_given(rule: int | Duration | None) -> bool:
-    """A count of 0 is no rule. Open: a duration of 0. No rule either."""
+    """A count of 0 is no rule, and 0 is no duration."""
     return rule is not None and rule not in (0, Duration(0))
 
 
@@ -209,8 +211,8 @@ def _densest(staying: Sequence[Snapshot], may_go: set[int]) -> Snapshot | None:
 def fates(snapshots: Sequence[Snapshot], settings: Settings, now_ns: int, excess_bytes: int, frees: Callable[[set[int]], int]) -> dict[int, bool]:
     """For the serial of each snapshot that is kept: does it stay (True) or is it deleted in this run.
 
-    `excess_bytes` is by how much the repository is too large, the larger of what the two limits say; 0 without limits. `frees(serials)` is how many
-    bytes are freed when these are purged, together with those that were deleted before this run.
+    `excess_bytes` is what the function of this name says. `frees(serials)` is how many bytes are freed when these are purged, together with those
+    that were deleted before this run.
     """
     spared = never_removed(snapshots, now_ns) | young(snapshots, settings, now_ns)
     budget = max(1, math.floor(settings.max_delete_fraction * len(snapshots)))
@@ -219,7 +221,6 @@ def fates(snapshots: Sequence[Snapshot], settings: Settings, now_ns: int, excess
     unwanted = sorted((s for s in snapshots if s.serial not in wanted and s.serial not in spared), key=_by_time)
     deleted = {s.serial for s in unwanted[:budget]}
 
-    # Open: the order in the budget of those chosen for space. It is the order in which they are chosen, so that the densest go first.
     while len(deleted) < budget and frees(set(deleted)) < excess_bytes:
         staying = [s for s in snapshots if s.serial not in deleted]
         goes = _densest(staying, {s.serial for s in staying} - spared)
@@ -229,6 +230,18 @@ def fates(snapshots: Sequence[Snapshot], settings: Settings, now_ns: int, excess
     return {s.serial: s.serial not in deleted for s in snapshots}
 
 
+def excess_bytes(settings: Settings, used_bytes: int, free_bytes: int, total_bytes: int) -> int:
+    """How many bytes are too many by the space limits, 0 when none are. `used` is what the repository takes, the others are of its disk."""
+    over: list[int | Fraction] = [0]
+    if settings.space_limit_bytes is not None:
+        over.append(used_bytes - settings.space_limit_bytes)
+    if isinstance(settings.free_limit, Fraction):
+        over.append(settings.free_limit * total_bytes - free_bytes)
+    elif settings.free_limit is not None:
+        over.append(settings.free_limit - free_bytes)
+    return math.ceil(max(over))
+
+
 # --- cron -----------------------------------------------------------------------------------------------------------
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -236,38 +249,43 @@ _DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 _MINUTE = timedelta(minutes=1)
 _HOUR = timedelta(hours=1)
 _DAY = timedelta(days=1)
-_CHANGE = timedelta(hours=3)  # a change of the wall clock that is smaller is daylight saving, not a correction
 _HORIZON = timedelta(days=50 * 366)  # 29 February on a given weekday can be 40 years away; what is further away never comes
 
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """A line of five fields; see `man 5 crontab`."""
+    """A line of five fields."""
 
     minutes: frozenset[int]
     hours: frozenset[int]
     days_of_month: frozenset[int]
     months: frozenset[int]
     days_of_week: frozenset[int]  # 0 is Sunday
+    special_days: tuple[frozenset[str], frozenset[str]]  # of the month: L, LW; of the week: 5L, 5#2
     any_day_field_is_open: bool
     is_at_fixed_times: bool
 
     @classmethod
     def parse(cls, line: str) -> "Cron":
         minute, hour, day_of_month, month, day_of_week = line.split()
+        day_of_month, last_days = _take_out(day_of_month, r"L|LW")
+        day_of_week, special = _take_out(day_of_week, r"[0-7]L|(?:[0-7]|[A-Z]{3})#[1-5]")
+        numbers = {**{name.upper(): str(number) for number, name in enumerate(_DAYS)}, "7": "0"}
         return cls(
             _numbers(minute, 0, 59),
             _numbers(hour, 0, 23),
             _numbers(day_of_month, 1, 31),
             _numbers(month, 1, 12, {name: number for number, name in enumerate(_MONTHS, 1)}),
             frozenset(number % 7 for number in _numbers(day_of_week, 0, 7, {name: number for number, name in enumerate(_DAYS)})),
-            "*" in day_of_month or "*" in day_of_week,
-            "*" not in minute and "*" not in hour,
+            (last_days, frozenset(re.sub(r"^([A-Z]{3}|7)", lambda found: numbers[found[0]], word) for word in special)),
+            day_of_month.startswith("*") or day_of_week.startswith("*"),
+            not minute.startswith("*") and not hour.startswith("*"),
         )
 
     def names_day(self, day: date) -> bool:
-        in_month = day.day in self.days_of_month
-        in_week = day.isoweekday() % 7 in self.days_of_week
+        of_month, of_week = self.special_days
+        in_month = day.day in self.days_of_month or bool(of_month & _last_days(day))
+        in_week = day.isoweekday() % 7 in self.days_of_week or bool(of_week & _days_of_the_month(day))
         return day.month in self.months and ((in_month and in_week) if self.any_day_field_is_open else (in_month or in_week))
 
     def names_hour(self, wall: datetime) -> bool:
@@ -277,25 +295,44 @@ class Cron:
         return wall.minute in self.minutes and self.names_hour(wall)
 
 
+def _take_out(text: str, special: str) -> tuple[str, frozenset[str]]:
+    """A field without the words that look like this, and these words in capitals."""
+    words = text.split(",")
+    found = [word for word in words if re.fullmatch(special, word, re.ASCII | re.IGNORECASE)]
+    return ",".join(word for word in words if word not in found), frozenset(word.upper() for word in found)
+
+
+def _last_days(day: date) -> set[str]:
+    """`L` for the last day of its month, `LW` for the last of Monday to Friday in it."""
+    later = [day + n * _DAY for n in range(1, 4) if (day + n * _DAY).month == day.month]
+    words = {"L"} if not later else set()
+    return words | ({"LW"} if day.isoweekday() <= 5 and all(other.isoweekday() > 5 for other in later) else set())
+
+
+def _days_of_the_month(day: date) -> set[str]:
+    """`5#2` for its second Friday, `5L` for its last."""
+    weekday = day.isoweekday() % 7
+    return {f"{weekday}#{(day.day + 6) // 7}"} | ({f"{weekday}L"} if (day + 7 * _DAY).month != day.month else set())
+
+
 def _numbers(text: str, low: int, high: int, names: dict[str, int] | None = None) -> frozenset[int]:
-    """The numbers that a field names: a list of numbers, ranges, and `*`, the latter two also with a step."""
+    """The numbers that a field names: a list of numbers, ranges, and `*`, each also with a step; of a number, up to the end."""
 
     def number(word: str) -> int:
         value = (names or {}).get(word.lower())
         return int(word) if value is None else value
 
     found: set[int] = set()
-    for part in text.split(","):
+    for part in text.split(",") if text else ():
         span, slash, step = part.partition("/")
         first, dash, last = span.partition("-")
         if span == "*":
             start, end = low, high
         elif dash:
             start, end = number(first), number(last)
-        elif slash:
-            raise ValueError(f"{part!r}: a step belongs to a range or to *")
         else:
-            start = end = number(first)
+            start = number(first)
+            end = high if slash else start
         if not low <= start <= end <= high or (slash and int(step) < 1):
             raise ValueError(f"{part!r} is not within {low}-{high}")
         found.update(range(start, end + 1, int(step) if slash else 1))
@@ -305,20 +342,16 @@ def _numbers(text: str, low: int, high: int, names: dict[str, int] | None = None
 def runs_at(cron: Cron, before: datetime, wall: datetime) -> bool:
     """Does the line run at the minute `wall`, when one minute earlier the clock showed `before`?
 
-    Daylight saving as `man 8 cron` of Debian has it: a line at fixed times (no `*` in its minute and hour) that names a minute that was skipped runs
-    right after the change, and one that names a minute that comes twice runs at the first. All others follow the wall clock, and so do all when
-    the change is one of three hours or more.
+    A line at fixed times (its minute and its hour begin with something else than `*`) that names a minute that was left out runs right after the
+    change, and one that names a minute that comes twice runs at the first. All others go by what the clock shows.
     """
     if not cron.is_at_fixed_times:
         return cron.names(wall)
     if cron.names(wall):
-        comes_again = wall.fold == 1
-        return not (comes_again and _offset(wall.replace(fold=0)) - _offset(wall) < _CHANGE)
-    skipped = _offset(wall) - _offset(before)
-    if not timedelta(0) < skipped < _CHANGE:
-        return False
+        return wall.fold == 0
+    left_out = (_offset(wall) - _offset(before)) // _MINUTE
     plain = before.replace(tzinfo=None)
-    return any(cron.names(plain + minutes * _MINUTE) for minutes in range(1, skipped // _MINUTE + 1))
+    return any(cron.names(plain + minutes * _MINUTE) for minutes in range(1, left_out + 1))
 
 
 def _offset(wall: datetime) -> timedelta:
@@ -360,6 +393,9 @@ class ScheduleModel:
 
     Whoever drives it tells it of everything that happens, in the order in which it happens; times may go backwards, as clocks do. Sleep is a time in
     which nothing is told. A machine that was off is mounted again: what has changed since the last snapshot is still changed then.
+
+    `failed` has the last failure of each schedule since the last snapshot of any kind: the records and bytes that had changed by then. Nothing has
+    changed since the failures of those in `still_since_failure`.
     """
 
     schedules: tuple[Schedule, ...]
@@ -367,6 +403,8 @@ class ScheduleModel:
     changed_records: int = 0
     changed_bytes: int = 0
     last_change_ns: int = 0
+    failed: dict[int, tuple[int, int]] = field(default_factory=dict)
+    still_since_failure: set[int] = field(default_factory=set)
 
     def mount(self, now_ns: int, snapshots: Iterable[Snapshot], schedules: tuple[Schedule, ...] | None = None) -> None:
         """Begin anew, with other schedules when they are given. `snapshots` are those that are kept."""
@@ -380,6 +418,8 @@ class ScheduleModel:
                 if set(schedule.tags) <= set(s.tags):
                     anchor_ns = s.time_ns
             self.anchors_ns.append(anchor_ns)
+        self.last_change_ns = now_ns
+        self._forget_failures()
         self._note_clock(now_ns)
 
     def changed(self, now_ns: int, records: int, size_bytes: int) -> None:
@@ -388,6 +428,7 @@ class ScheduleModel:
             self.changed_records += records
             self.changed_bytes += size_bytes
             self.last_change_ns = now_ns
+            self.still_since_failure.clear()
 
     def taken_by_hand(self, now_ns: int) -> None:
         """Somebody took a snapshot. It moves no anchor, but from now on nothing has changed since the last one."""
@@ -399,18 +440,22 @@ class ScheduleModel:
         due = [at for at in range(len(self.schedules)) if self._is_due(at, now_ns)]
         for at in due:
             self.anchors_ns[at] = now_ns
-        # Open: whose tags a snapshot has that is taken although nothing has changed, because only some of those that are due say `always`. All of
-        # them are due in the same moment, so it has the tags of all.
         if not due or not (self._has_changed() or any(self.schedules[at].always for at in due)):
             return None
         tags = list(dict.fromkeys(tag for at in due for tag in self.schedules[at].tags))
-        # Open: what a failed run means for on-change and on-idle, which have no anchor. Their condition still holds, so they are due again.
-        if not fails:
+        if fails:
+            self.failed.update(dict.fromkeys(due, (self.changed_records, self.changed_bytes)))
+            self.still_since_failure.update(due)
+        else:
             self._nothing_has_changed()
         return tags
 
+    def is_any_due(self, now_ns: int) -> bool:
+        """Whether a look at this time, which is not before the last, would find something due if nothing happens until then."""
+        return any(self._is_due(at, now_ns) for at in range(len(self.schedules)))
+
     def _note_clock(self, now_ns: int) -> None:
-        """An anchor that lies in the future becomes now. Open: a last change that lies in the future. It becomes now as well."""
+        """An anchor that lies in the future becomes now, and so does a last change that does."""
         self.anchors_ns = [min(anchor_ns, now_ns) for anchor_ns in self.anchors_ns]
         self.last_change_ns = min(self.last_change_ns, now_ns)
 
@@ -421,15 +466,21 @@ class ScheduleModel:
         if schedule.cron is not None:
             next_ns = next_run_ns(schedule.cron, schedule.zone, anchor_ns)
             return next_ns is not None and now_ns >= next_ns
+        failed_records, failed_bytes = self.failed.get(at, (0, 0))
         if schedule.on_change_records is not None:
-            return self.changed_records >= schedule.on_change_records
+            return self.changed_records - failed_records >= schedule.on_change_records
         if schedule.on_change_bytes is not None:
-            return self.changed_bytes >= schedule.on_change_bytes
+            return self.changed_bytes - failed_bytes >= schedule.on_change_bytes
         assert schedule.on_idle is not None
-        return self._has_changed() and now_ns >= self.last_change_ns + schedule.on_idle.ns
+        return self._has_changed() and at not in self.still_since_failure and now_ns >= self.last_change_ns + schedule.on_idle.ns
 
     def _has_changed(self) -> bool:
         return self.changed_records > 0 or self.changed_bytes > 0
 
     def _nothing_has_changed(self) -> None:
         self.changed_records = self.changed_bytes = 0
+        self._forget_failures()
+
+    def _forget_failures(self) -> None:
+        self.failed.clear()
+        self.still_since_failure.clear()

@@ -20,6 +20,7 @@ from tests.models.snapshot_rules import (
     ScheduleModel,
     Settings,
     Snapshot,
+    excess_bytes,
     fates,
     next_run_ns,
     runs_at,
@@ -413,6 +414,18 @@ ALL = Settings()
 DENSE = taken("2024-01-01 00:00", "2024-01-01 10:00", "2024-01-01 13:00", "2024-01-01 14:00", "2024-01-01 20:00", "2024-01-02 20:00")
 
 
+def test_the_larger_of_two_limits_counts() -> None:
+    assert excess_bytes(Settings(), 500, 0, 1000) == 0
+    assert excess_bytes(Settings(space_limit_bytes=400), 500, 0, 1000) == 100
+    assert excess_bytes(Settings(space_limit_bytes=500), 500, 0, 1000) == 0
+    assert excess_bytes(Settings(free_limit=30), 500, 10, 1000) == 20
+    assert excess_bytes(Settings(free_limit=Fraction(5, 100)), 500, 10, 1000) == 40
+    assert excess_bytes(Settings(free_limit=Fraction(5, 100)), 500, 10, 1001) == 41, "50.05 are to stay free"
+    assert excess_bytes(Settings(free_limit=Fraction(5, 100)), 500, 500, 1000) == 0
+    assert excess_bytes(Settings(space_limit_bytes=400, free_limit=30), 500, 10, 1000) == 100
+    assert excess_bytes(Settings(space_limit_bytes=490, free_limit=30), 500, 10, 1000) == 20
+
+
 def test_what_was_deleted_before_counts() -> None:
     def frees(serials: set[int]) -> int:
         return 100 + 10 * len(serials)
@@ -704,7 +717,8 @@ def test_off_and_mounted_again() -> None:
     assert look(model, "2024-01-03 12:00") == ["other"]
 
 
-# The text: "A run that fails counts as a run"
+# The text: "A run that fails counts as a run; on-failure is told. on-change counts from there on, and on-idle waits for the next change, unless a
+# snapshot of any kind has been taken meanwhile."
 
 
 def test_a_run_that_fails_counts_as_a_run() -> None:
@@ -785,16 +799,61 @@ def test_on_idle_with_a_clock_that_was_set_back() -> None:
     assert model.look(at("2024-01-01 00:10")) == []
 
 
-def test_on_change_and_on_idle_are_due_again_after_a_failure() -> None:
-    model = mounted(Schedule(on_change_records=1, tags=("change",)), Schedule(on_idle=Duration.parse("10m"), tags=("idle",)))
+def test_on_change_counts_from_a_failure_on() -> None:
+    for schedule in (Schedule(on_change_records=10, tags=("change",)), Schedule(on_change_bytes=10, tags=("change",))):
+        model = mounted(schedule)
+        model.changed(at("2024-01-01 00:00"), 12, 12)
+        assert model.look(at("2024-01-01 00:00"), fails=True) == ["change"]
+        model.changed(at("2024-01-01 00:01"), 9, 9)
+        assert model.look(at("2024-01-01 00:01")) is None
+        model.changed(at("2024-01-01 00:02"), 1, 1)
+        assert model.look(at("2024-01-01 00:02"), fails=True) == ["change"]
+        model.taken_by_hand(at("2024-01-01 00:03"))
+        model.changed(at("2024-01-01 00:04"), 10, 10)
+        assert model.look(at("2024-01-01 00:04")) == ["change"], "since the one by hand"
+
+
+def test_on_idle_waits_for_the_next_change_after_a_failure() -> None:
+    model = mounted(Schedule(on_idle=Duration.parse("10m"), tags=("idle",)))
     model.changed(at("2024-01-01 00:00"), 1, 1)
-    assert model.look(at("2024-01-01 00:10"), fails=True) == ["change", "idle"]
-    assert model.look(at("2024-01-01 00:11")) == ["change", "idle"]
-    assert model.look(at("2024-01-01 00:12")) is None
+    assert model.look(at("2024-01-01 00:10"), fails=True) == ["idle"]
+    assert model.look(at("2024-01-01 05:00")) is None
+    model.changed(at("2024-01-01 05:00"), 1, 1)
+    assert model.look(at("2024-01-01 05:09")) is None
+    assert model.look(at("2024-01-01 05:10")) == ["idle"]
+
+
+def test_the_failure_of_one_schedule_is_none_of_another() -> None:
+    model = mounted(HOURLY, Schedule(on_idle=Duration.parse("2h"), tags=("idle",)), Schedule(on_change_records=3, tags=("change",)))
+    model.changed(at("2024-01-01 00:00"), 2, 1)
+    assert model.look(at("2024-01-01 01:00"), fails=True) == ["hourly"]
+    model.changed(at("2024-01-01 01:01"), 1, 1)
+    assert model.look(at("2024-01-01 01:01"), fails=True) == ["change"]
+    assert model.look(at("2024-01-01 03:01")) == ["hourly", "idle"]
+
+
+# The text: "Changes from before the mount count for on-change and on-idle; the time of the last change is then taken to be that of the mount. A
+# run that failed before the mount is forgotten."
+
+
+def test_changes_from_before_the_mount_count() -> None:
+    change, idle = Schedule(on_change_records=10, tags=("change",)), Schedule(on_idle=Duration.parse("10m"), tags=("idle",))
+    model = mounted(change, idle)
+    model.changed(at("2024-01-01 00:00"), 9, 9)
+    model.mount(at("2024-01-01 00:05"), [])
+    assert model.look(at("2024-01-01 00:14")) is None, "ten minutes after the mount is 00:15"
+    model.changed(at("2024-01-01 00:14"), 1, 1)
+    assert model.look(at("2024-01-01 00:14"), fails=True) == ["change"]
+    model.mount(at("2024-01-01 00:20"), [])
+    assert model.look(at("2024-01-01 00:20"), fails=True) == ["change"], "a failure from before the mount is forgotten"
+    assert model.look(at("2024-01-01 00:30")) == ["idle"]
 
 
 # --- Taking them: cron ----------------------------------------------------------------------------------------------
 # 'cron = "M H DOM MON DOW": at the first time after its anchor that the line names, in the schedule's time zone (default UTC).'
+# The text: "Cron fields are those of man 5 crontab, and N/S is N and each S-th after it. Beyond that, L is the last day of the month and LW the last
+# of Monday to Friday in it; as a day of the week, 5L is the last Friday of the month and 5#2 (or FRI#2) the second. A day is named when both day
+# fields name it; when both begin with something else than *, one of them is enough."
 
 
 @pytest.mark.parametrize(
@@ -828,6 +887,16 @@ def test_on_change_and_on_idle_are_due_again_after_a_failure() -> None:
         ("0 0 13 * 5", "2024-10-12 00:00", ["2024-10-13 00:00", "2024-10-18 00:00"]),
         # one of them begins with *: both must match (odd days that are Mondays)
         ("0 0 */2 * 1", "2024-01-01 00:00", ["2024-01-15 00:00", "2024-01-29 00:00", "2024-02-05 00:00"]),
+        ("0 0 1,*/30 * 1", "2024-01-01 00:00", ["2024-01-08 00:00", "2024-01-15 00:00", "2024-01-22 00:00", "2024-01-29 00:00", "2024-01-31 00:00"]),
+        # a number with a step goes to the end
+        ("50/4 0 * * *", "2024-01-01 00:00", ["2024-01-01 00:50", "2024-01-01 00:54", "2024-01-01 00:58", "2024-01-02 00:50"]),
+        # the last day, the last of Monday to Friday (31 March 2024 is a Sunday), the last Friday, the second Tuesday
+        ("0 0 L * *", "2024-02-01 00:00", ["2024-02-29 00:00", "2024-03-31 00:00", "2024-04-30 00:00"]),
+        ("0 0 lw * *", "2024-02-01 00:00", ["2024-02-29 00:00", "2024-03-29 00:00", "2024-04-30 00:00"]),
+        ("0 0 1,L 2 *", "2024-02-01 00:00", ["2024-02-29 00:00", "2025-02-01 00:00"]),
+        ("0 0 * * 5L", "2024-02-01 00:00", ["2024-02-23 00:00", "2024-03-29 00:00", "2024-04-26 00:00"]),
+        ("0 0 * * tue#2", "2024-02-01 00:00", ["2024-02-13 00:00", "2024-03-12 00:00"]),
+        ("0 0 * * 7L,7#1", "2024-02-01 00:00", ["2024-02-04 00:00", "2024-02-25 00:00", "2024-03-03 00:00", "2024-03-31 00:00"]),
     ],
 )
 def test_cron_lines(line: str, after: str, following: list[str]) -> None:
@@ -846,7 +915,20 @@ def test_a_line_that_names_no_time_never_comes(line: str) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["60 * * * *", "* 24 * * *", "* * 0 * *", "* * * 13 *", "* * * * 8", "5/10 * * * *", "*/0 * * * *", "9-3 * * * *", "* * * x *", "* * * *"],
+    [
+        "60 * * * *",
+        "* 24 * * *",
+        "* * 0 * *",
+        "* * * 13 *",
+        "* * * * 8",
+        "5/0 * * * *",
+        "* * 5L * *",
+        "* * * * 5#6",
+        "*/0 * * * *",
+        "9-3 * * * *",
+        "* * * x *",
+        "* * * *",
+    ],
 )
 def test_what_is_no_cron_line(line: str) -> None:
     with pytest.raises(ValueError, match=r"."):
@@ -874,9 +956,9 @@ def test_cron_is_due_at_the_first_time_after_its_anchor() -> None:
     assert look(model, "2024-01-01 12:00:59") is None
 
 
-# The text: "Daylight saving as Debian's cron has it": man 8 cron, "If the time has moved forwards, those jobs which would have run in the time that
-# was skipped will be run soon after the change. Conversely, if the time has moved backwards by less than 3 hours, those jobs that fall into the
-# repeated time will not be re-run. Only jobs that run at a particular time (not … with '*' in the hour or minute specifier) are affected."
+# The text: "Daylight saving: a cron line whose minute and hour both begin with something else than * names each of its times once a day: one that the
+# clock leaves out comes when the clock has been set forward, one that the clock shows twice comes at the first. Any other line goes by what the
+# clock shows."
 
 
 def runs_of(line: str, zone: str, after: str, count: int) -> list[str]:
@@ -955,13 +1037,22 @@ def test_half_an_hour_of_daylight_saving() -> None:
     ]
 
 
-def test_a_change_of_three_hours_or_more_is_a_correction() -> None:
+def test_larger_changes_of_the_clock() -> None:
     # Samoa had no 30 December 2011: at 10:00 UTC midnight of the 29th became midnight of the 31st
-    assert runs_of("0 12 * * *", "Pacific/Apia", "2011-12-29 00:00", 3) == ["12-29 22:00", "12-30 22:00", "12-31 22:00"]
-    assert runs_of("0 12 30 12 *", "Pacific/Apia", "2011-12-01 00:00", 1) == ["12-29 22:00"]  # of 2012, at 14 hours ahead
+    assert runs_of("0 12 * * *", "Pacific/Apia", "2011-12-29 00:00", 4) == ["12-29 22:00", "12-30 10:00", "12-30 22:00", "12-31 22:00"]
+    assert runs_of("0 12 30 12 *", "Pacific/Apia", "2011-12-01 00:00", 2) == ["12-30 10:00", "12-29 22:00"]  # that of 2012, at 14 hours ahead
+    assert runs_of("0 */12 * * *", "Pacific/Apia", "2011-12-30 00:00", 2) == ["12-30 10:00", "12-30 22:00"]
 
-    # Casey, on 5 March 2010: 02:00, 11 hours ahead, became 23:00, 8 hours ahead (15:00 UTC of the 4th); 00:30 came twice and is run twice
-    assert runs_of("30 0 * * *", "Antarctica/Casey", "2010-03-04 00:00", 3) == ["03-04 13:30", "03-04 16:30", "03-05 16:30"]
+    # Casey, on 5 March 2010: 02:00, 11 hours ahead, became 23:00, 8 hours ahead (15:00 UTC of the 4th); 00:30 comes twice
+    assert runs_of("30 0 * * *", "Antarctica/Casey", "2010-03-04 00:00", 2) == ["03-04 13:30", "03-05 16:30"]
+    assert runs_of("*/30 0 * * *", "Antarctica/Casey", "2010-03-04 12:00", 4) == ["03-04 13:00", "03-04 13:30", "03-04 16:00", "03-04 16:30"]
+
+
+def test_midnight_that_is_left_out() -> None:
+    # Beirut: on 31 March 2024 00:00 became 01:00 (22:00 UTC of the 30th)
+    assert runs_of("30 0 * * *", "Asia/Beirut", "2024-03-30 12:00", 2) == ["03-30 22:00", "03-31 21:30"]
+    assert runs_of("*/30 0,2 * * *", "Asia/Beirut", "2024-03-30 12:00", 3) == ["03-30 23:00", "03-30 23:30", "03-31 21:00"]
+    assert runs_of("0 0 31 3 *", "Asia/Beirut", "2024-03-30 12:00", 1) == ["03-30 22:00"]
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Australia/Lord_Howe", "Asia/Kathmandu"])

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 
-from tests.models.snapshot_rules import Duration, Schedule, ScheduleModel, Settings, Snapshot, fates
+from tests.models.snapshot_rules import Duration, Schedule, ScheduleModel, Settings, Snapshot, excess_bytes, fates
 from tests.models.world import Disagreement, ModelRules, live
 from tests.models.years import ClockSet, Event, Looked, Slept, years
 
@@ -43,7 +43,7 @@ def test_a_year_with_the_model_takes_and_deletes_and_never_loses_what_must_stay(
             assert snapshot.time_ns <= now_ns - world.settings.min_age.ns
             assert snapshot.serial < max(world.kept), "the newest stays"
         happened["deleted by retention"] += len(gone)
-        happened["limited by space"] += world.excess_bytes() > 0
+        happened["limited by space"] += excess_bytes(world.settings, *world.space()) > 0
         happened["pinned"] += any(snapshot.pinned for snapshot in world.kept.values())
         happened["held"] += any(snapshot.hold_end_ns is not None for snapshot in world.kept.values())
         happened["of the future"] += any(snapshot.time_ns > now_ns for snapshot in world.kept.values())
@@ -65,8 +65,8 @@ class WithOtherSettings(ModelRules):
         super().__init__()
         self._change = change
 
-    def fates(self, snapshots: Sequence[Snapshot], settings: Settings, now_ns: int, excess_bytes: int, frees: Frees) -> dict[int, bool]:
-        return fates(snapshots, self._change(settings), now_ns, excess_bytes, frees)
+    def fates(self, snapshots: Sequence[Snapshot], settings: Settings, now_ns: int, too_many: int, frees: Frees) -> dict[int, bool]:
+        return fates(snapshots, self._change(settings), now_ns, too_many, frees)
 
 
 class WithOtherSnapshots(ModelRules):
@@ -76,15 +76,15 @@ class WithOtherSnapshots(ModelRules):
         super().__init__()
         self._change = change
 
-    def fates(self, snapshots: Sequence[Snapshot], settings: Settings, now_ns: int, excess_bytes: int, frees: Frees) -> dict[int, bool]:
-        return fates([self._change(snapshot) for snapshot in snapshots], settings, now_ns, excess_bytes, frees)
+    def fates(self, snapshots: Sequence[Snapshot], settings: Settings, now_ns: int, too_many: int, frees: Frees) -> dict[int, bool]:
+        return fates([self._change(snapshot) for snapshot in snapshots], settings, now_ns, too_many, frees)
 
 
 class WithOtherSpace(ModelRules):
     """Errs about space by a million bytes for each snapshot."""
 
-    def fates(self, snapshots: Sequence[Snapshot], settings: Settings, now_ns: int, excess_bytes: int, frees: Frees) -> dict[int, bool]:
-        return fates(snapshots, settings, now_ns, excess_bytes, lambda serials: frees(serials) + len(serials) * 10**6)
+    def fates(self, snapshots: Sequence[Snapshot], settings: Settings, now_ns: int, too_many: int, frees: Frees) -> dict[int, bool]:
+        return fates(snapshots, settings, now_ns, too_many, lambda serials: frees(serials) + len(serials) * 10**6)
 
 
 class WithOtherSchedules(ModelRules):

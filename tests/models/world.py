@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
-from tests.models.snapshot_rules import HOUR_NS, Schedule, ScheduleModel, Settings, Snapshot, fates
+from tests.models.snapshot_rules import HOUR_NS, Schedule, ScheduleModel, Settings, Snapshot, excess_bytes, fates
 from tests.models.years import (
     Changed,
     ClockSet,
@@ -30,6 +30,7 @@ from tests.models.years import (
 T = TypeVar("T")
 
 UNDELETE_NS = HOUR_NS
+DISK_BYTES = 5000 * 2**20
 LIVE_DATA = 20  # pieces of data that the mounted directory consists of; with each snapshot one of the older ones has been overwritten
 TOLD = 12  # events that a disagreement shows
 
@@ -49,8 +50,11 @@ class Rules(Protocol):
     def look(self, now_ns: int, *, fails: bool) -> list[str] | None:
         """The tags of the snapshot that is due, or None. With `fails` the attempt to take it fails."""
 
+    def excess_bytes(self, settings: Settings, used_bytes: int, free_bytes: int, total_bytes: int) -> int:
+        """How many bytes are too many. `used` is what the repository takes, the others are of its disk."""
+
     def fates(
-        self, snapshots: Sequence[Snapshot], settings: Settings, now_ns: int, excess_bytes: int, frees: Callable[[set[int]], int]
+        self, snapshots: Sequence[Snapshot], settings: Settings, now_ns: int, too_many: int, frees: Callable[[set[int]], int]
     ) -> dict[int, bool]:
         """For each serial, whether the snapshot stays."""
 
@@ -73,10 +77,16 @@ class ModelRules:
     def look(self, now_ns: int, *, fails: bool) -> list[str] | None:
         return self._schedules.look(now_ns, fails=fails)
 
+    def is_any_due(self, now_ns: int) -> bool:
+        return self._schedules.is_any_due(now_ns)
+
+    def excess_bytes(self, settings: Settings, used_bytes: int, free_bytes: int, total_bytes: int) -> int:
+        return excess_bytes(settings, used_bytes, free_bytes, total_bytes)
+
     def fates(
-        self, snapshots: Sequence[Snapshot], settings: Settings, now_ns: int, excess_bytes: int, frees: Callable[[set[int]], int]
+        self, snapshots: Sequence[Snapshot], settings: Settings, now_ns: int, too_many: int, frees: Callable[[set[int]], int]
     ) -> dict[int, bool]:
-        return fates(snapshots, settings, now_ns, excess_bytes, frees)
+        return fates(snapshots, settings, now_ns, too_many, frees)
 
 
 class Disagreement(AssertionError):
@@ -99,7 +109,6 @@ class World:
     kept: dict[int, Snapshot] = field(default_factory=dict)
     deleted: dict[int, tuple[Snapshot, int]] = field(default_factory=dict)  # and when it was marked
     settings: Settings = field(default_factory=Settings)
-    space_limit_bytes: int | None = None
     last_serial: int = 0
     unsaved_bytes: int = 0
     data: list[_Data] = field(default_factory=list)
@@ -133,9 +142,10 @@ class World:
         seers = sorted(set(self.kept) - serials)
         return sum(data.size_bytes for data in self.data if not _is_seen(data, seers))
 
-    def excess_bytes(self) -> int:
+    def space(self) -> tuple[int, int, int]:
+        """The bytes that the repository takes, that are free on its disk, and that it has."""
         used_bytes = sum(data.size_bytes for data in self.data)
-        return 0 if self.space_limit_bytes is None else max(0, used_bytes - self.space_limit_bytes)
+        return used_bytes, max(0, DISK_BYTES - used_bytes), DISK_BYTES
 
 
 def _is_seen(data: _Data, seers: list[int]) -> bool:
@@ -157,9 +167,10 @@ def live(events: Iterable[Event], rules: Sequence[Rules]) -> Iterator[tuple[Even
 
     def prune(now_ns: int) -> None:
         world.purge(now_ns)
-        snapshots, excess_bytes = list(world.kept.values()), world.excess_bytes()
-        told.append(f"  prune at {now_ns}, {excess_bytes} bytes too many, {world.settings}")
-        stay = agreed([each.fates(snapshots, world.settings, now_ns, excess_bytes, world.frees) for each in rules])
+        snapshots, settings = list(world.kept.values()), world.settings
+        too_many = agreed([each.excess_bytes(settings, *world.space()) for each in rules])
+        told.append(f"  prune at {now_ns}, {too_many} bytes too many, {settings}")
+        stay = agreed([each.fates(snapshots, settings, now_ns, too_many, world.frees) for each in rules])
         world.pruned = frozenset(serial for serial, stays in stay.items() if not stays)
         world.delete(now_ns, sorted(world.pruned))
 
@@ -198,8 +209,8 @@ def live(events: Iterable[Event], rules: Sequence[Rules]) -> Iterator[tuple[Even
             case Undeleted(_, pick):
                 if world.deleted:
                     world.undelete(_picked(list(world.deleted), pick))
-            case PolicyChanged(_, settings, space_limit_bytes):
-                world.settings, world.space_limit_bytes = settings, space_limit_bytes
+            case PolicyChanged(_, settings):
+                world.settings = settings
             case Pruned(now_ns):
                 prune(now_ns)
             case Slept() | ClockSet():

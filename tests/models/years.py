@@ -23,11 +23,12 @@ from tests.models.snapshot_rules import (
     Duration,
     Schedule,
     Settings,
+    wall_clock,
 )
 
 MIB = 2**20
 TAGS = ("auto", "hourly", "nightly", "work", "release", "before")
-ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu", "Pacific/Auckland")
+ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu", "Asia/Beirut", "Pacific/Auckland")
 CRON_LINES = (
     "0 * * * *",
     "*/15 8-18 * * mon-fri",
@@ -38,6 +39,11 @@ CRON_LINES = (
     "0 12 13 * 5",
     "45 */6 * * *",
     "0 22 */3 * sun",
+    "*/30 0,2 * * *",
+    "20/25 1 * * *",
+    "5,35 0-3 * * *",
+    "40 2 * * sun",
+    "0 23 L * 5#2",
 )
 FRACTIONS = (Fraction(1), Fraction(1), Fraction(1, 2), Fraction(29, 100), Fraction(1, 10), Fraction(1, 50))
 
@@ -127,11 +133,10 @@ class Undeleted:
 
 @dataclass(frozen=True, slots=True)
 class PolicyChanged:
-    """From now on retention follows these settings, and the repository may take so much (None: as much as it likes)."""
+    """From now on retention follows these settings."""
 
     now_ns: int
     settings: Settings
-    space_limit_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +149,9 @@ class Pruned:
 Event = Mounted | Changed | Looked | Slept | ClockSet | TakenByHand | Pinned | Held | Deleted | Undeleted | PolicyChanged | Pruned
 
 
-def years(seed: int, n: int) -> Iterator[Event]:
-    """`n` years from 2023 on, some 8,000 events each; seed 0 lives with what is set out of the box until its owner changes it."""
-    return _Life(random.Random(seed), out_of_the_box=seed == 0).live(n)
+def years(seed: int, n: int, *, out_of_the_box: bool = False) -> Iterator[Event]:
+    """`n` years from 2023 on, some 8,000 events each; `out_of_the_box` with the schedule and the keep rules that are set there, all the time."""
+    return _Life(random.Random(seed), out_of_the_box).live(n)
 
 
 @dataclass(slots=True)
@@ -171,7 +176,7 @@ class _Life:
         end_ns = self.true_ns + n * 365 * DAY_NS
         if not self.out_of_the_box:
             self.schedules, self.settings = self._some_schedules(), self._some_settings()
-        yield PolicyChanged(self.now_ns, self.settings, None)
+        yield PolicyChanged(self.now_ns, self.settings)
         yield from self._mount()
         while self.true_ns < end_ns:
             yield from self._session()
@@ -193,7 +198,7 @@ class _Life:
         """Some hours awake, busy or quiet."""
         end_ns = self.true_ns + self.rng.randint(1, 16) * HOUR_NS
         busy = self.chance(70)
-        while self.true_ns < end_ns:
+        while self.true_ns < end_ns and not self._is_clock_changed_soon():
             low_ns, high_ns = self.rng.choice(
                 ((SECOND_NS, 30 * SECOND_NS), (MINUTE_NS, 9 * MINUTE_NS), (10 * MINUTE_NS, HOUR_NS), (30 * MINUTE_NS, 3 * HOUR_NS))
             )
@@ -210,11 +215,14 @@ class _Life:
                 yield from self._owner()
 
     def _night(self) -> Iterator[Event]:
-        """Asleep or off, for hours, seldom for weeks."""
+        """Asleep or off, for hours, seldom for weeks; awake when a clock that matters is changed."""
+        if self._is_clock_changed_soon():
+            yield from self._vigil()
+            return
         begin_ns = self.true_ns
         low_ns, high_ns = (2 * DAY_NS, 25 * DAY_NS) if self.chance(2) else (4 * HOUR_NS, 14 * HOUR_NS)
         self._pass(low_ns, high_ns)
-        if self.chance(2):
+        if not self.out_of_the_box and self.chance(2):
             self.settings, self.schedules = self._some_settings(), self._some_schedules()
             yield self._policy()
             yield from self._mount()
@@ -222,6 +230,24 @@ class _Life:
             yield from self._mount()
         else:
             yield Slept(self.now_ns, self.true_ns - begin_ns)
+
+    def _is_clock_changed_soon(self) -> bool:
+        """Whether daylight saving begins or ends within half a day where it matters."""
+        zones = {self.settings.zone, *(schedule.zone for schedule in self.schedules if schedule.cron is not None)}
+        now_ns, soon_ns = self.now_ns, self.now_ns + 12 * HOUR_NS
+        return any(wall_clock(now_ns, zone).utcoffset() != wall_clock(soon_ns, zone).utcoffset() for zone in zones)
+
+    def _vigil(self) -> Iterator[Event]:
+        """Half a day with something every few minutes."""
+        end_ns = self.true_ns + 12 * HOUR_NS
+        while self.true_ns < end_ns:
+            self._pass(SECOND_NS, 20 * MINUTE_NS)
+            yield self._change()
+            yield Looked(self.now_ns)
+            if self.chance(50):
+                yield TakenByHand(self.now_ns, ())
+            if self.chance(50):
+                yield Pruned(self.now_ns)
 
     def _change(self) -> Changed:
         records = self.rng.choice((0, 1, 1, 3, 20, 400))
@@ -231,7 +257,8 @@ class _Life:
         """Something that people do, or that is done to clocks."""
         kind, pick = self.rng.randrange(100), self.rng.randrange(10**6)
         if kind < 20:
-            yield TakenByHand(self.now_ns, tuple(self.rng.sample(TAGS, self.rng.randint(0, 2))))
+            tags = self.rng.choice(self.schedules).tags if self.chance(50) else tuple(self.rng.sample(TAGS, self.rng.randint(0, 2)))
+            yield TakenByHand(self.now_ns, tags)
         elif kind < 50:
             yield Pruned(self.now_ns)
         elif kind < 61:
@@ -251,10 +278,11 @@ class _Life:
             yield self._set_clock()
 
     def _hold(self, pick: int) -> Iterator[Event]:
-        """Hold for days or hours; a short one is sometimes waited for, and then the moment of its end is the moment of a run of retention."""
+        """Hold some for days or hours; the end is sometimes waited for, and then it is the moment of a run of retention."""
         length_ns = self.rng.randint(0, 30) * self.rng.choice((HOUR_NS, DAY_NS))
-        yield Held(self.now_ns, pick, self.now_ns + length_ns if self.chance(80) else None)
-        if length_ns < 8 * HOUR_NS and self.chance(70):
+        for place in range(self.rng.randint(1, 8)):
+            yield Held(self.now_ns, pick + place, self.now_ns + length_ns if self.chance(80) else None)
+        if length_ns < 30 * HOUR_NS and self.chance(70):
             self.true_ns += length_ns
             yield Pruned(self.now_ns)
 
@@ -271,7 +299,13 @@ class _Life:
     # --- what is wanted ---
 
     def _policy(self) -> PolicyChanged:
-        return PolicyChanged(self.now_ns, self.settings, self.rng.randint(200, 4000) * MIB if self.chance(40) else None)
+        """With other limits of space."""
+        self.settings = replace(
+            self.settings,
+            space_limit_bytes=self.rng.randint(200, 4000) * MIB if self.chance(30) else None,
+            free_limit=self.rng.choice((None, None, None, None, 500 * MIB, 3000 * MIB, Fraction(5, 100), Fraction(36, 100))),
+        )
+        return PolicyChanged(self.now_ns, self.settings)
 
     def _some_min_age(self) -> Duration:
         return Duration(self.rng.choice((0, 0, HOUR_NS, 2 * HOUR_NS, 6 * HOUR_NS, 2 * DAY_NS)))
@@ -282,20 +316,20 @@ class _Life:
         def rule(most: int, unit_ns: int) -> int | Duration | None:
             return self.rng.choice((None, None, self.rng.randint(0, most), Duration(self.rng.randint(1, most) * unit_ns)))
 
-        within = Duration(self.rng.randint(1, 60) * HOUR_NS) if self.chance(30) else None
+        within = Duration(self.rng.randint(1, 60) * HOUR_NS) if self.chance(40) else None
         if self.chance(2):
             return Settings(zone=self.rng.choice(ZONES))
         return Settings(
             keep_last=rule(15, HOUR_NS),
             keep_minutely=rule(30, MINUTE_NS),
-            keep_hourly=rule(48, HOUR_NS),
+            keep_hourly=rule(48, HOUR_NS) or rule(48, HOUR_NS),
             keep_daily=rule(30, DAY_NS) or 7,
             keep_weekly=rule(12, 7 * DAY_NS),
             keep_monthly=rule(24, 30 * DAY_NS),
             keep_quarterly=rule(8, 91 * DAY_NS),
             keep_yearly=rule(10, 365 * DAY_NS),
             keep_within=within,
-            keep_tag=tuple(self.rng.sample(TAGS[3:], 1)) if self.chance(15) else (),
+            keep_tag=tuple(self.rng.sample(TAGS[3:], 1)) if self.chance(25) else (),
             min_age=self._some_min_age(),
             max_delete_fraction=self.rng.choice(FRACTIONS),
             zone=self.rng.choice(ZONES),
@@ -311,8 +345,8 @@ class _Life:
             always=self.chance(20),
             zone=self.rng.choice(ZONES),
         )
-        kind = self.rng.randrange(5)
-        if kind == 0:
+        kind = self.rng.randrange(6)
+        if kind in {0, 5}:
             return replace(plain, every=None, cron=self.rng.choice(CRON_LINES))
         if kind == 1:
             return replace(plain, every=None, on_change_records=self.rng.choice((1, 21, 500)))

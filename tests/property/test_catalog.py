@@ -111,7 +111,7 @@ class VersionRules:
     def mark_deleted(self) -> None:
         name = f"name {self.draw.choice(sorted(self.kept))}" if self.kept else ""
         if self.snapshots.serial_of(name) is not None:
-            self.snapshots.delete(name, 0)
+            self.snapshots.delete([name], 0)
             assert self.snapshots.serial_of(name) is None
 
     def begin_purge(self) -> None:
@@ -267,7 +267,7 @@ class VersionRules:
         self.apply_all()
         self.counts_are_right()
         for info in self.snapshots.kept():
-            self.snapshots.delete(info.name, 0)
+            self.snapshots.delete([info.name], 0)
         while self.purging or self.snapshots.to_purge(0):
             self.begin_purge()
             self.purge_step()

@@ -45,6 +45,9 @@ def test_the_default_policy_as_if_retention_ran_after_each_run_of_a_hundred_days
     counts, times = lived(HOUR_NS, DEFAULT_RETENTION, present, 100 * DAY_NS, DAY_NS)
     assert [(period.count, period.oldest_ns) for period in told.periods] == counts
     assert [standing.time_ns for standing in told.standing] == times
+    ages = [(standing.age_ns <= DAY_NS, standing.age_ns <= 31 * DAY_NS, standing.age_ns <= 366 * DAY_NS, True) for standing in told.standing]
+    assert told.periods[-1].ages == tuple([age.index(True) for age in ages].count(place) for place in range(4))
+    assert all(sum(period.ages) == period.count for period in told.periods)
     assert all(period.taken == 24 for period in told.periods)
 
 
@@ -103,8 +106,8 @@ def test_without_a_schedule_that_can_be_foreseen_only_what_is_there_ages() -> No
         policy = Retention(keep_tags=("x",), max_delete_fraction=fraction)
         told = foretold((Schedule(on_change_records=5),), policy, present, 3 * DAY_NS // 2)
         assert told.periods == (
-            Period(NOW_NS, NOW_NS + DAY_NS, 0, 2, 1, NOW_NS),
-            Period(NOW_NS + DAY_NS, NOW_NS + 3 * DAY_NS // 2, 0, 0, 1, NOW_NS),
+            Period(NOW_NS, NOW_NS + DAY_NS, 0, 2, 1, NOW_NS, (1, 0, 0, 0)),
+            Period(NOW_NS + DAY_NS, NOW_NS + 3 * DAY_NS // 2, 0, 0, 1, NOW_NS, (0, 1, 0, 0)),
         )
     assert foretold((), DEFAULT_RETENTION, [], DAY_NS).periods == (Period(NOW_NS, NOW_NS + DAY_NS, 0, 0, 0, None),)
 
@@ -114,6 +117,12 @@ def test_what_was_due_before_is_run_at_once() -> None:
     state = schedule.initial(NOW_NS - 9 * DAY_NS, schedules, [])
     told = simulate(schedules, state, Retention(), [], NOW_NS, DAY_NS)
     assert [standing.time_ns for standing in told.standing] == [NOW_NS, NOW_NS + DAY_NS]
+
+
+def test_it_is_told_how_far_it_is() -> None:
+    done: list[int] = []
+    simulate((), schedule.initial(NOW_NS, (), []), Retention(), [], NOW_NS, 5 * DAY_NS // 2, on_period=done.append)
+    assert done == [1, 2, 3]
 
 
 def test_more_runs_than_anybody_waits_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,24 +13,24 @@ from backupfs.engine.attributes import SnapshotInfo
 from backupfs.errors import UsageError
 from backupfs.service.history import ChangeTold, DiffTold, FoundTold, VersionTold
 from backupfs.service.messages import DiffRequest, FindRequest, SnapshotListRequest, VersionsRequest
-from tests.unit.cli.conftest import FakeDaemon
+from tests.unit.cli.scripted import ScriptedDaemon
 
 Command = Callable[..., int]
 HOUR_NS = 3600 * 10**9
 
 
 @pytest.fixture
-def past(daemon: FakeDaemon) -> FakeDaemon:
-    """A daemon that has three snapshots, of 1970."""
-    daemon.items[SnapshotListRequest] = [SnapshotInfo(serial, f"s{serial}", serial * HOUR_NS, "manual", "", [], 0, "kept") for serial in (1, 2, 3)]
-    return daemon
+def past(scripted: ScriptedDaemon) -> ScriptedDaemon:
+    """A scripted that has three snapshots, of 1970."""
+    scripted.items[SnapshotListRequest] = [SnapshotInfo(serial, f"s{serial}", serial * HOUR_NS, "manual", "", [], 0, "kept") for serial in (1, 2, 3)]
+    return scripted
 
 
 def told(capsys: pytest.CaptureFixture[str]) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_versions(command: Command, past: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:
+def test_versions(command: Command, past: ScriptedDaemon, capsys: pytest.CaptureFixture[str]) -> None:
     versions = [
         VersionTold("d/f", "file", 2048, 5_000_000_000, "0644", 0, 0, None, None, 0, is_present=True),
         VersionTold("d/f", "file", 3, 4_000_000_000, "0644", 0, 0, "s1", "s2", 2, is_present=False),
@@ -57,7 +57,7 @@ def test_versions(command: Command, past: FakeDaemon, capsys: pytest.CaptureFixt
     assert command("versions", past.directory / "x") == 2
 
 
-def test_outside_of_any_mount(command: Command, past: FakeDaemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_outside_of_any_mount(command: Command, past: ScriptedDaemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("versions", tmp_path / "f") == 10
     assert "lies in no directory that a backupfs of yours is mounted on" in capsys.readouterr().err
 
@@ -65,7 +65,7 @@ def test_outside_of_any_mount(command: Command, past: FakeDaemon, tmp_path: Path
 @pytest.mark.parametrize("where", ["path", "cwd", "repository", "default"])
 def test_differences(
     command: Command,
-    past: FakeDaemon,
+    past: ScriptedDaemon,
     repository: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -104,7 +104,7 @@ def test_differences(
     assert [change["kind"] for change in shown["changes"]] == ["+", "M", "P", "R"]
 
 
-def test_a_sum_of_differences(command: Command, past: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sum_of_differences(command: Command, past: ScriptedDaemon, capsys: pytest.CaptureFixture[str]) -> None:
     past.results[DiffRequest] = DiffTold({"+": 2, "-": 1, "T": 1}, 2048, 0)
     assert command("diff", past.directory, "1", "--stat") == 0
     assert past.asked[-1] == DiffRequest(1, 0, b"", each=False)
@@ -117,7 +117,7 @@ def test_a_sum_of_differences(command: Command, past: FakeDaemon, capsys: pytest
 
 
 @pytest.mark.parametrize("words", [["d/x"], ["a", "b", "c", "d"], ["--bogus", "1"], ["-x"], ["tomorrow"], ["1", "nowhen"]])
-def test_differences_of_what_is_not_understood(command: Command, past: FakeDaemon, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+def test_differences_of_what_is_not_understood(command: Command, past: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
     monkeypatch.chdir(past.directory)
     (past.directory / "d").mkdir()
     assert command("diff", *words) == 2
@@ -134,7 +134,7 @@ def test_which_word_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert split_words(["a", "b", "c"]) == ("a", ["b", "c"])
 
 
-def test_names(command: Command, past: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names(command: Command, past: ScriptedDaemon, capsys: pytest.CaptureFixture[str]) -> None:
     past.items[FindRequest] = [
         FoundTold("z/x", "file", None, None, 0, is_present=True),
         FoundTold("a/x", "directory", "s1", "s3", 3, is_present=False),

@@ -15,27 +15,27 @@ from backupfs.service.control import Client
 from backupfs.service.copying import Copying
 from backupfs.service.messages import RestoreRequest, SnapshotListRequest, UndoRequest
 from backupfs.service.restoring import RestoreTold, StepTold
-from tests.unit.cli.conftest import FakeDaemon
+from tests.unit.cli.scripted import ScriptedDaemon
 
 Command = Callable[..., int]
 
 
 @pytest.fixture
-def past(daemon: FakeDaemon) -> FakeDaemon:
-    """A daemon that has one snapshot, which its directory shows."""
-    daemon.items[SnapshotListRequest] = [SnapshotInfo(7, "s7", 0, "manual", "", [], 0, "kept")]
-    then = daemon.directory / ".snapshots" / "s7" / "d"
+def past(scripted: ScriptedDaemon) -> ScriptedDaemon:
+    """A scripted that has one snapshot, which its directory shows."""
+    scripted.items[SnapshotListRequest] = [SnapshotInfo(7, "s7", 0, "manual", "", [], 0, "kept")]
+    then = scripted.directory / ".snapshots" / "s7" / "d"
     then.mkdir(parents=True)
     (then / "f").write_bytes(b"x" * 2048)
     (then / "link").symlink_to("f")
-    return daemon
+    return scripted
 
 
 def told(capsys: pytest.CaptureFixture[str]) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_what_is_done_in_the_mount(command: Command, past: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_done_in_the_mount(command: Command, past: ScriptedDaemon, capsys: pytest.CaptureFixture[str]) -> None:
     past.items[RestoreRequest] = [
         StepTold("planned", "remove", "d/new", "file", 10),
         StepTold("planned", "add", "d/\n", "file", 2048),
@@ -76,7 +76,7 @@ def test_what_is_done_in_the_mount(command: Command, past: FakeDaemon, capsys: p
         (RestoreTold("d", 5, 0, 0, 0, None, 0), ["5 would be done; nothing was changed"]),
     ],
 )
-def test_what_is_not_done(command: Command, past: FakeDaemon, capsys: pytest.CaptureFixture[str], result: RestoreTold, lines: list[str]) -> None:
+def test_what_is_not_done(command: Command, past: ScriptedDaemon, capsys: pytest.CaptureFixture[str], result: RestoreTold, lines: list[str]) -> None:
     past.results[RestoreRequest] = result
     options = ["--dry-run"] if result.steps else []
     assert command("restore", past.directory / "d", "--at", "s7", "--overwrite", "--delete", *options) == 0
@@ -84,7 +84,7 @@ def test_what_is_not_done(command: Command, past: FakeDaemon, capsys: pytest.Cap
     assert capsys.readouterr().out.splitlines() == lines
 
 
-def test_undo(command: Command, past: FakeDaemon, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_undo(command: Command, past: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     past.items[UndoRequest] = [StepTold("planned", "add", "d", "file", 10), StepTold("failed", "add", "d", "file", 10, trouble="Stale")]
     past.results[UndoRequest] = RestoreTold("d", 1, 0, 0, 1, "s8", 0)
     assert command("restore", "--undo", past.directory) == 3
@@ -109,20 +109,20 @@ def test_undo(command: Command, past: FakeDaemon, monkeypatch: pytest.MonkeyPatc
         [".snapshots/s9/d"],
     ],
 )
-def test_usage(command: Command, past: FakeDaemon, monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
+def test_usage(command: Command, past: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
     monkeypatch.chdir(past.directory)
     assert command("restore", *arguments) == 2
     assert all(isinstance(asked, SnapshotListRequest) for asked in past.asked)
 
 
-def test_a_path_in_a_snapshot_says_the_time(command: Command, past: FakeDaemon) -> None:
+def test_a_path_in_a_snapshot_says_the_time(command: Command, past: ScriptedDaemon) -> None:
     past.results[RestoreRequest] = RestoreTold("d", 0, 0, 0, 0, None, 0)
     assert command("restore", past.directory / "x" / ".snapshots" / "s7" / "d") == 0
     assert past.asked[-1] == RestoreRequest(b"x/d", 7)
 
 
 def test_an_interrupted_restore_says_how_far_it_was(
-    command: Command, past: FakeDaemon, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: Command, past: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     real = Client.ask
 
@@ -145,7 +145,7 @@ def test_an_interrupted_restore_says_how_far_it_was(
 # --- to another place -----------------------------------------------------------------------------------------------
 
 
-def test_a_copy_elsewhere(command: Command, past: FakeDaemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_copy_elsewhere(command: Command, past: ScriptedDaemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert command("restore", past.directory / "d", "--at", "7", "--to", out, "--dry-run") == 0
     plan = [f"add          directory  {out}", f"add            2.0 KiB  {out}/f", f"add            symlink  {out}/link"]
@@ -168,7 +168,7 @@ def test_a_copy_elsewhere(command: Command, past: FakeDaemon, tmp_path: Path, ca
 
 
 def test_what_could_not_be_copied_is_named(
-    command: Command, past: FakeDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: Command, past: ScriptedDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     real = os.listdir
 
@@ -201,7 +201,7 @@ def _unsupported(*_: object, **__: object) -> None:
 
 
 def test_an_interrupted_copy_says_what_is_there(
-    command: Command, past: FakeDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: Command, past: ScriptedDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     real = Copying.run
 

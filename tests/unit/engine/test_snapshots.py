@@ -152,11 +152,20 @@ async def test_activity_is_what_was_changed_since_the_last_snapshot_and_when(tmp
         assert (after.records, after.size_bytes, after.changed_at_ns) == (0, 0, written.changed_at_ns)
         assert at_first.epoch == made.epoch == written.epoch < after.epoch
         await m.fs.write(fh, 0, b"x")
+        await m.close(b"f")
         await m.fs.commit()
-    async with world.mounted() as m:
-        reopened = m.fs.activity()
-        assert reopened.records > 0
-        assert (reopened.size_bytes, reopened.changed_at_ns, reopened.epoch) == (0, None, after.epoch)
+        last = m.fs.activity()
+    killed = world.after_kill(tmp_path / "killed")
+    for where in (world, killed):
+        async with where.mounted() as m:
+            reopened = m.fs.activity()
+            assert reopened.records == last.records > 0
+            assert (reopened.size_bytes, reopened.changed_at_ns, reopened.epoch) == (1, None, after.epoch)
+            await m.put(b"g", bytes(30))
+            assert m.fs.activity().size_bytes == 31
+            await m.fs.create_snapshot("test")
+        async with where.mounted() as m:
+            assert (m.fs.activity().records, m.fs.activity().size_bytes) == (0, 0)
 
 
 @simulated

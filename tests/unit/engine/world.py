@@ -120,10 +120,19 @@ class World:
         return Seams(self.files, self.clock, SeededRandomness(f"{self.state.name} mount {self._mounts}"), self.offload)
 
     @asynccontextmanager
-    async def mounted(self, *, read_only: bool = False, accept_rollback: bool = False, owner: tuple[int, int] = (0, 0)) -> AsyncIterator["Mounted"]:
+    async def mounted(
+        self, *, read_only: bool = False, accept_rollback: bool = False, owner: tuple[int, int] = (0, 0), undelete_ns: int = 0
+    ) -> AsyncIterator["Mounted"]:
         """Mount, and stop cleanly at the end."""
         async with open_filesystem(
-            REPOSITORY, self.unlocked(), self.state, seams=self.seams(), read_only=read_only, owner=owner, accept_rollback=accept_rollback
+            REPOSITORY,
+            self.unlocked(),
+            self.state,
+            seams=self.seams(),
+            read_only=read_only,
+            owner=owner,
+            accept_rollback=accept_rollback,
+            undelete_ns=undelete_ns,
         ) as fs:
             yield Mounted(fs)
 

@@ -123,16 +123,23 @@ def test_xattrs(xattrs: dict[bytes, bytes]) -> None:
         tags=st.lists(st.text(max_size=10), max_size=3),
         changes=SIZE,
     ),
-    st.builds(Counters, epoch=SIZE, ino=SIZE, data=SIZE, blob=SIZE, pack=SIZE, serial=SIZE),
+    st.builds(Counters, epoch=SIZE, ino=SIZE, data=SIZE, blob=SIZE, pack=SIZE, serial=SIZE, changed_records=SIZE, written_bytes=SIZE),
 )
 def test_the_other_records(dentry: Dentry, blob: Blob, pack: Pack, snapshot: Snapshot, counters: Counters) -> None:
     assert catalog.decode_dentry(catalog.encode(dentry)) == dentry
     assert catalog.decode_blob(catalog.encode(blob)) == blob
     assert catalog.decode_pack(catalog.encode(pack)) == pack
     assert catalog.decode_snapshot(catalog.encode(snapshot)) == snapshot
-    assert catalog.decode_counters(catalog.encode(counters)) == counters
+    assert catalog.decode_counters(catalog.encode_counters(counters)) == counters
     orphan = Orphan(dentry.ino, counters.data, blob.references)
     assert catalog.decode_orphan(catalog.encode(orphan)) == orphan
+
+
+def test_counters_end_with_the_last_that_is_not_zero() -> None:
+    six = catalog.encode([1, 2, 3, 4, 5, 6])
+    assert catalog.encode_counters(Counters(1, 2, 3, 4, 5, 6)) == six
+    assert catalog.decode_counters(six) == Counters(1, 2, 3, 4, 5, 6)
+    assert catalog.encode_counters(Counters(1, 2, 3, 4, 5, 6, 0, 9)) == catalog.encode([1, 2, 3, 4, 5, 6, 0, 9])
 
 
 def test_no_record_is_a_tombstone() -> None:

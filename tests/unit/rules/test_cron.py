@@ -16,6 +16,8 @@ from backupfs.rules.policy import SECOND_NS
 BERLIN = ZoneInfo("Europe/Berlin")
 LORD_HOWE = ZoneInfo("Australia/Lord_Howe")
 """Its clocks are set back by half an hour."""
+BEIRUT = ZoneInfo("Asia/Beirut")
+"""Its clocks are set forward at midnight."""
 MINUTE = timedelta(minutes=1)
 MINUTE_NS = 60 * SECOND_NS
 
@@ -74,6 +76,7 @@ lines = st.tuples(some(0, 59), some(0, 23), some(1, 31), st.none(), some(0, 6))
 around_changes = st.one_of(
     st.tuples(st.just(BERLIN), st.sampled_from([datetime(2026, 3, 28, 23, tzinfo=UTC), datetime(2026, 10, 24, 23, tzinfo=UTC)])),
     st.tuples(st.just(LORD_HOWE), st.sampled_from([datetime(2026, 4, 4, 13, tzinfo=UTC), datetime(2026, 10, 3, 13, tzinfo=UTC)])),
+    st.tuples(st.just(BEIRUT), st.just(datetime(2026, 3, 28, 20, tzinfo=UTC))),
     st.tuples(st.just(ZoneInfo("UTC")), st.just(datetime(2028, 2, 28, 22, tzinfo=UTC))),
 )
 hours = st.one_of(st.none(), st.frozensets(st.integers(0, 4), min_size=1))
@@ -104,9 +107,31 @@ def test_a_time_that_is_left_out_comes_when_the_clock_has_been_set() -> None:
     assert next_ns("30 2 * * *", BERLIN, ns(datetime(2026, 3, 29, 1, tzinfo=BERLIN))) == ns(datetime(2026, 3, 29, 3, tzinfo=BERLIN))
 
 
+@pytest.mark.parametrize(
+    ("line", "after", "following"),
+    [
+        # In Lord Howe 2:00 became 1:30, and half a year later 2:00 became 2:30.
+        ("*/15 2 * * *", datetime(2026, 4, 5, 0, tzinfo=LORD_HOWE), datetime(2026, 4, 5, 2, tzinfo=LORD_HOWE)),
+        ("*/15 1 * * *", datetime(2026, 4, 5, 1, 50, tzinfo=LORD_HOWE), datetime(2026, 4, 5, 1, 30, fold=1, tzinfo=LORD_HOWE)),
+        ("* 3 * * *", datetime(2026, 10, 4, 0, tzinfo=LORD_HOWE), datetime(2026, 10, 4, 3, tzinfo=LORD_HOWE)),
+        ("*/30 2 * * *", datetime(2026, 10, 4, 0, tzinfo=LORD_HOWE), datetime(2026, 10, 4, 2, 30, tzinfo=LORD_HOWE)),
+        # In Beirut 0:00 became 1:00.
+        ("*/30 0,2 * * *", datetime(2026, 3, 28, 12, tzinfo=BEIRUT), datetime(2026, 3, 29, 2, tzinfo=BEIRUT)),
+        ("*/30 * 29 * *", datetime(2026, 3, 28, 12, tzinfo=BEIRUT), datetime(2026, 3, 29, 1, tzinfo=BEIRUT)),
+        ("0 0 29 3 *", datetime(2026, 3, 28, 12, tzinfo=BEIRUT), datetime(2026, 3, 29, 1, tzinfo=BEIRUT)),
+        # Behind two changes of the clock, and behind eight.
+        ("0 */12 1 1 *", datetime(2026, 1, 2, tzinfo=BERLIN), datetime(2027, 1, 1, tzinfo=BERLIN)),
+        ("0 */12 29 2 *", datetime(2024, 3, 2, tzinfo=BERLIN), datetime(2028, 2, 29, tzinfo=BERLIN)),
+    ],
+)
+def test_a_line_that_goes_by_what_the_clock_shows(line: str, after: datetime, following: datetime) -> None:
+    assert next_ns(line, ZoneInfo(str(after.tzinfo)), ns(after)) == ns(following)
+
+
 @pytest.mark.parametrize("zone", [UTC, BERLIN])
-def test_a_line_that_is_not_checked_and_never_comes_ends(zone: ZoneInfo) -> None:
-    assert next_ns("0 0 */31 * MON#2", zone, 0) is None
+@pytest.mark.parametrize("minute", ["0", "*"])
+def test_a_line_that_is_not_checked_and_never_comes_ends(zone: ZoneInfo, minute: str) -> None:
+    assert next_ns(f"{minute} 0 */31 * MON#2", zone, 0) is None
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

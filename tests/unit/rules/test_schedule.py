@@ -251,3 +251,12 @@ def test_the_anchor_is_the_last_that_a_schedule_took_with_these_tags(snapshots: 
 def test_triggers_are_told_in_words(schedule: Schedule, words: str) -> None:
     assert trigger(schedule) == words
     assert trigger(replace(schedule, tags=("t",))) == words
+
+
+def test_a_change_at_the_very_time_of_another_before_the_clock_was_set_back_is_one() -> None:
+    schedules = [Schedule(on_idle_ns=HOUR_NS)]
+    state = initial(NOON_NS, schedules, [])
+    state = decide(NOON_NS + MINUTE_NS, state, schedules, Activity(1, 1, NOON_NS + MINUTE_NS, 1, 1)).state
+    state = decide(NOON_NS, state, schedules, Activity(1, 1, NOON_NS + MINUTE_NS, 1, 1)).state
+    again = Activity(2, 2, NOON_NS + MINUTE_NS, 1, 2)
+    assert decide(NOON_NS + MINUTE_NS, state, schedules, again).wait_ns == HOUR_NS
