@@ -2,17 +2,18 @@
 
 A document is Markdown. These parts of it are run, in one bash, in a scratch directory that stands for `/`:
 
-* ```` ```console ````: a line that begins with `$ ` is a command, `> ` continues it; the lines after it are what it prints, on either stream. It must succeed,
-  unless the next command is `echo $?`.
+* ```` ```console ````: a line that begins with `$ ` is a command, `> ` continues it; the lines after it are what it prints, on either stream. It
+  must succeed, unless the next command is `echo $?`.
 * a block of another kind with a comment among its first two lines that is a path, `# ~/.config/backupfs/web.toml`: it is written to that file.
 * `<!-- run`, lines, `-->`: what a reader does not see; it must succeed.
 
-`<!-- document`, lines `name: words`, `-->` says what the document needs: `home` (/home/ada), `places` (paths that are made in the scratch directory, the home is one
-of them), `needs` (`root` or names of programs), `log` (a regular expression of warnings that are what the document is about). All other blocks are left alone.
+`<!-- document`, lines `name: words`, `-->` says what the document needs: `home` (/home/ada), `places` (other paths that are made in the scratch
+directory and meant whenever they are named), `needs` (`root`, `postgresql`, names of programs), `log` (a regular expression of warnings that are what
+the document is about). All other blocks are left alone.
 
 What differs from run to run is normalised before it is compared, in the document and in what was printed alike: see `Normaliser`.
 
-`python -m tests.documents [DOCUMENT...]` runs them and writes into them what the commands print now, wherever that is something else.
+`python -m tests.documents [DOCUMENT...]` runs them, and writes what the commands print now into those that say something else.
 """
 
 import difflib
@@ -22,7 +23,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,6 +157,19 @@ def _fenced(lines: Sequence[str], inside: range, kind: str, path: Path) -> Itera
         yield Command(begin, "\n".join(words), range(output, at))
 
 
+_CALL: Final = re.compile(r"(?<![\w/.-])backupfs ((?:[a-z-]+ ?)+)([^|&;<>)\n]*)")
+
+
+def shown_verbs(document: Document, verbs: Container[tuple[str, ...]]) -> set[tuple[tuple[str, ...], bool]]:
+    """The verbs that the document shows together with what they print, and whether that is JSON."""
+    found: set[tuple[tuple[str, ...], bool]] = set()
+    for command in document.commands:
+        for call in _CALL.finditer(command.text) if command.output else ():
+            words = tuple(call[1].split())
+            found |= {(words[:count], "--json" in call[0].split()) for count in (1, 2) if words[:count] in verbs}
+    return found
+
+
 # --- running --------------------------------------------------------------------------------------------------------
 
 
@@ -183,6 +198,13 @@ def execute(document: Document) -> Outcome:
         return outcome
 
 
+def within_an_hour(document: Document) -> Outcome:
+    """As `execute`; done again if an hour, and so a period of retention, began meanwhile, for then other rules keep what was taken."""
+    begun = time.time() // 3600
+    outcome = execute(document)
+    return outcome if time.time() // 3600 == begun else execute(document)
+
+
 def _environment(document: Document, root: Path) -> dict[str, str]:
     """Nothing of the caller's own configuration; `backupfs` is the one of this tree."""
     programs = root / "bin"
@@ -194,6 +216,8 @@ def _environment(document: Document, root: Path) -> dict[str, str]:
         (root / place[1:]).mkdir(parents=True, exist_ok=True)
     kept = {name: value for name, value in os.environ.items() if not mounted.is_own_variable(name)}
     home = root / document.home[1:]
+    if kept.pop("PYTHONDONTWRITEBYTECODE", ""):  # every command would compile the program anew
+        kept["PYTHONPYCACHEPREFIX"] = str(root / "bytecode")
     return kept | {
         "PATH": f"{programs}:{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin",
         "HOME": str(home),
@@ -320,6 +344,10 @@ _FORECAST: Final = (
     (re.compile(r"  (?:last [a-z0-9 ]+|older) +[0-9]+(?:  [.|#]+)?"), "<forecast timeline>"),
     (re.compile(r"What stands at the end, [0-9]+ snapshots; older on the left"), "<forecast's end>"),
 )
+_COUNTED: Final = (
+    "pid|uid|gid|python|packs|batches|segment|inodes made|blobs made|changes|changes since snapshot|uncommitted records|layers not applied|open files"
+)
+"""What counts how the engine happens to have worked, or says on what machine."""
 _RULES: Final = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -332,7 +360,9 @@ _RULES: Final = tuple(
         (r"\b[0-9]+ x [0-9]+ MiB, ([0-9]+) lanes", r"<n> x <n> MiB, \1 lanes"),
         (r"\b(?!0 B)[0-9]+(?:\.[0-9]+)? ([KMGT]?i?B)\b", r"<n> \1"),
         (r'("(?:\w+_)?(?:bytes|pid|time|size|memory_kib)": )[1-9][0-9]*', r"\1<n>"),
-        (r"\b(pid|python) +[0-9.]+", r"\1 <n>"),
+        (rf"\b({_COUNTED}) +[0-9.]+", r"\1 <n>"),
+        (rf'"({_COUNTED.replace(" ", "_")})": [0-9]+', r'"\1": <n>'),
+        (r"\b[0-9]+ (packs|batches|inodes|blobs)\b", r"<n> \1"),
         (r'"python": "[0-9.]+"', '"python": "<n>"'),
     )
 )
@@ -342,7 +372,7 @@ class Normaliser:
     """Turns printed lines into what is the same in every run. One for each document, as snapshots are numbered in the order in which they appear:
 
     * names of snapshots made of times: `<snapshot 1>`; the same one has the same number everywhere
-    * times in UTC, days, ids: a word for each
+    * times in UTC, days, ids: a word for each; likewise the counts of `_COUNTED`, and what a password costs
     * sizes keep their unit, and 0 stays 0; numbers of bytes in JSON likewise
     * the six words of a line of a recovery key: one word
     * blanks between columns: one
@@ -390,12 +420,12 @@ def differing(document: Document, outcome: Outcome) -> dict[int, str]:
 
 
 def rewritten(document: Document, outcome: Outcome) -> str:
-    """The document with what was printed wherever it says something else."""
+    """The document with what was printed, all of it from the one run, if any of it says something else."""
     lines = list(document.lines)
-    for number in sorted(differing(document, outcome), reverse=True):
-        step = document.steps[number]
-        assert isinstance(step, Command)
-        lines[step.output.start : step.output.stop] = outcome.printed[number]
+    if differing(document, outcome):
+        for number, step in reversed(list(enumerate(document.steps))):
+            if isinstance(step, Command):
+                lines[step.output.start : step.output.stop] = outcome.printed[number]
     return "\n".join(lines) + "\n"
 
 
@@ -407,10 +437,10 @@ def main() -> None:
         if reason:
             print(f"{path}: left alone: {reason}")
             continue
-        outcome = execute(document)
+        outcome = within_an_hour(document)
         changed = differing(document, outcome)
         path.write_text(rewritten(document, outcome))
-        print(f"{path}: {len(changed)} of {len(document.commands)} outputs written anew")
+        print(f"{path}: {len(changed)} of {len(document.commands)} outputs differed")
 
 
 if __name__ == "__main__":
