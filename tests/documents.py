@@ -344,8 +344,12 @@ _FORECAST: Final = (
     (re.compile(r"  (?:last [a-z0-9 ]+|older) +[0-9]+(?:  [.|#]+)?"), "<forecast timeline>"),
     (re.compile(r"What stands at the end, [0-9]+ snapshots; older on the left"), "<forecast's end>"),
 )
-_COUNTED: Final = (
-    "pid|uid|gid|python|packs|batches|segment|inodes made|blobs made|changes|changes since snapshot|uncommitted records|layers not applied|open files"
+_COUNTED: Final = "|".join(
+    (
+        *("pid", "process", "uid", "gid", "python"),
+        *("packs", "batches", "segment", "inodes made", "blobs made"),
+        *("changes", "changes since snapshot", "uncommitted records", "layers not applied", "open files"),
+    )
 )
 """What counts how the engine happens to have worked, or says on what machine."""
 _RULES: Final = tuple(
