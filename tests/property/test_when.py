@@ -155,9 +155,10 @@ def test_today_is_that_of_the_zone_that_is_named() -> None:
 @example("2026-10-04T12:00+25:00")
 @example("2026-10-04T120000Z")
 @example("\u0661\u0662:00")
-@given(st.text(max_size=12).filter(lambda text: not text.strip().isdecimal() and ":" not in text and not text.startswith("-")))
+@given(
+    st.text(max_size=12).filter(lambda text: not text.strip().isdecimal() and ":" not in text and not text.startswith("-") and "latest" not in text)
+)
 def test_what_is_not_understood_is_said_with_what_would_be(text: str) -> None:
-    assert not reads_as_time(text) or text.strip().startswith("latest")
     with pytest.raises(UsageError) as refused:
         resolve(text, [Known(1, "s", 0)], 0, UTC)
     assert "is neither a snapshot nor a time: write " in str(refused.value)
