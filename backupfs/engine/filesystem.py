@@ -693,8 +693,8 @@ class FileSystem:
         taken.
         """
         self._volume.check_writable()
-        if name and (fault := name_fault(name)):
-            raise UsageError(f"{name!r}: {fault}")
+        if name:
+            self.check_name(name)
         async with self._taking:
             await self._data.flush_all()
             for _ in range(_CUT_ATTEMPTS):
@@ -721,8 +721,17 @@ class FileSystem:
         """What `mkdir .snapshots/NAME` does from now on: whoever can bring in what the kernel still holds does that first."""
         self._take_by_name = take
 
+    def check_name(self, name: str) -> None:
+        """UsageError for a name that will not do for a new snapshot, FileSystemError EEXIST for one that is, or has been, another's."""
+        if fault := name_fault(name):
+            raise UsageError(f"{name!r}: {fault}")
+        self._snapshots.check_unclaimed(name, self._name_prf(name))
+
     def _claim(self, name: str) -> str:
-        return self._snapshots.claim_name(name, self._volume.keys.name_prf(ROOT_INO, name.encode()))
+        return self._snapshots.claim_name(name, self._name_prf(name))
+
+    def _name_prf(self, name: str) -> bytes:
+        return self._volume.keys.name_prf(ROOT_INO, name.encode())
 
     async def _take_named(self, name: str) -> object:
         return await self.create_snapshot("mkdir", name=name)

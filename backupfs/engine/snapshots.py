@@ -91,12 +91,15 @@ class Snapshots:
         return name
 
     def claim_name(self, name: str, prf: bytes) -> str:
-        """Take a name that a person chose, for ever. FileSystemError EEXIST when a snapshot has, or has had, that name; `prf` stands for it."""
-        key = records.META_NAME_PREFIX + prf
-        if any(s.name == name for s in self._by_serial.values()) or self._catalog.get(Table.META, key) is not None:
-            raise FileSystemError(errno.EEXIST)
-        self._catalog.put(Table.META, key, records.encode(0))
+        """Take a name that a person chose, for ever. As `check_unclaimed` when that is not possible; `prf` stands for the name."""
+        self.check_unclaimed(name, prf)
+        self._catalog.put(Table.META, records.META_NAME_PREFIX + prf, records.encode(0))
         return name
+
+    def check_unclaimed(self, name: str, prf: bytes) -> None:
+        """FileSystemError EEXIST when a snapshot has, or has had, that name."""
+        if any(s.name == name for s in self._by_serial.values()) or self._catalog.get(Table.META, records.META_NAME_PREFIX + prf) is not None:
+            raise FileSystemError(errno.EEXIST)
 
     def delete(self, names: Iterable[str], now_ns: int) -> None:
         """Mark snapshots deleted: all, or none when there is no such one, or one is pinned or held, which UsageError says."""

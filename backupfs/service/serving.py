@@ -278,7 +278,7 @@ class Serving(Generic[E]):
             on_ready(self._ready(scheduler))
             nursery.start_soon(self._stop_when_asked, running)
             if scheduler is not None:
-                engine.take_named_with(partial(nursery.start, partial(_take_by_mkdir, taker)))
+                engine.take_named_with(partial(_take_by_mkdir, taker, nursery))
                 nursery.start_soon(scheduler.run)
                 nursery.start_soon(retainer.run)
         self._running = None
@@ -544,11 +544,28 @@ class Serving(Generic[E]):
         )
 
 
-async def _take_by_mkdir(taker: SnapshotTaker, name: str, task_status: trio.TaskStatus[SnapshotInfo]) -> None:
-    """The kernel keeps `.snapshots` to itself until the request is answered, and the hook after the snapshot may want to look into it: so the hook
-    runs when the request has its answer.
+async def _take_by_mkdir(taker: SnapshotTaker, nursery: trio.Nursery, name: str) -> SnapshotInfo:
+    """Take a snapshot of this name. The kernel keeps `.snapshots` to itself until the request is answered, and the hook after the snapshot may want
+    to look into it: so that hook runs when the request has its answer.
     """
-    await taker.take("mkdir", name=name, on_taken=task_status.started)
+
+    async def take(task_status: trio.TaskStatus[SnapshotInfo | Exception]) -> None:
+        told: list[SnapshotInfo | Exception] = []
+
+        def tell(cut: SnapshotInfo | Exception) -> None:
+            told.append(cut)
+            task_status.started(cut)
+
+        try:
+            await taker.take("mkdir", name=name, on_cut=tell)
+        except Exception:
+            if not told:
+                raise
+
+    cut: SnapshotInfo | Exception = await nursery.start(take)
+    if isinstance(cut, Exception):
+        raise cut
+    return cut
 
 
 def _taken(engine: Engine) -> list[Taken]:

@@ -129,16 +129,13 @@ class SnapshotRequests:
         ]
 
     async def _create(self, request: SnapshotCreateRequest) -> SnapshotInfo:
-        taken = {info.name for info in (*self._engine.snapshots(), *self._engine.deleted_snapshots())}
-        with_name = UsageError(f"there is, or has been, a snapshot {request.name!r}, and a name is never used again; choose another one")
-        if request.name in taken:
-            raise with_name
         try:
             return await self._taker.take("manual", request.message, request.tags, request.name)
         except FileSystemError as error:
-            if error.errno == errno.EEXIST:
-                raise with_name from None
-            raise
+            if error.errno != errno.EEXIST:
+                raise
+            message = f"there is, or has been, a snapshot {request.name!r}, and a name is never used again; choose another one"
+            raise UsageError(message) from None
 
     async def _delete(self, request: SnapshotDeleteRequest) -> SnapshotsChanged:
         wanted = [*request.names, *([request.name] if request.name else [])]

@@ -14,8 +14,6 @@ from typing import Final, Protocol
 import trio
 
 from backupfs.engine.attributes import SnapshotInfo
-from backupfs.errors import UsageError
-from backupfs.rules.names import name_fault
 from backupfs.service.hooks import Hooks
 
 WRITE_BACK_THREADS: Final = 4
@@ -39,6 +37,10 @@ class Cuttable(Protocol):
         """When (in trio's time) bytes of this inode came last."""
         ...
 
+    def check_name(self, name: str) -> None:
+        """UsageError for a name that will not do, FileSystemError EEXIST for one that is taken."""
+        ...
+
     async def create_snapshot(
         self, why: str, message: str = "", tags: Sequence[str] = (), name: str = "", before_restore: bytes = b""
     ) -> SnapshotInfo:
@@ -50,7 +52,7 @@ class Cuttable(Protocol):
         ...
 
 
-def _ignore(_: SnapshotInfo) -> None:
+def _ignore(_: SnapshotInfo | Exception) -> None:
     """Nobody wants to know."""
 
 
@@ -75,29 +77,33 @@ class SnapshotTaker:
         message: str = "",
         tags: Sequence[str] = (),
         name: str = "",
-        on_taken: Callable[[SnapshotInfo], None] = _ignore,
+        on_cut: Callable[[SnapshotInfo | Exception], None] = _ignore,
         *,
         before_restore: bytes = b"",
     ) -> SnapshotInfo:
         """A snapshot with everything that was written, closed or not, before this was called, and by the hook before it. Durable on return.
         `before_restore` is the path that is about to be restored.
 
-        `on_taken` is told of it when it is durable, before the hook after it runs. HookFailedError when the hook before it fails, UsageError for a
-        name that will not do; none is taken then.
+        `on_cut` is told of it when it is durable, or of what went wrong instead, before the hook after it runs. HookFailedError when the hook before
+        it fails, UsageError for a name that will not do, FileSystemError EEXIST for one that is taken; none is taken then.
         """
-        if name and (fault := name_fault(name)):
-            raise UsageError(f"{name!r}: {fault}")
+        if name:
+            self._engine.check_name(name)
         async with self._one_with_hooks:
-            return await self._hooks.around(partial(self._take, why, message, tags, name, on_taken, before_restore), why, tags)
+            return await self._hooks.around(partial(self._take, why, message, tags, name, on_cut, before_restore), why, tags)
 
     async def _take(
-        self, why: str, message: str, tags: Sequence[str], name: str, on_taken: Callable[[SnapshotInfo], None], before_restore: bytes
+        self, why: str, message: str, tags: Sequence[str], name: str, on_cut: Callable[[SnapshotInfo | Exception], None], before_restore: bytes
     ) -> SnapshotInfo:
-        async with self._one_at_a_time:
-            await self._bring_in()
-            info = await self._engine.create_snapshot(why, message, tags, name, before_restore)
-            on_taken(info)
-            return info
+        try:
+            async with self._one_at_a_time:
+                await self._bring_in()
+                info = await self._engine.create_snapshot(why, message, tags, name, before_restore)
+        except Exception as error:
+            on_cut(error)
+            raise
+        on_cut(info)
+        return info
 
     async def settle(self) -> None:
         """Everything written so far, open files included, is durable on return."""

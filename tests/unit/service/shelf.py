@@ -82,6 +82,8 @@ class FakeShelf:
     meanwhile: list[Callable[[], object]] = field(default_factory=list)
     """Each happens once, while it is reckoned."""
     failures: list[Exception] = field(default_factory=list)
+    upkeep: FakeUpkeep = field(init=False)
+    reckoner: "FakeShelf" = field(init=False)
 
     def __post_init__(self) -> None:
         self.upkeep = FakeUpkeep(self)

@@ -60,6 +60,9 @@ class FakeEngine:
     def written_at(self, ino: int) -> float:
         return 0.0
 
+    def check_name(self, name: str) -> None:
+        raise AssertionError("restores give no names")
+
     async def create_snapshot(
         self, why: str, message: str = "", tags: Sequence[str] = (), name: str = "", before_restore: bytes = b""
     ) -> SnapshotInfo:

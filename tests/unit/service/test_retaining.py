@@ -1,6 +1,7 @@
 """Retention at work on an engine of snapshots and blobs: what it deletes, when, and what it does when something gets in between."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import trio
@@ -164,7 +165,7 @@ async def test_what_changes_while_it_is_decided_counts(
     autojump_clock: MockClock, shelf: FakeShelf, change: Callable[[FakeShelf, Retainer], object], stay: list[str]
 ) -> None:
     works = retainer(shelf, limited(shelf, 1))
-    shelf.meanwhile.append(lambda: change(shelf, works))
+    shelf.meanwhile.append(partial(change, shelf, works))
     await works.apply()
     assert shelf.names() == stay
 

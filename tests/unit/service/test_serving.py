@@ -20,7 +20,7 @@ from backupfs.clock import SystemClock
 from backupfs.engine.attributes import EngineStatus, SnapshotInfo, Stats
 from backupfs.errors import BackupfsError, FileSystemError, LockedError, ReadOnlyError, StoreError, UsageError
 from backupfs.fuse.unmounting import MountBusyError
-from backupfs.rules.names import SnapDir
+from backupfs.rules.names import SnapDir, name_fault
 from backupfs.rules.policy import Schedule
 from backupfs.rules.schedule import Activity
 from backupfs.service.configuration import Configuration
@@ -85,6 +85,7 @@ class FakeEngine(FakeShelf):
     findings: int = 0
     kept_policy: bytes = b""
     had_names: set[str] = field(default_factory=set)
+    cut_failure: Exception | None = None
     check_may_go_on: trio.Event = field(default_factory=trio.Event)
     history: FakeHistory = field(default_factory=FakeHistory)
     restorer: FakeRestorer = field(default_factory=FakeRestorer)
@@ -118,6 +119,12 @@ class FakeEngine(FakeShelf):
     def taken(self) -> list[SnapshotInfo]:
         return self.kept
 
+    def check_name(self, name: str) -> None:
+        if fault := name_fault(name):
+            raise UsageError(fault)
+        if name in self.had_names:
+            raise FileSystemError(errno.EEXIST)
+
     def take_named_with(self, take: Callable[[str], Awaitable[object]]) -> None:
         self.take_named = take
 
@@ -128,8 +135,8 @@ class FakeEngine(FakeShelf):
         self.begun[why].set()
         if message == "wait":
             await self.snapshot_may_end.wait()
-        if name in self.had_names:
-            raise FileSystemError(errno.EEXIST)
+        if self.cut_failure is not None:
+            raise self.cut_failure
         serial = len(self.taken) + 1
         self.had_names.add(name or f"s{serial}")
         self.taken.append(SnapshotInfo(serial, name or f"s{serial}", serial * DAY_NS, why, message, list(tags), self.changes, "kept"))

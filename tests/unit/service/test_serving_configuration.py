@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from backupfs.errors import BackupfsError, FileSystemError, UsageError
+from backupfs.errors import BackupfsError, FileSystemError, StoreError, UsageError
 from backupfs.rules.policy import SECOND_NS, Schedule
 from backupfs.service.configuration import POLICY, Configuration
 from backupfs.service.hooks import HookFailedError
@@ -348,13 +348,30 @@ async def test_mkdir_brings_in_and_runs_the_hooks_and_does_not_wait_for_the_one_
     assert diary.read_text().splitlines() == ["before mkdir", "after by name"]
 
 
-async def test_what_mkdir_may_not_do(house: House, nursery: trio.Nursery) -> None:
-    write(house, "schedule = []\n")
+async def test_what_mkdir_may_not_do(house: House, nursery: trio.Nursery, tmp_path: Path, log_rule: LogRule) -> None:
+    log_rule.expect("the hook before-snapshot ended with exit code 1")
+    diary = tmp_path / "diary"
+    write(
+        house,
+        f"""
+        schedule = []
+        [hooks]
+        before-snapshot = ["sh", "-c", "echo before >>{diary}; test ! -e {diary}.no"]
+        after-snapshot = ["sh", "-c", "echo after $BACKUPFS_STATUS >>{diary}"]
+        """,
+    )
     await started(house, nursery)
     with pytest.raises(UsageError, match="printable"):
         await house.engine.take_named("a\nb")
     await house.engine.take_named("a")
     with pytest.raises(FileSystemError):
         await house.engine.take_named("a")
+    house.engine.cut_failure = StoreError("no disk")
+    with pytest.raises(StoreError, match="no disk"):
+        await house.engine.take_named("b")
+    (tmp_path / "diary.no").touch()
+    with pytest.raises(HookFailedError):
+        await house.engine.take_named("c")
     assert [info.name for info in house.engine.kept] == ["a"]
     await end(house)
+    assert diary.read_text().split("\n") == ["before", "after ok", "before", "after failed", "before", ""]

@@ -1,5 +1,6 @@
 """Snapshots as commands ask for them: how they are named, what is told of them, and that all or none are changed."""
 
+import errno
 from typing import Any
 
 import msgspec
@@ -7,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from backupfs.errors import UsageError
+from backupfs.errors import FileSystemError, UsageError
 from backupfs.rules.policy import Retention
 from backupfs.service import snapshot_requests
 from backupfs.service.hooks import Hooks, Mounted
@@ -202,7 +203,18 @@ async def test_holds(autojump_clock: MockClock, answers: SnapshotRequests, shelf
 async def test_a_name_is_never_used_again(autojump_clock: MockClock, answers: SnapshotRequests, shelf: FakeShelf) -> None:
     made = await answers.change(SnapshotCreateRequest("m", ["t"], "new"))
     assert (getattr(made, "name", ""), getattr(made, "why", "")) == ("new", "manual")
-    await answers.change(SnapshotDeleteRequest("s1"))
-    for name in ("s1", "s2"):
-        with pytest.raises(UsageError, match=f"has been, a snapshot '{name}'.*choose another"):
-            await answers.change(SnapshotCreateRequest(name=name))
+    with pytest.raises(UsageError, match=r"has been, a snapshot 'new'.*choose another"):
+        await answers.change(SnapshotCreateRequest(name="new"))
+    with pytest.raises(UsageError, match="mean something else"):
+        await answers.change(SnapshotCreateRequest(name="latest"))
+
+
+async def test_another_answer_of_the_file_system_stays_what_it_is(
+    autojump_clock: MockClock, answers: SnapshotRequests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*_: object, **__: object) -> None:
+        raise FileSystemError(errno.ENOSPC)
+
+    monkeypatch.setattr(FakeEngine, "create_snapshot", full)
+    with pytest.raises(FileSystemError):
+        await answers.change(SnapshotCreateRequest())

@@ -1,5 +1,6 @@
 """Before the cut every file open for writing is brought in, whatever happens to it meanwhile."""
 
+import errno
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import trio
 
 from backupfs.engine.attributes import SnapshotInfo
-from backupfs.errors import UsageError
+from backupfs.errors import FileSystemError, StoreError, UsageError
 from backupfs.service.hooks import Hooks, Mounted
 from backupfs.service.settings import HookCommands
 from backupfs.service.snapshots import ROUNDS, WRITE_BACK_THREADS, SnapshotTaker
@@ -26,6 +27,8 @@ class FakeEngine:
         self.events: list[tuple[str, list[bytes]]] = []
         self.cutting = 0
         self.flowing: set[int] = set()
+        self.had_names: set[str] = set()
+        self.failure: Exception | None = None
 
     def written_at(self, ino: int) -> float:
         return trio.current_time() if ino in self.flowing else 0.0
@@ -33,14 +36,23 @@ class FakeEngine:
     def writable_paths(self) -> Sequence[tuple[int, bytes | None]]:
         return list(self.paths.items())
 
+    def check_name(self, name: str) -> None:
+        if name == "latest":
+            raise UsageError("'latest': other things mean something else")
+        if name in self.had_names:
+            raise FileSystemError(errno.EEXIST)
+
     async def create_snapshot(
         self, why: str, message: str = "", tags: Sequence[str] = (), name: str = "", before_restore: bytes = b""
     ) -> SnapshotInfo:
         self.cutting += 1
         assert self.cutting == 1, "two at a time"
         await trio.lowlevel.checkpoint()
-        self.events.append((why, sorted(self.written)))
         self.cutting -= 1
+        if self.failure is not None:
+            raise self.failure
+        self.events.append((why, sorted(self.written)))
+        self.had_names.add(name)
         return SnapshotInfo(len(self.events), name or f"s{len(self.events)}", 0, why, message, list(tags), 0, "kept")
 
     async def commit(self) -> None:
@@ -76,9 +88,15 @@ async def test_a_snapshot_is_told_of_when_it_stands_and_before_the_hook_after_it
     engine = FakeEngine()
     diary = tmp_path / "diary"
     works = taker(engine, commands=HookCommands(after_snapshot=("touch", str(diary))))
-    told: list[tuple[str, bool]] = []
-    made = await works.take("mkdir", on_taken=lambda info: told.append((info.name, diary.exists())))
-    assert told == [(made.name, False)]
+    told: list[tuple[object, bool]] = []
+    made = await works.take("mkdir", on_cut=lambda cut: told.append((cut, diary.exists())))
+    assert told == [(made, False)]
+    assert diary.exists()
+    diary.unlink()
+    engine.failure = StoreError("no disk")
+    with pytest.raises(StoreError):
+        await works.take("mkdir", on_cut=lambda cut: told.append((cut, diary.exists())))
+    assert told[1:] == [(engine.failure, False)]
     assert diary.exists()
 
 
