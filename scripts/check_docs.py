@@ -19,6 +19,7 @@ HISTORICAL = {"decisions", "changelog.md"}
 
 FENCE = re.compile(r"^(`{3,}|~{3,})([^\n]*)\n(.*?)^\1\s*$", re.MULTILINE | re.DOTALL)
 COMMENT = re.compile(r"(?:^|\s)#.*$", re.MULTILINE)
+TYPED = re.compile(r"^[$>] (.*\n)", re.MULTILINE)
 INLINE_CODE = re.compile(r"(`+)(.+?)\1", re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)")
 HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*\s*$", re.MULTILINE)
@@ -40,8 +41,9 @@ def is_historical(path: Path) -> bool:
 def code_of(text: str) -> Iterator[str]:
     """What stands in code blocks of commands (lines joined, comments left out) and in inline code; not their output."""
     for match in FENCE.finditer(text):
-        if match[2].strip() in {"", "sh", "bash", "console"}:
-            yield COMMENT.sub("", match[3].replace("\\\n", " "))
+        if match[2].strip() in {"", "sh", "bash", "console", "crontab", "ini"}:
+            code = match[3] if match[2].strip() != "console" else "".join(TYPED.findall(match[3]))
+            yield COMMENT.sub("", code.replace("\\\n", " "))
     for match in INLINE_CODE.finditer(FENCE.sub("", text)):
         yield match[2]
 

@@ -35,6 +35,11 @@ _TROUBLE: Final = re.compile(rb"^\S+ \S+ (?:WARNING|ERROR|CRITICAL) .*", re.MULT
 _OWN_VARIABLES: Final = re.compile("BACKUPFS_|XDG_|CREDENTIALS_DIRECTORY|JOURNAL_STREAM|NOTIFY_SOCKET|BORG_")
 
 
+def is_own_variable(name: str) -> bool:
+    """Whether a variable of the caller's environment would change what backupfs does."""
+    return _OWN_VARIABLES.match(name) is not None
+
+
 class CommandFailedError(AssertionError):
     """A command ended with another exit code than the test expects."""
 
@@ -112,7 +117,7 @@ class Repository:
 
     def environment(self, **more: str) -> dict[str, str]:
         """What a command is started with."""
-        kept = {name: value for name, value in os.environ.items() if not _OWN_VARIABLES.match(name)}
+        kept = {name: value for name, value in os.environ.items() if not is_own_variable(name)}
         return kept | {
             "PYTHONPATH": str(ROOT),
             "HOME": str(self.base),

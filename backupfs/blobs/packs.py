@@ -37,6 +37,14 @@ class Location:
 
 
 @dataclass(frozen=True, slots=True)
+class Moved:
+    """A blob that had to be sealed anew: the pack that it left, and its new place."""
+
+    left: int
+    place: Location
+
+
+@dataclass(frozen=True, slots=True)
 class NewBlob:
     """A chunk on its way into a pack."""
 
@@ -108,7 +116,7 @@ class PackWriter:
         self._open: list[OpenPack] = []
         self._favourite = 0
         self._moved: dict[int, Location] = {}
-        self._untold: dict[int, Location] = {}
+        self._untold: dict[int, Moved] = {}
         self._counters = counters
 
     def append(self, blobs: Sequence[NewBlob]) -> list[Location]:
@@ -128,8 +136,8 @@ class PackWriter:
                 raise
         return [locations[blob.number] for blob in blobs]
 
-    def sync(self) -> dict[int, Location]:
-        """Make everything appended so far durable. Returns the blobs that had to move to another pack, with their new places.
+    def sync(self) -> dict[int, Moved]:
+        """Make everything appended so far durable. Returns the blobs that had to move to another pack.
 
         Raises StoreError when even that failed: nothing appended since the last sync may then be believed.
         """
@@ -166,7 +174,8 @@ class PackWriter:
         with self._lock:
             for pack in self._open:
                 pack.unclaimed.discard(number)
-            return self._moved.get(number, location)
+            # It is told once: the same blob may be appended again, when it is damaged or collected.
+            return self._moved.pop(number, location)
 
     def facts(self, number: int) -> tuple[bytes, int] | None:
         """(object id, lowest blob number) of an open pack."""
@@ -337,8 +346,11 @@ class PackWriter:
             for other in self._open:
                 other.unclaimed -= claimed_meanwhile
             pack.unclaimed -= unclaimed
-            self._moved.update(moved)
-            self._untold.update(moved)
+            self._moved.update((number, moved[number]) for number in unclaimed - claimed_meanwhile)
+            for number, place in moved.items():
+                # Whoever is told knows the first pack only.
+                before = self._untold.get(number)
+                self._untold[number] = Moved(pack.number if before is None else before.left, place)
 
 
 def finish_abandoned(source: bytes, entries: Sequence[PackEntry], object_id: bytes, keys: Keys, randomness: Randomness) -> list[bytes]:

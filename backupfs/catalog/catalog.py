@@ -47,6 +47,8 @@ class Layer:
     replaced_blobs: dict[int, Blob] = field(default_factory=dict)
     """Blobs on record that were appended anew, because they could not be read where they stand: at their new places."""
     new_packs: dict[int, tuple[bytes, int]] = field(default_factory=dict)
+    left_packs: set[int] = field(default_factory=set)
+    """Packs that something was appended to which has been appended elsewhere since: nothing may live in them."""
 
     def put_version(self, table: Table, object_key: bytes, epoch: int, value: bytes | None) -> None:
         """Set one version, or say that it is gone."""
@@ -246,9 +248,14 @@ class Catalog:
         self._drop(table, object_key, *old)
         self._put(table, object_key, epoch, value)
 
-    def drop_version(self, table: Table, object_key: bytes, epoch: int, value: bytes) -> None:
-        """Remove one version; tombstones that then have nothing older go too."""
+    def drop_version(self, table: Table, object_key: bytes, epoch: int, value: bytes, next_newer: int) -> None:
+        """Remove one version, of which `next_newer` is the epoch of the next one; tombstones that then have nothing older go too."""
         self._drop(table, object_key, epoch, value)
+        if epoch and self.newest(table, object_key, epoch - 1) is not None:
+            return
+        oldest = self.newest(table, object_key, next_newer)
+        if oldest is None or oldest[1] != TOMBSTONE:
+            return
         versions = self.versions(table, object_key)
         while versions and versions[-1][1] == TOMBSTONE:
             self._drop(table, object_key, *versions.pop())
@@ -298,6 +305,8 @@ class Catalog:
         """A known blob that could not be read has been appended anew: whoever refers to it finds it there."""
         layer = self.active
         blobs = layer.new_blobs if number in layer.new_blobs else layer.replaced_blobs
+        if number in blobs:
+            layer.left_packs.add(blobs[number].pack)
         blobs[number] = _elsewhere(self.blob(number), pack, offset, stored_bytes)
 
     def add_pack(self, number: int, object_id: bytes, first_blob: int) -> None:
@@ -338,37 +347,40 @@ class Catalog:
             self._idle.remove(number)
             self.active.references.setdefault(number, 0)
 
-    def move_blob(self, layer: Layer, number: int, pack: int, offset: int, stored_bytes: int, facts: tuple[bytes, int]) -> None:
-        """Correct the place of a blob that had to be sealed anew before `layer`, the oldest that names it, was written.
+    def move_blob(self, layer: Layer, number: int, left: int, pack: int, offset: int, stored_bytes: int, facts: tuple[bytes, int]) -> None:
+        """Correct the place of a blob that had to be sealed anew before `layer`, the oldest that may name that place, was written.
 
-        `facts` are the new pack's object id and lowest blob number.
+        `left` is the pack that it stood in, `facts` are the new pack's object id and lowest blob number. Where a layer has the blob in another pack,
+        still (it is being copied) or again, that stays.
         """
         key = number_key(number)
         layers = [self.active, *self._frozen]
-        left = 0
+        is_counted = False
         for depth in range(self._depth(layer), -1, -1):
             place = layers[depth]
             for blobs in (place.new_blobs, place.replaced_blobs):
-                if number in blobs:
+                if number in blobs and blobs[number].pack == left:
                     blobs[number] = _elsewhere(blobs[number], pack, offset, stored_bytes)
                     place.new_packs[pack] = facts
             rows = place.plain[Table.BLOBS]
             if key in rows:
                 value = rows[key]
-                if value is None:
-                    # Its old pack's count is right again here; the new one's is not, unless this layer has it anyway.
-                    if left and number_key(pack) not in place.plain[Table.PACKS]:
+                row = None if value is None else records.decode_blob(value)
+                if row is None or row.pack != left:
+                    if is_counted and number_key(pack) not in place.plain[Table.PACKS]:
+                        # Its old pack's count is right again here; the new one's is not, unless this layer has it anyway.
                         self._shift_live(layers[depth:], pack, -stored_bytes, facts)
-                    return
-                row = records.decode_blob(value)
+                    if row is None or is_counted:
+                        return
+                    continue
                 rows[key] = records.encode(_elsewhere(row, pack, offset, stored_bytes))
-                if not left:
-                    # The oldest layer that names the blob: here it is counted in its pack.
-                    left = row.pack
+                if not is_counted:
+                    # The oldest layer that has the blob there: here it is counted in its pack.
+                    is_counted = True
                     self._shift_live(layers[depth:], left, -stored_bytes, None)
                     self._shift_live(layers[depth:], pack, stored_bytes, facts)
                     continue
-            if left:
+            if is_counted:
                 for other, step, those in ((left, -stored_bytes, None), (pack, stored_bytes, facts)):
                     if number_key(other) in place.plain[Table.PACKS]:
                         self._shift_live(layers[depth:], other, step, those)
@@ -491,7 +503,8 @@ class Catalog:
     def _settle(self) -> list[Pack]:
         """Turn reference counts of the active layer into rows of blobs and packs."""
         layer = self.active
-        live: dict[int, int] = {}
+        live: dict[int, int] = dict.fromkeys(layer.left_packs, 0)
+        layer.left_packs.clear()
         self._settle_replaced(live)
         for number in layer.references.keys() | layer.new_blobs.keys():
             step = layer.references.get(number, 0)

@@ -14,7 +14,8 @@ from backupfs.cli.forecasting import as_plain, picture
 from backupfs.cli.options import config_option, json_flag, place_of, where
 from backupfs.cli.output import Output
 from backupfs.errors import RepositoryMissingError, UsageError
-from backupfs.rules.forecast import DAY_NS, simulate
+from backupfs.rules.forecast import simulate
+from backupfs.rules.policy import DAY_NS
 from backupfs.rules.retention import Candidate
 from backupfs.rules.schedule import Taken, initial, trigger
 from backupfs.service import locate

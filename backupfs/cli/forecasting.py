@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
 from typing import Final
 
-from backupfs.rules.forecast import AGES_NS, DAY_NS, Forecast, Period
+from backupfs.rules.forecast import AGES_NS, Forecast, Period
 from backupfs.rules.moments import utc_moment
-from backupfs.rules.policy import SECOND_NS
+from backupfs.rules.policy import DAY_NS, SECOND_NS
 from backupfs.rules.schedule import trigger
 
 Line = list[tuple[str, str]]

@@ -151,7 +151,9 @@ class Checker:
             except (DamageError, StoreError) as error:
                 found.append(Finding(error.kind, checkpoint_name(number), f"{error}; the other checkpoint serves, or the index", []))
                 continue
-            sound[manifest.segment] = SoundCheckpoint(number, manifest)
+            if self.upto is None or manifest.batch <= self.upto.batch:
+                # A newer one was made while this check went on.
+                sound[manifest.segment] = SoundCheckpoint(number, manifest)
         return sound
 
     def _start(self, reader: JournalReader, images: dict[int, SoundCheckpoint]) -> SoundCheckpoint | None:

@@ -35,6 +35,7 @@ class Checkpointer:
         self._made_at = 0
         """`appended_bytes` of the journal when the last checkpoint was made by this process."""
         self._one_at_a_time = trio.Lock()
+        self._cutting = trio.Lock()
 
     @property
     def journal_bytes(self) -> int:
@@ -65,9 +66,19 @@ class Checkpointer:
             journal, batch = await self._committer.end_segment()
             await volume.seams.offload.disk(self._write, journal, batch)
             await self._committer.applied()
-            await volume.seams.offload.disk(self._cut, journal, batch)
+            await self._remember(journal, batch)
             self._made_at = appended
             volume.journal_before_bytes = 0
+
+    async def not_cutting(self) -> None:
+        """With packs held (`Volume.held_packs`) before the call, nothing of the journal or the checkpoints goes once this has returned."""
+        async with self._cutting:
+            pass
+
+    async def _remember(self, journal: SegmentOpen, batch: int) -> None:
+        volume = self._volume
+        async with self._cutting:
+            await volume.seams.offload.disk(self._cut, journal, batch, volume.held_packs > 0)
 
     def _write(self, journal: SegmentOpen, batch: int) -> None:
         """In a thread."""
@@ -82,9 +93,12 @@ class Checkpointer:
         present = checkpoints.sequences()
         number = present[-1] + 1 if present else 1
         scratch = volume.state / _SCRATCH
-        volume.seams.files.make_directory(scratch)
+        files = volume.seams.files
+        files.make_directory(scratch)
+        for run in files.list(scratch):
+            files.unlink(scratch / run)
         breathe = volume.seams.offload.breathe
-        sorter = RecordSorter(scratch, volume.seams.files, volume.keys, volume.seams.randomness, breathe)
+        sorter = RecordSorter(scratch, files, volume.keys, volume.seams.randomness, breathe)
         try:
             for changes in _journal_since(volume.journal_reader, base, journal):
                 sorter.add(changes)
@@ -98,10 +112,12 @@ class Checkpointer:
         volume.checkpoint_bytes = checkpoints.size_bytes(number)
         log.info("checkpoint %d is made: %d bytes", number, volume.checkpoint_bytes)
 
-    def _cut(self, journal: SegmentOpen, batch: int) -> None:
-        """In a thread: remember how far this host has seen the journal, then remove what nobody needs."""
+    def _cut(self, journal: SegmentOpen, batch: int, somebody_reads: bool) -> None:
+        """In a thread: remember how far this host has seen the journal, then remove what nobody needs, unless somebody reads it."""
         volume = self._volume
         volume.head.save(Position(journal.previous_sequence, journal.previous_bytes, batch), journal.previous_hash)
+        if somebody_reads:
+            return
         kept = volume.checkpoints.sequences()[-limits.CHECKPOINTS_KEPT :]
         if not kept:
             return

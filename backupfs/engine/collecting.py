@@ -16,7 +16,7 @@ from backupfs.blobs.trailers import PackEnd
 from backupfs.engine.blobstore import BlobStore
 from backupfs.engine.committer import Committer
 from backupfs.engine.volume import Volume
-from backupfs.errors import DamageError, StoreError
+from backupfs.errors import BackupfsError, DamageError, StoreError
 from backupfs.format import catalog as records
 from backupfs.format.catalog import Pack, PackState, Table
 from backupfs.format.pack import PackEntry
@@ -73,11 +73,16 @@ class Collector:
         closed = {number: pack for number, pack in await self._closed_packs() if number not in self._hopeless}
         self._held = {number: held for number, held in self._held.items() if number in closed}
         unknown = [(number, pack) for number, pack in closed.items() if number not in self._held]
-        if unknown:
-            self._held.update(await self._volume.seams.offload.disk(self._read_held, unknown))
+        offload = self._volume.seams.offload
+        # A few at a time: the first look after a mount reads something of every pack, and whoever unmounts need not wait for all of it.
+        for at in range(0, len(unknown), limits.COLLECT_STEP_BLOBS):
+            read, unreadable = await offload.disk(self._read_held, unknown[at : at + limits.COLLECT_STEP_BLOBS])
+            self._held.update(read)
+            for number, pack, error in unreadable:
+                self._give_up(number, pack, error)
         uses = [PackUse(number, self._held[number], pack.live_bytes) for number, pack in closed.items() if number in self._held]
         held, dead = sum(use.held_bytes for use in uses), sum(use.dead_bytes for use in uses)
-        return Survey(held, dead, plan_collection(uses, thorough=thorough))
+        return Survey(held, dead, await offload.cpu(lambda: plan_collection(uses, thorough=thorough)))
 
     async def _closed_packs(self) -> list[tuple[int, Pack]]:
         found: list[tuple[int, Pack]] = []
@@ -104,6 +109,10 @@ class Collector:
                     await self._let_go()
             if plan.packs:
                 await self._let_go()
+        except BackupfsError:
+            # What is left of it is due as before.
+            self._planned_at = -1
+            raise
         finally:
             self.so_far.waiting_packs = self.so_far.waiting_bytes = 0
 
@@ -155,20 +164,24 @@ class Collector:
         return None if value is None else records.decode_pack(value)
 
     def _give_up(self, number: int, pack: Pack, error: Exception) -> None:
+        """Leave a pack alone from now on, unless it has just gone because nothing lives in it any more."""
+        if self._pack(number) is None:
+            return
         self._hopeless.add(number)
         told = f"pack {pack.object_id.hex()} is not rewritten, because it cannot be read: {error}; `backupfs check --read-data` names the files"
         self._volume.errors.append(told)
         log.error("%s", told)
 
-    def _read_held(self, packs: list[tuple[int, Pack]]) -> dict[int, int]:
-        """In a thread."""
-        held = {}
+    def _read_held(self, packs: list[tuple[int, Pack]]) -> tuple[dict[int, int], list[tuple[int, Pack, Exception]]]:
+        """In a thread: stored bytes that were put into each of these packs, and those that could not be read."""
+        held: dict[int, int] = {}
+        unreadable: list[tuple[int, Pack, Exception]] = []
         for number, pack in packs:
             try:
                 held[number] = self._end(pack).held_bytes()
             except (DamageError, StoreError) as error:
-                self._give_up(number, pack, error)
-        return held
+                unreadable.append((number, pack, error))
+        return held, unreadable
 
     def _read_entries(self, pack: Pack) -> list[PackEntry]:
         """In a thread."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import trio
 
 from backupfs import limits
-from backupfs.blobs.packs import Location, OpenPack, pack_name
+from backupfs.blobs.packs import Moved, OpenPack, pack_name
 from backupfs.catalog.catalog import Layer
 from backupfs.engine.inodes import InodeTable
 from backupfs.engine.volume import Volume
@@ -52,6 +52,8 @@ class Committer:
         self._stopping = False
         self._saved_counters = b""
         self._dead: deque[Pack] = deque()
+        self.left_behind: list[Pack] = []
+        """Packs that nothing lives in and that could not be removed."""
         self._closing = trio.Lock()
         self._end_asked: list[trio.Event] = []
         self._ended: tuple[SegmentOpen, int] | None = None
@@ -121,6 +123,12 @@ class Committer:
             if self._volume.failure is not None:
                 return
             await self._progress.wait()
+
+    async def remove_left_behind(self) -> None:
+        """Try once more to remove the packs that could not be removed."""
+        again, self.left_behind = self.left_behind, []
+        for pack in again:
+            await self._remove_pack(pack)
 
     async def end_segment(self) -> tuple[SegmentOpen, int]:
         """Close the journal's segment: with everything frozen by now and all before it stands in the store when this returns. The segment, and the
@@ -262,13 +270,14 @@ class Committer:
             moved, position, changes = await volume.seams.offload.disk(self._write_blocking, layer)
             if position is not None:
                 return position, changes
-            for number, place in moved.items():
+            for number, move in moved.items():
+                place = move.place
                 facts = volume.packs.facts(place.pack)
                 assert facts is not None, "a blob moved into a pack that is not open"
-                volume.catalog.move_blob(layer, number, place.pack, place.offset, place.stored_bytes, facts)
+                volume.catalog.move_blob(layer, number, move.left, place.pack, place.offset, place.stored_bytes, facts)
                 volume.catalog.pack_taken(layer, place.pack)
 
-    def _write_blocking(self, layer: Layer) -> tuple[dict[int, Location], Position | None, list[Change]]:
+    def _write_blocking(self, layer: Layer) -> tuple[dict[int, Moved], Position | None, list[Change]]:
         moved = self._volume.packs.sync()
         if moved:
             return moved, None, []
@@ -324,6 +333,7 @@ class Committer:
             log.warning("pack %s was gone before it was removed", pack.object_id.hex())
         except StoreError as error:
             log.error("pack %s could not be removed: %s", pack.object_id.hex(), error)
+            self.left_behind.append(pack)
 
     def _has_failed(self) -> bool:
         return self._volume.failure is not None

@@ -130,7 +130,9 @@ class FileSystem:
         )
         self.history = History(volume, self._snapshots, self._settle)
         self.reckoner = Reckoner(volume, self._snapshots, self._settle)
-        self.restorer = Restorer(volume, self._inodes, self._data, self._names, self._snapshots, self.history, self._admit_restore, self._maybe_reap)
+        self.restorer = Restorer(
+            volume, self._inodes, self._data, self._names, self._snapshots, self.history, self._admit_restore, self._maybe_reap, self.upkeep.wake
+        )
         self.snapdirs = SnapshotDirectories(volume, self._names, self._snapshots, self._attributes_then)
         self._take_by_name: Callable[[str], Awaitable[object]] = self._take_named
         self.own_threads: set[int] = set()
@@ -236,6 +238,7 @@ class FileSystem:
             await self._committer.commit()
             await self._committer.applied()
             await self._committer.removed()
+            await self._committer.remove_left_behind()
         except BackupfsError as error:
             log.error("not everything could be committed before the end: %s", error)
             volume.fail(error)
@@ -245,7 +248,8 @@ class FileSystem:
     async def _close_journal(self) -> None:
         """Nobody writes to it any more."""
         volume = self._volume
-        if volume.read_only or volume.failure is not None:
+        if volume.read_only or volume.failure is not None or self._committer.left_behind:
+            # What is left behind is looked for only after an end that was not a clean one.
             return
         try:
             await volume.seams.offload.disk(volume.close_journal)
@@ -796,12 +800,11 @@ class FileSystem:
         serial = self._snapshots.serial_of(name)
         if serial is None:
             raise UsageError(f"there is no snapshot {name!r}; `backupfs snapshot list` shows them")
-        self._snapshots.in_use[serial] += 1
         try:
-            await self._settle()
-            yield self._snapshots.info(serial)
+            with self._snapshots.reading(serial):
+                await self._settle()
+                yield self._snapshots.info(serial)
         finally:
-            self._snapshots.in_use[serial] -= 1
             self.upkeep.wake()
 
     def deleted_snapshots(self) -> list[SnapshotInfo]:
@@ -837,6 +840,7 @@ class FileSystem:
         upto = None if volume.read_only else self._committer.durable
         volume.held_packs += 1
         try:
+            await self._checkpointer.not_cutting()
             scratch = scratch_directory(volume.state)
             checker = await volume.seams.offload.disk(lambda: Checker(volume.root, volume.keys, volume.seams, scratch, read_data, progress, upto))
             async with aclosing(check(checker)) as findings:
@@ -862,7 +866,7 @@ class FileSystem:
         packs = [records.decode_pack(value) for _, value in volume.catalog.rows(Table.PACKS)]
         position = self._committer.durable
         return Stats(
-            snapshots=len(self._snapshots.kept()),
+            snapshots=self._snapshots.shown_count,
             packs=len(packs),
             stored_bytes=sum(pack.live_bytes for pack in packs),
             free_bytes=volume.space.free_bytes,
@@ -885,7 +889,7 @@ class FileSystem:
             uncommitted_records=volume.catalog.active.records + self._inodes.changed_count,
             layers_not_applied=volume.catalog.frozen_layers,
             changes_since_snapshot=self.changes_since_snapshot(),
-            snapshots=len(self._snapshots.kept()),
+            snapshots=self._snapshots.shown_count,
             purging=len(self._snapshots.deleted()),
             orphans=len(self._names.orphans),
             upkeep=self.upkeep.status(),

@@ -63,19 +63,20 @@ class History:
         """What differs between two snapshots, given by serial (0: the present), at and below a path; sorted by path. UsageError when the order is
         wrong.
         """
-        await self._settle()
-        first, last = self._epoch(older), self._epoch(newer)
-        if first > last:
-            raise UsageError("the second of the two must be the newer one")
-        touched = await self._touched(first + 1, last)
-        then, now = _Tree(self._view(first), touched), _Tree(self._view(last), touched)
-        changes: list[TreeChange] = []
-        for number, change in enumerate(self._compare(touched, then, now)):
-            if not number % limits.COMPARED_PER_STEP:
-                await trio.lowlevel.checkpoint()
-            if change is not None and _is_below(change, below):
-                changes.append(change)
-        return sorted(changes, key=lambda change: (change.path, change.kind))
+        with self._snapshots.reading(older, newer):
+            await self._settle()
+            first, last = self._epoch(older), self._epoch(newer)
+            if first > last:
+                raise UsageError("the second of the two must be the newer one")
+            touched = await self._touched(first + 1, last)
+            then, now = _Tree(self._view(first), touched), _Tree(self._view(last), touched)
+            changes: list[TreeChange] = []
+            for number, change in enumerate(self._compare(touched, then, now)):
+                if not number % limits.COMPARED_PER_STEP:
+                    await trio.lowlevel.checkpoint()
+                if change is not None and _is_below(change, below):
+                    changes.append(change)
+            return sorted(changes, key=lambda change: (change.path, change.kind))
 
     async def touched(self, older: int) -> TouchedRecords:
         """What has a version between a snapshot, given by serial, and the present."""
@@ -112,7 +113,7 @@ class History:
         for paths in (*gone.values(), *come.values()):
             paths.sort()
         replaced: set[int] = set()
-        for path, (old, new) in _replaced(gone, come).items():
+        for path, (old, new) in _replaced(gone, come, now).items():
             gone[old].remove(path)
             come[new].remove(path)
             replaced.add(new)
@@ -127,6 +128,7 @@ class History:
             for path in paths:
                 yield from self._described(ChangeKind.ADDED, path, ino, then, now)
         for ino in (touched.inodes | touched.xattrs) - replaced:
+            yield None
             path_now = now.path_of(ino)
             if path_now is not None and then.path_of(ino) is not None:
                 yield from self._differing(path_now, ino, ino, then, now)
@@ -167,15 +169,18 @@ class History:
         await self._settle()
         kept = [(info, self._snapshots.epoch_of(info.serial)) for info in self._snapshots.kept()]
         found: list[tuple[FileVersion, Inode, int]] = []
-        for step, (ino, low, high, shown_path) in enumerate(self._lives(path)):
-            for epoch, value, until in self._versions_between(ino, low, high):
-                seen = _seen_by(kept, epoch, until)
-                if (seen or until == EPOCH_MAX) and value != TOMBSTONE:
-                    inode = records.decode_inode(value)
-                    found.append((_version(inode, ino, shown_path, seen, is_present=until == EPOCH_MAX), inode, until))
-            if step % limits.READ_AHEAD_TASKS == 0:
-                await trio.lowlevel.checkpoint()
-        return self._distinct(found)
+        step = 0
+        with self._snapshots.reading(*(info.serial for info, _ in kept)):
+            for ino, low, high, shown_path in self._lives(path):
+                for epoch, value, until in self._versions_between(ino, low, high):
+                    seen = _seen_by(kept, epoch, until)
+                    if (seen or until == EPOCH_MAX) and value != TOMBSTONE:
+                        inode = records.decode_inode(value)
+                        found.append((_version(inode, ino, shown_path, seen, is_present=until == EPOCH_MAX), inode, until))
+                    step += 1
+                    if not step % limits.COMPARED_PER_STEP:
+                        await trio.lowlevel.checkpoint()
+            return self._distinct(found)
 
     def _distinct(self, found: Sequence[tuple[FileVersion, Inode, int]]) -> list[FileVersion]:
         """Without those that differ from the next newer one in nothing but what others did to its names: the two are one version."""
@@ -266,20 +271,21 @@ class History:
         kept = [(info, self._snapshots.epoch_of(info.serial)) for info in self._snapshots.kept()]
         start = b""
         newer: tuple[bytes, int] = (b"", 0)
-        while True:
-            rows = self._volume.catalog.applied_rows(Table.DENTRIES, start, limits.RECKON_RECORDS_PER_STEP)
-            for key, value in rows:
-                object_key, epoch = records.split_version(key)
-                until = newer[1] - 1 if newer[0] == object_key else EPOCH_MAX
-                newer = object_key, epoch
-                if value != TOMBSTONE:
-                    found = self._found(pattern, records.number_of(object_key), records.decode_dentry(value), epoch, until, kept)
-                    if found is not None:
-                        yield found
-            if len(rows) < limits.RECKON_RECORDS_PER_STEP:
-                return
-            start = rows[-1][0] + b"\0"
-            await trio.lowlevel.checkpoint()
+        with self._snapshots.reading(*(info.serial for info, _ in kept)):
+            while True:
+                rows = self._volume.catalog.applied_rows(Table.DENTRIES, start, limits.RECKON_RECORDS_PER_STEP)
+                for key, value in rows:
+                    object_key, epoch = records.split_version(key)
+                    until = newer[1] - 1 if newer[0] == object_key else EPOCH_MAX
+                    newer = object_key, epoch
+                    if value != TOMBSTONE:
+                        found = self._found(pattern, records.number_of(object_key), records.decode_dentry(value), epoch, until, kept)
+                        if found is not None:
+                            yield found
+                if len(rows) < limits.RECKON_RECORDS_PER_STEP:
+                    return
+                start = rows[-1][0] + b"\0"
+                await trio.lowlevel.checkpoint()
 
     def _found(self, pattern: str, parent: int, entry: Dentry, epoch: int, until: int, kept: Sequence[tuple[SnapshotInfo, int]]) -> Found | None:
         name = os.fsdecode(entry.name)
@@ -331,15 +337,25 @@ class _Tree:
 
     def path_of(self, ino: int) -> bytes | None:
         """Of an inode, by its first name that leads somewhere."""
-        if ino not in self._paths:
-            self._paths[ino] = None
-            inode = self.inode(ino)
-            for parent, prf in () if inode is None else self.view.links(ino, inode):
-                entry = self.entry(parent, prf)
-                if entry is not None and (path := self.path(parent, entry.name)) is not None:
-                    self._paths[ino] = path
-                    break
+        way: list[int] = []
+        above: int | None = ino
+        while above is not None and above not in self._paths:
+            self._paths[above] = None
+            way.append(above)
+            inode = self.inode(above)
+            above = inode.links[0][0] if inode is not None and inode.links else None
+        # The topmost first: going up from name to name instead would go as deep as the tree.
+        for at in reversed(way):
+            self._paths[at] = self._find_path(at)
         return self._paths[ino]
+
+    def _find_path(self, ino: int) -> bytes | None:
+        inode = self.inode(ino)
+        for parent, prf in () if inode is None else self.view.links(ino, inode):
+            entry = self.entry(parent, prf)
+            if entry is not None and (path := self.path(parent, entry.name)) is not None:
+                return path
+        return None
 
 
 def _note_moved(place: tuple[int, bytes], then: _Tree, now: _Tree, gone: dict[int, list[bytes]], come: dict[int, list[bytes]]) -> None:
@@ -354,10 +370,14 @@ def _note_moved(place: tuple[int, bytes], then: _Tree, now: _Tree, gone: dict[in
         come.setdefault(is_.ino, []).append(path)
 
 
-def _replaced(gone: dict[int, list[bytes]], come: dict[int, list[bytes]]) -> dict[bytes, tuple[int, int]]:
-    """The paths that led to one inode and now lead to another: replaced, as editors and `mv` do it."""
-    was = {path: ino for ino, paths in gone.items() for path in paths}
-    return {path: (was[path], ino) for ino, paths in come.items() for path in paths if path in was}
+def _replaced(gone: dict[int, list[bytes]], come: dict[int, list[bytes]], now: _Tree) -> dict[bytes, tuple[int, int]]:
+    """The paths that led to one inode and now lead to another: replaced, as editors and `mv` do it.
+
+    Not where one of the two is a directory that has moved: what stands in it has another path as well, and nothing else tells of that.
+    """
+    moved = {ino for ino in gone.keys() & come.keys() if (inode := now.inode(ino)) is not None and stat.S_ISDIR(inode.mode)}
+    was = {path: ino for ino, paths in gone.items() if ino not in moved for path in paths}
+    return {path: (was[path], ino) for ino, paths in come.items() if ino not in moved for path in paths if path in was}
 
 
 def content_differs(was: Inode, is_: Inode, then: View, now: View, touched: TouchedRecords) -> bool:

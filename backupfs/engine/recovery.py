@@ -16,7 +16,7 @@ from backupfs.catalog.index import DISTRUSTED, Index
 from backupfs.codec.keys import Keys
 from backupfs.engine.head import SeenHistory
 from backupfs.engine.seams import Seams
-from backupfs.errors import DamageError, MissingObjectError, RollbackError
+from backupfs.errors import DamageError, MissingObjectError, RollbackError, StoreError
 from backupfs.format import catalog as records
 from backupfs.format.catalog import PackState, Table, number_key
 from backupfs.format.checkpoint import Manifest
@@ -42,6 +42,14 @@ _ROLLBACK = (
     "the journal in the repository ends before what this host has seen of it: the repository was put back to an older state or its newest "
     "segment is damaged. Nothing was changed. If the older state is what you want, mount with --accept-rollback"
 )
+_OTHER_HISTORY = (
+    "the journal in the repository is not the one that this host has seen: the repository was put back to an older state and used since. Nothing was "
+    "changed. If what is there now is what you want, mount with --accept-rollback"
+)
+_OTHER_CHECKPOINT = (
+    "the newest checkpoint in the repository ends with another journal than the one that is there: objects of two copies were mixed. Nothing was "
+    "changed. Take all of `checkpoints` and `journal` from one copy"
+)
 _REPLAY_BYTES = 8 * limits.MIB
 
 
@@ -58,24 +66,24 @@ class Replayed:
     """Segments that count and still lie in the open directory."""
 
 
-def open_index(directory: Path, keys: Keys, seams: Seams, journal: JournalReader) -> Index:
+def open_index(directory: Path, keys: Keys, seams: Seams, journal: JournalReader, checkpoints: Checkpoints) -> Index:
     """The index, or an empty one in place of one that cannot be trusted or needs more of the journal than is left; it is set aside. Blocks."""
     if (directory / DISTRUSTED).exists():
         set_index_aside(directory)
     try:
         index = Index(directory, keys, seams.randomness)
         try:
-            left_behind = _is_left_behind(index, journal)
+            fault = _fault(index, journal, checkpoints)
         except DamageError:
             index.close()
             raise
     except DamageError as error:
         log.warning("the index cannot be used and is built anew from the journal: %s", error)
     else:
-        if not left_behind:
+        if not fault:
             return index
         index.close()
-        log.info("the index is older than what is left of the journal, and is built anew from a checkpoint")
+        log.info("the index %s, and is built anew from a checkpoint", fault)
     set_index_aside(directory)
     return Index(directory, keys, seams.randomness)
 
@@ -116,15 +124,28 @@ def sound_checkpoint(checkpoints: Checkpoints, take: Callable[[list[Change]], No
     When one turns out not to hold, `take` has been given some of it: what an older one and the journal since then say stands above that. Blocks.
     """
     for number in reversed(checkpoints.sequences()):
+        # What `take` raises is no fault of the checkpoint's.
         try:
             manifest = checkpoints.manifest(number)
-            for part in checkpoints.parts(number, manifest):
-                take(part)
-        except DamageError as error:
-            log.error("checkpoint %d does not hold, the one before it serves: %s", number, error)
+            parts = checkpoints.parts(number, manifest)
+            part = next(parts, None)
+        except (DamageError, StoreError) as error:
+            _does_not_hold(number, error)
             continue
-        return SoundCheckpoint(number, manifest)
+        while part is not None:
+            take(part)
+            try:
+                part = next(parts, None)
+            except (DamageError, StoreError) as error:
+                _does_not_hold(number, error)
+                break
+        else:
+            return SoundCheckpoint(number, manifest)
     return None
+
+
+def _does_not_hold(number: int, error: Exception) -> None:
+    log.error("checkpoint %d does not hold, the one before it serves: %s", number, error)
 
 
 def chain(
@@ -142,23 +163,15 @@ def chain(
         if sequence < first or (last is not None and sequence > last):
             continue
         segment = _load(reader, sequence, in_store, start, seen)
+        if sequence == first:
+            _expect_known(reader, segment, cut, seen)
         if segment.opening is None:
             torn.append(sequence)
             continue
         opening = segment.opening
-        if before is None and first and sequence != first and opening != cut:
-            raise DamageError(f"journal segment {first} is missing", segment=first)
-        if before is None and not first and opening.previous_sequence:
-            raise DamageError(f"journal segment {opening.previous_sequence} is missing", segment=opening.previous_sequence)
+        if sequence != first:
+            _expect_predecessor(reader, before, opening, first, cut)
         if before is not None:
-            if opening.previous_sequence != before.sequence:
-                raise DamageError(f"journal segment {opening.previous_sequence} is missing", segment=opening.previous_sequence)
-            reader.read_frames(before, opening.previous_bytes)
-            if reader.hash(before, opening.previous_bytes) != opening.previous_hash:
-                told = f"journal segment {before.sequence} is not the one that its successor names"
-                if before.sequence != first:
-                    raise DamageError(told)
-                log.error("%s: it is damaged before what the index holds; `backupfs check` says where", told)
             yield before
         before = segment
     if before is not None:
@@ -166,6 +179,44 @@ def chain(
         yield before
     elif first:
         raise RollbackError(_ROLLBACK)
+
+
+def _expect_predecessor(reader: JournalReader, before: Segment | None, opening: SegmentOpen, first: int, cut: SegmentOpen | None) -> None:
+    """Raises DamageError when a segment with this opening does not follow on the one before. Damage before the start is only told."""
+    if before is None:
+        if first and opening != cut:
+            raise DamageError(f"journal segment {first} is missing", segment=first)
+        if not first and opening.previous_sequence:
+            raise DamageError(f"journal segment {opening.previous_sequence} is missing", segment=opening.previous_sequence)
+        return
+    if opening.previous_sequence != before.sequence:
+        raise DamageError(f"journal segment {opening.previous_sequence} is missing", segment=opening.previous_sequence)
+    if before.sequence == first and cut is not None and opening != cut:
+        raise DamageError(f"the segment behind journal segment {first} does not follow on the one that the checkpoint ends with", segment=first)
+    reader.read_frames(before, opening.previous_bytes)
+    if reader.hash(before, opening.previous_bytes) != opening.previous_hash:
+        told = f"journal segment {before.sequence} is not the one that its successor names"
+        if before.sequence != first:
+            raise DamageError(told)
+        log.error("%s: it is damaged before what the index holds; `backupfs check` says where", told)
+
+
+def _expect_known(reader: JournalReader, segment: Segment, cut: SegmentOpen | None, seen: SeenHistory | None) -> None:
+    """Raises RollbackError when the segment that replay starts in is whole and not the one that a checkpoint or this host knows: it is of another
+    history. Where it does not hold it is damaged, and what stood there is known.
+    """
+    known = cut
+    if known is None and seen is not None and seen.position.segment == segment.sequence:
+        known = SegmentOpen(seen.position.segment, seen.position.segment_bytes, seen.hash)
+    if known is None or len(segment.data) < known.previous_bytes or reader.hash(segment, known.previous_bytes) == known.previous_hash:
+        return
+    try:
+        whole = reader.load(segment.sequence, segment.in_store)
+        reader.read_frames(whole, None)
+    except DamageError:
+        return
+    if whole.valid_bytes >= known.previous_bytes:
+        raise RollbackError(_OTHER_HISTORY if cut is None else _OTHER_CHECKPOINT)
 
 
 def _load(reader: JournalReader, sequence: int, in_store: bool, start: Position, seen: SeenHistory | None) -> Segment:
@@ -187,11 +238,26 @@ def _load(reader: JournalReader, sequence: int, in_store: bool, start: Position,
     return segment
 
 
-def _is_left_behind(index: Index, reader: JournalReader) -> bool:
-    """Whether the journal that this index needs has been cut off, because checkpoints took its place. Blocks."""
+def _covered(checkpoints: Checkpoints) -> int:
+    """The segment up to which the newest checkpoint whose manifest holds stands for the journal; 0 without one."""
+    for number in reversed(checkpoints.sequences()):
+        try:
+            return checkpoints.manifest(number).segment
+        except (DamageError, StoreError) as error:
+            _does_not_hold(number, error)
+    return 0
+
+
+def _fault(index: Index, reader: JournalReader, checkpoints: Checkpoints) -> str:
+    """Why an index that opens cannot be gone on with: what it is; empty when it can. Blocks."""
     segment = index.position[0]
-    oldest = next(iter(reader.sequences()), None)
-    return oldest is not None and 0 < segment < oldest[0]
+    if not segment and any(True for table in Table for _ in index.scan(table, b"")):
+        # What stands in it may have ended since: the checkpoint that it is built from now does not say so.
+        return "was half built"
+    left = [sequence for sequence, _ in reader.sequences()]
+    if left and segment and segment not in left and segment <= _covered(checkpoints):
+        return "is older than what is left of the journal, which has been cut off because checkpoints took its place"
+    return ""
 
 
 def replay(reader: JournalReader, checkpoints: Checkpoints, index: Index, seen: SeenHistory | None, progress: Callable[[int], None]) -> Replayed:
@@ -238,7 +304,7 @@ def replay(reader: JournalReader, checkpoints: Checkpoints, index: Index, seen: 
                 waiting, waiting_bytes = [], 0
                 progress(result.batches)
         result.position = Position(segment.sequence, segment.valid_bytes, result.position.batch)
-        result.last = SegmentOpen(segment.sequence, segment.valid_bytes, _true_hash(reader, segment, seen))
+        result.last = SegmentOpen(segment.sequence, segment.valid_bytes, _true_hash(reader, segment, cut, seen))
     if waiting:
         index.apply(waiting)
     if not seen_found:
@@ -247,8 +313,12 @@ def replay(reader: JournalReader, checkpoints: Checkpoints, index: Index, seen: 
     return result
 
 
-def _true_hash(reader: JournalReader, segment: Segment, seen: SeenHistory | None) -> bytes:
-    """Hash of what counts of a segment, as it was written if this host has noted that: it may be damaged where the index has all of it."""
+def _true_hash(reader: JournalReader, segment: Segment, cut: SegmentOpen | None, seen: SeenHistory | None) -> bytes:
+    """Hash of what counts of a segment, as it was written if a checkpoint or this host has noted that: it may be damaged where the catalog has all of
+    it.
+    """
+    if cut is not None and (cut.previous_sequence, cut.previous_bytes) == (segment.sequence, segment.valid_bytes):
+        return cut.previous_hash
     if seen is not None and (seen.position.segment, seen.position.segment_bytes) == (segment.sequence, segment.valid_bytes):
         return seen.hash
     return reader.hash(segment, segment.valid_bytes)
@@ -266,7 +336,7 @@ def journal_since_checkpoint(reader: JournalReader, checkpoints: Checkpoints, st
     for number in reversed(checkpoints.sequences()):
         try:
             covered, size = checkpoints.manifest(number).segment, checkpoints.size_bytes(number)
-        except DamageError as error:
+        except (DamageError, StoreError) as error:
             log.error("checkpoint %d does not hold: %s", number, error)
             continue
         break

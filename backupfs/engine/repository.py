@@ -278,7 +278,7 @@ def _open_volume(
         recovery.set_index_aside(state / INDEX)
     journal_reader = _journal_reader(root, unlocked, seams)
     checkpoints = _checkpoints(root, unlocked, seams)
-    index = recovery.open_index(state / INDEX, keys, seams, journal_reader)
+    index = recovery.open_index(state / INDEX, keys, seams, journal_reader, checkpoints)
     try:
         replayed = recovery.replay(journal_reader, checkpoints, index, head.load(), _quiet)
         reader = BlobReader(open_directory, files, store, keys, compressor)

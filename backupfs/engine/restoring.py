@@ -19,7 +19,7 @@ from backupfs.engine.attributes import RestoreStep
 from backupfs.engine.filedata import FileData
 from backupfs.engine.history import History, TouchedRecords, attributes_differ, content_differs
 from backupfs.engine.inodes import InodeState, InodeTable
-from backupfs.engine.namespace import Namespace
+from backupfs.engine.namespace import SNAPSHOTS_NAME, Namespace
 from backupfs.engine.snapshots import Snapshots
 from backupfs.engine.view import View
 from backupfs.engine.volume import Volume
@@ -70,8 +70,9 @@ class Restorer:
         history: History,
         admit: Callable[[], Awaitable[None]],
         lost: Callable[[InodeState], None],
+        wake: Callable[[], None],
     ) -> None:
-        """`admit` waits until something new may be made; `lost` is told of an inode that has lost a name."""
+        """`admit` waits until something new may be made; `lost` is told of an inode that has lost a name, `wake` when there is something to end."""
         self._volume = volume
         self._inodes = inodes
         self._data = data
@@ -80,6 +81,7 @@ class Restorer:
         self._history = history
         self._admit = admit
         self._lost = lost
+        self._wake = wake
         self._one_at_a_time = trio.Lock()
 
     def last_restored(self) -> tuple[int, bytes]:
@@ -95,32 +97,33 @@ class Restorer:
 
         FileSystemError ENOENT when the snapshot has no such entry, or `target` lies in no directory; UsageError when `target` exists.
         """
-        path = path.strip(b"/")
-        then = self._view(serial)
-        if target is not None and target.strip(b"/") != path:
-            return await self._plan_elsewhere(RestorePlan(serial, path, target.strip(b"/")), then)
-        plan = RestorePlan(serial, path, path)
-        touched = await self._history.touched(serial)
-        then = self._view(serial)
-        if then.resolve(path) is None:
-            raise FileSystemError(errno.ENOENT)
-        now = View(self._volume.catalog, self._volume.keys, EPOCH_MAX)
-        wanted = {Action.ADD: True, Action.REPLACE: overwrite, Action.ATTRIBUTES: overwrite, Action.REMOVE: delete}
-        for step in await _in_order(Comparison(touched, then, now, with_times=overwrite).steps(path)):
-            (plan.steps if wanted[Action(step.action)] else plan.skipped).append(step)
-        return plan
+        path = _plain(path)
+        place = path if target is None else _plain(target)
+        plan = RestorePlan(serial, path, place)
+        with self._snapshots.reading(serial):
+            if place != path:
+                return await self._plan_elsewhere(plan, self._view(serial))
+            touched = await self._history.touched(serial)
+            then, now = self._view(serial), View(self._volume.catalog, self._volume.keys, EPOCH_MAX)
+            if then.resolve(path) is None:
+                raise FileSystemError(errno.ENOENT)
+            wanted = {Action.ADD: True, Action.REPLACE: overwrite, Action.ATTRIBUTES: overwrite, Action.REMOVE: delete}
+            for step in await _in_order(Comparison(touched, then, now, with_times=overwrite).steps(path)):
+                (plan.steps if wanted[Action(step.action)] else plan.skipped).append(step)
+            return plan
 
     async def plan_undo(self) -> RestorePlan:
         """What it takes to have what was restored last as it was before: what was not there goes, with the directories that were made for it and have
         nothing else in them. UsageError when there is nothing to undo.
         """
         serial, path = self.last_restored()
-        touched = await self._history.touched(serial)
-        then, now = self._view(serial), View(self._volume.catalog, self._volume.keys, EPOCH_MAX)
-        plan = RestorePlan(serial, path, path)
-        plan.steps = await _in_order(Comparison(touched, then, now, with_times=True).steps(path))
-        plan.steps += _made_for(path, then, now)
-        return plan
+        with self._snapshots.reading(serial):
+            touched = await self._history.touched(serial)
+            then, now = self._view(serial), View(self._volume.catalog, self._volume.keys, EPOCH_MAX)
+            plan = RestorePlan(serial, path, path)
+            plan.steps = await _in_order(Comparison(touched, then, now, with_times=True).steps(path))
+            plan.steps += _made_for(path, then, now)
+            return plan
 
     async def carry_out(self, plan: RestorePlan) -> AsyncGenerator[tuple[RestoreStep, str]]:
         """Do the steps: each, with why it was left out or nothing, as it is done. `touched` says afterwards what the kernel has to forget."""
@@ -128,20 +131,21 @@ class Restorer:
             self.touched = Touched()
             made: dict[int, int] = {}
             directories: list[tuple[int, Inode]] = []
-            try:
-                for step in plan.steps:
-                    try:
-                        await self._admit()
-                        await self._do(plan, step, made, directories)
-                    except FileSystemError as error:
-                        yield step, os.strerror(error.errno)
-                    else:
-                        yield step, ""
-            finally:
-                # Their times last, also of what has come so far: what was put into them has changed these.
-                for ino, record in reversed(directories):
-                    self._set_times(ino, record)
-                self.touched.inodes |= {ino for ino, _ in directories}
+            with self._snapshots.reading(plan.serial):
+                try:
+                    for step in plan.steps:
+                        try:
+                            await self._admit()
+                            await self._do(plan, step, made, directories)
+                        except FileSystemError as error:
+                            yield step, os.strerror(error.errno)
+                        else:
+                            yield step, ""
+                finally:
+                    # Their times last, also of what has come so far: what was put into them has changed these.
+                    for ino, record in reversed(directories):
+                        self._set_times(ino, record)
+                    self.touched.inodes |= {ino for ino, _ in directories}
 
     touched = Touched()
 
@@ -153,10 +157,7 @@ class Restorer:
     # steps
 
     async def _do(self, plan: RestorePlan, step: RestoreStep, made: dict[int, int], directories: list[tuple[int, Inode]]) -> None:
-        present = View(self._volume.catalog, self._volume.keys, EPOCH_MAX)
-        if (present.resolve(step.path) or 0) != step.live_ino:
-            raise FileSystemError(errno.ESTALE)
-        parent, name = self._place(step.path)
+        parent, name = self._place_of(step)
         if step.action == Action.REMOVE.value:
             self._remove(parent, name)
             return
@@ -170,11 +171,11 @@ class Restorer:
             return
         above = self._names.directory(parent)
         mtime_ns = above.record.mtime_ns
-        ino = made.get(step.old_ino) or step.shared_ino
-        if ino and self._inodes.get(ino) is not None:
+        ino = made.get(step.old_ino) or (step.shared_ino if self._is_as_then(step.shared_ino, record) else 0)
+        if ino and self._may_be_linked(ino):
             self._replace_name(parent, name, ino)
         else:
-            state = await self._copy(step.old_ino, record, plan.serial, parent, name)
+            state = await self._copy(step, record, plan.serial, parent, name)
             made[step.old_ino] = state.ino
             if stat.S_ISDIR(record.mode):
                 directories.append((state.ino, record))
@@ -182,27 +183,36 @@ class Restorer:
             # It has the same names as before.
             above.record.mtime_ns = mtime_ns
 
-    async def _copy(self, old_ino: int, record: Inode, serial: int, parent: int, name: bytes) -> InodeState:
-        """A new inode under a name, replacing what has it, that shares the extents of an old one."""
-        then = self._view(serial)
-        data = 0
-        if record.data:
-            data = self._volume.next_data()
+    async def _copy(self, step: RestoreStep, record: Inode, serial: int, parent: int, name: bytes) -> InodeState:
+        """A new inode under a name, replacing what the plan has there, that shares the extents of an old one."""
+        if not record.data:
+            return self._put_copy(step, record, 0, serial, parent, name)
+        data = self._volume.next_data()
+        key = records.orphan_key(records.ORPHAN_DATA, data)
+        to_end = Orphan(self._volume.catalog.epoch, 0)
+        self._volume.catalog.put(Table.ORPHANS, key, records.encode(to_end))
+        try:
             await self._copy_regions(record.data, data, serial)
-            then = self._view(serial)
-        xattrs = then.xattrs(old_ino)
+            if self._place_of(step) != (parent, name):
+                raise FileSystemError(errno.ESTALE)
+            state = self._put_copy(step, record, data, serial, parent, name)
+        except BaseException:
+            self._data.ended.append((data, to_end))
+            self._wake()
+            raise
+        self._volume.catalog.put(Table.ORPHANS, key, None)
+        return state
+
+    def _put_copy(self, step: RestoreStep, record: Inode, data: int, serial: int, parent: int, name: bytes) -> InodeState:
+        xattrs = self._view(serial).xattrs(step.old_ino)
         self._make_way(parent, name)
         state = self._names.adopt(parent, name, record, data, xattrs)
-        if data:
-            self._volume.catalog.put(Table.ORPHANS, records.orphan_key(records.ORPHAN_DATA, data), None)
         self._touch_name(parent, name)
         return state
 
     async def _copy_regions(self, old: int, new: int, serial: int) -> None:
         """The regions of a file under a new number, in steps. Until a name leads to them they are on record as to be ended."""
         catalog = self._volume.catalog
-        key = records.orphan_key(records.ORPHAN_DATA, new)
-        catalog.put(Table.ORPHANS, key, records.encode(Orphan(catalog.epoch, 0)))
         after = number_key(old)
         while True:
             copied = 0
@@ -216,6 +226,15 @@ class Restorer:
                 return
             await self._admit()
             await trio.lowlevel.checkpoint()
+
+    def _may_be_linked(self, ino: int) -> bool:
+        state = self._inodes.get(ino)
+        return state is not None and 0 < state.record.nlink < limits.LINKS_MAX
+
+    def _is_as_then(self, ino: int, then: Inode) -> bool:
+        """Whether a file still is what it was when the plan was made: the same as then."""
+        state = self._inodes.get(ino) if ino else None
+        return state is not None and state.clean and state.record.size == then.size and not attributes_differ(then, state.record)
 
     def _replace_name(self, parent: int, name: bytes, ino: int) -> None:
         """Another name for what has been brought back already."""
@@ -259,6 +278,13 @@ class Restorer:
 
     # places
 
+    def _place_of(self, step: RestoreStep) -> tuple[int, bytes]:
+        """`_place` of a step's path. FileSystemError ESTALE when something else stands there than the plan has."""
+        present = View(self._volume.catalog, self._volume.keys, EPOCH_MAX)
+        if (present.resolve(step.path) or 0) != step.live_ino:
+            raise FileSystemError(errno.ESTALE)
+        return self._place(step.path)
+
     def _place(self, path: bytes) -> tuple[int, bytes]:
         """(directory, name) of a path in the live tree. FileSystemError ENOENT, ENOTDIR."""
         above, _, name = path.rpartition(b"/")
@@ -273,6 +299,8 @@ class Restorer:
     async def _plan_elsewhere(self, plan: RestorePlan, then: View) -> RestorePlan:
         if not plan.target:
             raise UsageError("the root cannot be replaced; name a place below it")
+        if b"\0" in plan.target or any(part in (b".", b"..", SNAPSHOTS_NAME) for part in plan.target.split(b"/")):
+            raise UsageError(f"{os.fsdecode(plan.target)!r} is no place to restore to; name a path from the root, without `.`, `..` and `.snapshots`")
         ino = then.resolve(plan.path)
         if ino is None:
             raise FileSystemError(errno.ENOENT)
@@ -288,6 +316,10 @@ class Restorer:
 
     def _view(self, serial: int) -> View:
         return View(self._volume.catalog, self._volume.keys, self._snapshots.epoch_of(serial))
+
+
+def _plain(path: bytes) -> bytes:
+    return b"/".join(filter(None, path.split(b"/")))
 
 
 def _made_for(path: bytes, then: View, now: View) -> Iterator[RestoreStep]:
@@ -368,23 +400,25 @@ class Comparison:
             self._note(parent, prf)
             yield None
         for ino in self._touched.inodes | self._touched.xattrs:
-            self._note_above(ino)
+            for parent, prf in self._names_of(ino):
+                self._note(parent, prf)
             yield None
 
     def _note(self, parent: int, prf: bytes) -> None:
-        known = self._worth.get(parent)
-        if known is not None:
-            known.add(prf)
-            return
-        self._worth[parent] = {prf}
-        self._note_above(parent)
+        """A name is worth a look, and so are those that lead to it."""
+        waiting = [(parent, prf)]
+        while waiting:
+            directory, name = waiting.pop()
+            known = self._worth.get(directory)
+            if known is not None:
+                known.add(name)
+                continue
+            self._worth[directory] = {name}
+            waiting += self._names_of(directory)
 
-    def _note_above(self, ino: int) -> None:
-        for view in (self._then, self._now):
-            inode = view.inode(ino)
-            for parent, prf in () if inode is None else view.links(ino, inode):
-                if prf not in self._worth.get(parent, ()):
-                    self._note(parent, prf)
+    def _names_of(self, ino: int) -> list[tuple[int, bytes]]:
+        """Then and now."""
+        return [link for view in (self._then, self._now) if (inode := view.inode(ino)) is not None for link in view.links(ino, inode)]
 
     def _children(self, path: bytes, old: int, live: int) -> Iterator[tuple[bytes, int | None, int | None]]:
         names: dict[bytes, list[int | None]] = {}

@@ -142,7 +142,7 @@ class SnapshotDirectories:
         root = self._names.inode(ROOT_INO).record
         made = self._volume.created_ns
         ino = SNAPSHOTS_INO if owner == ROOT_INO else _VIRTUAL | owner
-        count = len(self._snapshots.kept()) if owner == ROOT_INO else 0
+        count = self._snapshots.shown_count if owner == ROOT_INO else 0
         mode = 0o755 if owner == ROOT_INO else 0o555
         return Attributes(ino, stat.S_IFDIR | mode, 2 + count, root.uid, root.gid, 0, 4096, made, made, made, 8, cacheable=False)
 

@@ -8,7 +8,8 @@ what is written later already follows the rules without this snapshot.
 import errno
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -56,7 +57,7 @@ class Snapshots:
         }
         self._by_name: dict[str, int] = {}
         self.in_use: Counter[int] = Counter()
-        """Serials of snapshots that somebody reads beside this mount: they are not purged meanwhile."""
+        """Serials of snapshots that somebody reads for longer than a step: they are not purged meanwhile."""
         self._refresh()
 
     def take(self, serial: int, time_ns: int, name: str, why: str, message: str, tags: Sequence[str], before_restore: bytes = b"") -> SnapshotInfo:
@@ -170,7 +171,7 @@ class Snapshots:
         keys = catalog.applied_changes(start, following, limits.PURGE_RECORDS_PER_STEP)
         for key in keys:
             _, table, object_key = records.split_change(key)
-            self._purge_object(Table(table), object_key, previous)
+            self._purge_object(Table(table), object_key, previous, following)
         if len(keys) < limits.PURGE_RECORDS_PER_STEP:
             return None
         return keys[-1] + b"\0"
@@ -207,6 +208,18 @@ class Snapshots:
         """Serial of the oldest kept snapshot whose changes have not been counted."""
         return next((s for s, snapshot in sorted(self._by_serial.items()) if not snapshot.counted and snapshot.state == SnapshotState.KEPT), None)
 
+    @contextmanager
+    def reading(self, *serials: int) -> Iterator[None]:
+        """None of these snapshots is purged within; 0 is the present. FileSystemError ESTALE when one is no longer whole."""
+        for serial in serials:
+            if serial:
+                self.epoch_of(serial)
+        self.in_use.update(serials)
+        try:
+            yield
+        finally:
+            self.in_use.subtract(serials)
+
     def set_counts(self, serial: int, made: int, altered: int, removed: int) -> None:
         """Note how many inodes were made, altered and removed since the snapshot before."""
         snapshot = self._by_serial.get(serial)
@@ -217,6 +230,11 @@ class Snapshots:
         """(serial, path) of the kept snapshots that were taken before something was restored, oldest first."""
         kept = [(s, snapshot) for s, snapshot in sorted(self._by_serial.items()) if snapshot.state == SnapshotState.KEPT]
         return [(s, snapshot.before_restore) for s, snapshot in kept if snapshot.before_restore]
+
+    @property
+    def shown_count(self) -> int:
+        """How many are shown."""
+        return len(self._by_name)
 
     def kept(self) -> list[SnapshotInfo]:
         """Snapshots that are shown, oldest first."""
@@ -257,16 +275,16 @@ class Snapshots:
         """When it was taken."""
         return self._by_serial[serial].time_ns
 
-    def _purge_object(self, table: Table, object_key: bytes, previous: int) -> None:
-        """Drop the versions of an object that no kept snapshot sees and that something newer has replaced."""
+    def _purge_object(self, table: Table, object_key: bytes, previous: int, following: int) -> None:
+        """Drop the versions of an object that no kept snapshot sees and that something newer, up to `following`, has replaced."""
         catalog = self._catalog
         kept = catalog.kept_epochs
-        versions = catalog.versions(table, object_key)
+        versions = catalog.versions_down_to(table, object_key, following, previous)
         for (newer, _), (older, value) in pairwise(versions):
             if older <= previous:
                 break
             if bisect_left(kept, older) == bisect_left(kept, newer):
-                catalog.drop_version(table, object_key, older, value)
+                catalog.drop_version(table, object_key, older, value, newer)
 
     def _put(self, serial: int, snapshot: Snapshot) -> None:
         self._by_serial[serial] = snapshot

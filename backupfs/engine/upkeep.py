@@ -56,6 +56,9 @@ class Upkeep:
         self._stopped = False
         self._collecting = trio.Event()
         self._collected = trio.Event()
+        self._collects = True
+        self._interruption: tuple[int, BackupfsError] | None = None
+        """Number of the last question that was answered by an error, and the error."""
         self._in_hurry = False
         self._thorough = False
         self._asked = 0
@@ -77,47 +80,54 @@ class Upkeep:
 
     async def run(self) -> None:
         """Task: the chores."""
-        while True:
-            with trio.move_on_after(limits.UPKEEP_LOOK_S):
-                await self._chores.wait()
-            self._chores = trio.Event()
-            try:
+        try:
+            while True:
+                with trio.move_on_after(limits.UPKEEP_LOOK_S):
+                    await self._chores.wait()
+                self._chores = trio.Event()
                 await self._admit()
                 self._follow_clock()
                 await self._do_chores()
-            except BackupfsError as error:
-                self._stopped = True
-                if self._volume.failure is None:
-                    log.error("background work stops until the next mount: %s", error)
-                    self._volume.errors.append(f"background work stopped: {error}")
-                self._done.set()
-                return
-            if not self._has_chores():
-                self._done.set()
-                if self._collector.is_due():
-                    self._collecting.set()
+                if not self._has_chores():
+                    self._tell_done()
+                    if self._collector.is_due():
+                        self._collecting.set()
+        except BackupfsError as error:
+            if self._volume.failure is None:
+                log.error("background work stops until the next mount: %s", error)
+                self._volume.errors.append(f"background work stopped: {error}")
+        finally:
+            # Whatever ended it, nobody is left waiting.
+            self._stopped = True
+            self._tell_done()
 
     async def collect(self) -> None:
         """Task: rewriting packs whose live share has fallen."""
-        while True:
-            await self._collecting.wait()
-            self._collecting = trio.Event()
-            asked, hurry, thorough = self._asked, self._in_hurry, self._thorough
-            self._in_hurry = self._thorough = False
-            try:
-                await self._collector.run(await self._collector.plan(thorough=thorough), hurry=hurry)
-            except BackupfsError as error:
-                if self._volume.failure is not None:
-                    self._collected.set()
-                    return
-                log.error("collecting space was interrupted and goes on later: %s", error)
-                self._volume.errors.append(f"collecting space was interrupted: {error}")
-            self._answered = asked
-            self._collected.set()
-            self._collected = trio.Event()
+        try:
+            while True:
+                await self._collecting.wait()
+                self._collecting = trio.Event()
+                asked, hurry, thorough = self._asked, self._in_hurry, self._thorough
+                self._in_hurry = self._thorough = False
+                try:
+                    await self._collector.run(await self._collector.plan(thorough=thorough), hurry=hurry)
+                except BackupfsError as error:
+                    if self._volume.failure is not None:
+                        return
+                    log.error("collecting space was interrupted and goes on later: %s", error)
+                    self._volume.errors.append(f"collecting space was interrupted: {error}")
+                    self._interruption = asked, error
+                self._answered = asked
+                self._tell_collected()
+        finally:
+            self._collects = False
+            self._tell_collected()
 
     async def collect_now(self, *, purge_deleted: bool, thorough: bool) -> None:
-        """Get all space back that can be got, without pauses; with `purge_deleted` also of snapshots that could still be brought back."""
+        """Get all space back that can be got, without pauses; with `purge_deleted` also of snapshots that could still be brought back.
+
+        Raises what interrupted it.
+        """
         self._volume.check_writable()
         if purge_deleted:
             self._purge_now_ns = self._volume.seams.clock.now_ns()
@@ -126,11 +136,14 @@ class Upkeep:
         await self._committer.applied()
         self._asked += 1
         asked = self._asked
-        self._in_hurry, self._thorough = True, thorough
+        self._in_hurry = True
+        self._thorough = self._thorough or thorough
         self._collecting.set()
-        while self._answered < asked and self._volume.failure is None:
+        while self._answered < asked and self._collects:
             await self._collected.wait()
         self._volume.check_writable()
+        if self._interruption is not None and self._interruption[0] >= asked:
+            raise self._interruption[1]
 
     def collect_soon(self) -> None:
         """Get all space back that is dead already, in the background and with pauses."""
@@ -142,7 +155,7 @@ class Upkeep:
         return await self._collector.survey(thorough=thorough)
 
     async def idle(self) -> None:
-        """Everything that is due is done when this returns."""
+        """Everything that is due is done when this returns. Raises what interrupted it."""
         await self._chores_done()
         if self._collector.is_due() and self._volume.failure is None and not self._stopped:
             await self.collect_now(purge_deleted=False, thorough=False)
@@ -167,9 +180,17 @@ class Upkeep:
     async def _chores_done(self) -> None:
         self._follow_clock()
         while self._has_chores() and self._volume.failure is None and not self._stopped:
-            self._done = trio.Event()
+            done = self._done
             self._chores.set()
-            await self._done.wait()
+            await done.wait()
+
+    def _tell_done(self) -> None:
+        self._done.set()
+        self._done = trio.Event()
+
+    def _tell_collected(self) -> None:
+        self._collected.set()
+        self._collected = trio.Event()
 
     def _due(self) -> list[int]:
         return self._snapshots.to_purge(max(self._volume.seams.clock.now_ns() - self.undelete_ns, self._purge_now_ns))
@@ -190,8 +211,9 @@ class Upkeep:
                 await self._data.settled()
         while (serial := self._snapshots.uncounted()) is not None:
             await self._count(serial)
-        for serial in self._due():
-            await self._purge(serial)
+        # Asked anew each time: meanwhile the others may have been brought back, or lent.
+        while due := self._due():
+            await self._purge(due[0])
 
     def _step(self) -> bool:
         """One step of ending; false when what is left waits for bytes that are being stored."""

@@ -13,11 +13,10 @@ from typing import Final
 from backupfs.errors import UsageError
 from backupfs.rules import retention as rule
 from backupfs.rules import schedule as timing
-from backupfs.rules.policy import HOUR_NS, Retention, Schedule
+from backupfs.rules.policy import DAY_NS, HOUR_NS, Retention, Schedule
 from backupfs.rules.retention import Candidate
 from backupfs.rules.schedule import Action, Activity, State
 
-DAY_NS: Final = 24 * HOUR_NS
 AGES_NS: Final = (DAY_NS, 31 * DAY_NS, 366 * DAY_NS)
 """A snapshot is up to so old, or older than all of these."""
 RUNS_MAX: Final = 600_000

@@ -9,6 +9,7 @@ from typing import Final
 
 SECOND_NS: Final = 1_000_000_000
 HOUR_NS: Final = 3600 * SECOND_NS
+DAY_NS: Final = 24 * HOUR_NS
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,5 +63,5 @@ class Retention:
 
 
 DEFAULT_SCHEDULES: Final = (Schedule(every_ns=HOUR_NS),)
-DEFAULT_RETENTION: Final = Retention(keep_hourly=24, keep_daily=30, keep_weekly=12, keep_monthly=24, keep_yearly=10)
+DEFAULT_RETENTION: Final = Retention(keep_hourly=24, keep_daily=30, keep_weekly=12, keep_monthly=24, keep_yearly=10, keep_within_ns=DAY_NS)
 DEFAULT_UNDELETE_NS: Final = HOUR_NS

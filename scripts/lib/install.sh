@@ -28,13 +28,17 @@ quietly() {
     LC_ALL=C.UTF-8 "$@" </dev/null >>"$log" 2>&1
 }
 
-# need_packages NAME...: installs those Debian packages that are missing. The only place that uses sudo, and only for apt.
+is_installed() {
+    # ${...} below is dpkg's, not the shell's
+    # shellcheck disable=SC2016
+    [[ $(dpkg-query --show --showformat='${db:Status-Status}' "$1" 2>/dev/null) == installed ]]
+}
+
+# need_packages NAME...: installs those Debian packages that are missing. Uses sudo, if at all, for apt.
 need_packages() {
     local missing=() name log
     for name in "$@"; do
-        # ${...} below is dpkg's, not the shell's
-        # shellcheck disable=SC2016
-        [[ $(dpkg-query --show --showformat='${db:Status-Status}' "$name" 2>/dev/null) == installed ]] || missing+=("$name")
+        is_installed "$name" || missing+=("$name")
     done
     ((${#missing[@]})) || return 0
 
@@ -65,6 +69,21 @@ need_packages() {
         fail "$why"
     fi
     rm -f "$log"
+}
+
+# need_postgresql: its programs. Left to itself the package would also make a database cluster and start it, now and at every boot.
+need_postgresql() {
+    is_installed postgresql && return
+    local setting=/etc/postgresql-common/createcluster.d/backupfs-tests.conf as_root=() code=0
+    if ((EUID != 0)); then
+        command -v sudo >/dev/null || fail "there is no sudo here: as root, run: apt-get install postgresql"
+        as_root=(sudo)
+    fi
+    "${as_root[@]}" mkdir -p "${setting%/*}"
+    "${as_root[@]}" tee "$setting" <<<'create_main_cluster = false' >/dev/null
+    (need_packages postgresql) || code=$?
+    "${as_root[@]}" rm -f "$setting"
+    return "$code"
 }
 
 # pip_install LOCK OPTIONS...: exactly what the lock file names, each file checked against its hash, binaries where there are any.

@@ -93,7 +93,7 @@ class Schedule:
         assert sum(trigger is not None for trigger in triggers) == 1, "a schedule has one trigger"
 
 
-SETTINGS_OUT_OF_THE_BOX = Settings(keep_hourly=24, keep_daily=30, keep_weekly=12, keep_monthly=24, keep_yearly=10)
+SETTINGS_OUT_OF_THE_BOX = Settings(keep_hourly=24, keep_daily=30, keep_weekly=12, keep_monthly=24, keep_yearly=10, keep_within=Duration.parse("1d"))
 SCHEDULES_OUT_OF_THE_BOX = (Schedule(every=Duration(HOUR_NS)),)
 
 

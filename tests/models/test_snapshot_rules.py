@@ -377,13 +377,17 @@ def test_durations() -> None:
             Duration.parse(text)
 
 
-# The text: "Out of the box: a snapshot every hour; keep-hourly = 24, keep-daily = 30, keep-weekly = 12, keep-monthly = 24, keep-yearly = 10."
+# The text: "Out of the box: a snapshot every hour; keep-hourly = 24, keep-daily = 30, keep-weekly = 12, keep-monthly = 24, keep-yearly = 10,
+# and keep-within = 1d."
 
 
 def test_out_of_the_box() -> None:
     (schedule,) = SCHEDULES_OUT_OF_THE_BOX
     assert schedule == Schedule(every=Duration(3_600_000_000_000))
-    assert Settings(keep_hourly=24, keep_daily=30, keep_weekly=12, keep_monthly=24, keep_yearly=10) == SETTINGS_OUT_OF_THE_BOX
+    assert (
+        Settings(keep_hourly=24, keep_daily=30, keep_weekly=12, keep_monthly=24, keep_yearly=10, keep_within=Duration.parse("1d"))
+        == SETTINGS_OUT_OF_THE_BOX
+    )
     # Noon and midnight of each day of May, June and July 2024: 184 snapshots; the last is of 31 July, a Wednesday, 12:00.
     months = {"05": 31, "06": 30, "07": 31}
     snapshots = taken(*(f"2024-{month}-{day:02} {hour}:00" for month, last in months.items() for day in range(1, last + 1) for hour in ("00", "12")))

@@ -59,6 +59,8 @@ class VersionRules:
         self.sealed: set[int] = set()
         self.dead: Counter[bytes] = Counter()
         self.content: dict[int, bytes] = {}
+        self.sizes: dict[int, int] = {}
+        """Of those that were stored in another length than all others."""
 
     def step(self) -> None:
         """Something, and a look at everything."""
@@ -177,6 +179,20 @@ class VersionRules:
         self.put(what, records.encode(extents + new) if extents + new else TOMBSTONE)
         self.let_go()
 
+    def copy_elsewhere(self) -> None:
+        """Append a known blob of a closed pack anew, as collection does it. It may have another length there."""
+        closed = [blob for blob, (pack, _) in self.places.items() if pack in self.sealed and self.catalog.known_blob(self.content[blob]) == blob]
+        if not closed:
+            return
+        number, pack = self.draw.choice(closed), self.open[self.draw.randrange(2)]
+        self.catalog.pin(number)
+        self.append(number, pack)
+        self.unsynced.add(number)
+        self.sizes[number] = self.draw.choice([STORED, STORED + 1])
+        self.catalog.add_pack(pack, *self.facts(pack))
+        self.catalog.replace_blob(number, *self.places[number], self.sizes[number])
+        self.catalog.unpin(number)
+
     def let_go(self) -> None:
         for number in self.held:
             self.catalog.unpin(number)
@@ -224,12 +240,13 @@ class VersionRules:
         layer = self.frozen[position][0]
         if fails is not None:
             lost = [blob for blob in sorted(self.unsynced) if self.places[blob][0] == self.open[fails]]
+            left = self.open[fails]
             self.begin_pack(fails)
             for blob in lost:
                 self.append(blob, self.open[1 - fails])
             for blob in lost:
                 pack, offset = self.places[blob]
-                self.catalog.move_blob(layer, blob, pack, offset, STORED, self.facts(pack))
+                self.catalog.move_blob(layer, blob, left, pack, offset, self.sizes.get(blob, STORED), self.facts(pack))
         self.unsynced.clear()
         self.frozen[position] = layer, [*layer.changes(), (Table.META, b"mark", b"")]
 
@@ -337,6 +354,7 @@ WEIGHTS = {
     VersionRules.refer: 8,
     VersionRules.let_go: 1,
     VersionRules.seal_pack: 3,
+    VersionRules.copy_elsewhere: 3,
     VersionRules.freeze: 3,
     VersionRules.make_durable: 4,
     VersionRules.apply: 4,

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from backupfs.errors import UsageError
 from backupfs.rules import forecast, retention, schedule
-from backupfs.rules.forecast import DAY_NS, Forecast, Period, Standing, simulate
-from backupfs.rules.policy import DEFAULT_RETENTION, DEFAULT_SCHEDULES, HOUR_NS, SECOND_NS, Duration, Retention, Schedule
+from backupfs.rules.forecast import Forecast, Period, Standing, simulate
+from backupfs.rules.policy import DAY_NS, DEFAULT_RETENTION, DEFAULT_SCHEDULES, HOUR_NS, SECOND_NS, Duration, Retention, Schedule
 from backupfs.rules.retention import Candidate
 
 MINUTE_NS = 60 * SECOND_NS

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backupfs.cli.forecasting import BAR_CELLS, LINE_CELLS, Line, as_plain, by_stretch, picture, timeline
-from backupfs.rules.forecast import DAY_NS, Forecast, Period, Standing
-from backupfs.rules.policy import Schedule
+from backupfs.rules.forecast import Forecast, Period, Standing
+from backupfs.rules.policy import DAY_NS, Schedule
 from tests.unit.cli.daemon import FakeDaemon
 
 Command = Callable[..., int]
@@ -134,7 +134,7 @@ def test_with_a_mount_it_begins_with_what_is_there(
                 "retention": {"keep-tag": ["keep"], "keep-last": 2, "space-limit": "1GiB", "keep-hourly": 0, "keep-daily": 0, "keep-weekly": 0},
             },
         },
-        {"origin": "policy of the repository", "settings": {"retention": {"keep-monthly": 0, "keep-yearly": 0}}},
+        {"origin": "policy of the repository", "settings": {"retention": {"keep-monthly": 0, "keep-yearly": 0, "keep-within": 0}}},
     ]
     assert command("policy", "simulate", repository, "--days", "10", "--json") == 0
     told = json.loads(capsys.readouterr().out)

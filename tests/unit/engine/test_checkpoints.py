@@ -1,13 +1,18 @@
 """Checkpoints: what they hold, what is cut behind them, and what their damage costs."""
 
 import random
+from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
 from backupfs import limits
-from backupfs.errors import DamageError, StoreError
+from backupfs.catalog.index import Index
+from backupfs.engine import filesystem
+from backupfs.engine.checking import Checker, Finding, check
+from backupfs.errors import DamageError, RollbackError, StoreError
 from tests.conftest import LogRule
 from tests.unit.engine.world import Mounted, World, simulated
 
@@ -225,3 +230,256 @@ def flip(world: World, path: Path, at: int) -> None:
     handle = world.disk.create(path)
     world.disk.write_at(handle, 0, [bytes(content)])
     world.disk.close(handle)
+
+
+def on(world: World, state: Path) -> World:
+    """The same repository on a host with other state."""
+    other = World(state, world.disk)
+    for parent in [*reversed(state.parents[:-1]), state]:
+        if not other.disk.exists(parent):
+            other.disk.make_directory(parent)
+    state.mkdir(parents=True, exist_ok=True)
+    return other
+
+
+@simulated
+async def test_an_index_that_was_half_built_from_an_older_checkpoint_is_not_built_upon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CHECKPOINT_PART_BYTES", 300)
+    world = World.new(tmp_path / "a")
+    async with world.mounted() as m:
+        for seed in range(2):
+            await live_a_little(m, seed)
+            await m.fs.make_checkpoint()
+    elsewhere = on(world, tmp_path / "b")
+    apply = Index.apply
+
+    def killed(self: Index, batches: Any) -> None:
+        if not batches[0][1]:
+            raise KeyboardInterrupt  # all parts are in it, the position is not
+        apply(self, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "apply", killed)
+        with pytest.raises(KeyboardInterrupt):
+            async with elsewhere.mounted():
+                pass
+    async with world.mounted() as m:
+        for name in await m.names(b""):
+            await m.unlink(name)
+        for info in m.fs.snapshots():
+            await m.fs.delete_snapshot(info.name)
+        await m.put(b"the only one", b"x")
+        await m.fs.idle()
+        await m.fs.make_checkpoint()
+        await m.put(b"another", b"x")
+        await m.fs.make_checkpoint()
+        tree = await m.tree()
+    async with elsewhere.mounted() as m:
+        assert await m.tree() == tree
+        assert m.fs.snapshots() == []
+        await m.put(b"third", b"y")
+    assert await elsewhere.check() == []
+    assert elsewhere.audit(tmp_path / "audit") == []
+
+
+def bring(to: World, path: Path, content: bytes) -> None:
+    """Put an object there."""
+    if to.disk.exists(path):
+        to.disk.unlink(path)
+    handle = to.disk.create(path)
+    to.disk.write_at(handle, 0, [content])
+    to.disk.close(handle)
+
+
+async def fork(tmp_path: Path, *, checkpoint: bool) -> tuple[World, World]:
+    """Two lives of one repository from one point on, as alike in shape as they can be. The first may end with a checkpoint."""
+    world = World.new(tmp_path / "a")
+    async with world.mounted() as m:
+        await live_a_little(m, 0)
+        await m.fs.make_checkpoint()
+    one, two = world.after_kill(tmp_path / "one"), world.after_kill(tmp_path / "two")
+    async with one.mounted() as m:
+        for number in range(10):
+            await m.put(b"one%d" % number, b"of one")
+            await m.fs.commit()
+        if checkpoint:
+            await m.fs.make_checkpoint()
+    async with two.mounted() as m:
+        await m.fs.set_policy(random.Random(1).randbytes(5000))  # a frame longer, for the END that stands in the other one
+        for number in range(20):
+            await m.put(b"two%d" % number, b"of two")
+            await m.fs.commit()
+    return one, two
+
+
+@simulated
+async def test_a_checkpoint_of_another_history_is_not_gone_on_from(tmp_path: Path) -> None:
+    one, two = await fork(tmp_path, checkpoint=True)
+    for path in set(one.objects("checkpoints")) - set(two.objects("checkpoints")):
+        bring(two, path, one.content(path))
+    with pytest.raises(DamageError, match="of two copies"):
+        async with on(two, tmp_path / "fresh").mounted():
+            pass
+
+
+@simulated
+async def test_an_index_of_another_history_is_not_gone_on_from(tmp_path: Path) -> None:
+    one, two = await fork(tmp_path, checkpoint=False)
+    mixed = World(one.state, two.disk)
+    for parent in [*reversed(one.state.parents[:-1]), one.state]:
+        two.disk.make_directory(parent)
+    bring(two, one.state / "head", one.content(one.state / "head"))
+    with pytest.raises(RollbackError, match="used since"):
+        async with mixed.mounted():
+            pass
+    async with mixed.mounted(accept_rollback=True) as m:
+        assert b"two19" in await m.names(b"")
+        assert b"one0" not in await m.names(b"")
+
+
+@simulated
+async def test_a_checkpoint_stands_for_a_damaged_end_of_the_journal_and_for_what_follows(tmp_path: Path, log_rule: LogRule) -> None:
+    log_rule.allow("")
+    world = World.new(tmp_path / "a")
+    async with world.mounted() as m:
+        await live_a_little(m, 0)
+        await m.fs.idle()
+        await m.fs.make_checkpoint()
+        tree = await m.tree()
+        world = world.after_kill(tmp_path / "killed")
+    [last] = world.objects("journal")
+    flip(world, last, 5000)
+    world = on(world, tmp_path / "fresh")
+    async with world.mounted() as m:
+        assert await m.tree() == tree
+        await live_a_little(m, 1)
+        await m.fs.make_checkpoint()
+        await live_a_little(m, 2)
+        tree = await m.tree()
+    for path in world.objects("checkpoints"):
+        if path.name.startswith(f"{2:016x}"):
+            flip(world, path, 200)
+    world = on(world, tmp_path / "freshest")
+    async with world.mounted() as m:
+        assert await m.tree() == tree
+
+
+@simulated
+async def test_no_journal_is_cut_while_somebody_checks_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World.new(tmp_path / "a")
+    async with world.mounted() as m:
+        for seed in range(3):
+            await live_a_little(m, seed)
+            await m.fs.make_checkpoint()
+        await live_a_little(m, 3)
+        stands: set[Path] = set()
+        looking, on_with_it = trio.Event(), trio.Event()
+
+        async def looked(checker: Checker) -> AsyncGenerator[Finding]:
+            stands.update(world.objects("checkpoints"), world.objects("journal"))
+            looking.set()
+            await on_with_it.wait()
+            async for finding in check(checker):
+                yield finding
+
+        async def all_is_well() -> None:
+            assert [finding async for finding in m.fs.check(False, lambda _done, _all: None)] == []
+
+        monkeypatch.setattr(filesystem, "check", looked)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(all_is_well)
+            await looking.wait()
+            await m.fs.make_checkpoint()
+            assert stands <= {*world.objects("checkpoints"), *world.objects("journal")}
+            on_with_it.set()
+        await live_a_little(m, 4)
+        await m.fs.make_checkpoint()
+        assert len({path.name[:16] for path in world.objects("checkpoints")}) == limits.CHECKPOINTS_KEPT, "what was put off is made up for"
+
+
+@simulated
+async def test_runs_that_a_dead_process_left_are_removed(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "a")
+    world.disk.make_directory(world.state / "sorting")
+    world.disk.close(world.disk.create(world.state / "sorting" / "run-17"))
+    async with world.mounted() as m:
+        await live_a_little(m, 0)
+        await m.fs.make_checkpoint()
+        assert world.disk.list(world.state / "sorting") == []
+
+
+class Unreadable:
+    """A disk on which some files cannot be opened: their sectors are bad."""
+
+    def __init__(self, disk: object, paths: set[Path]) -> None:
+        self._disk = disk
+        self._paths = paths
+
+    def open(self, path: Path) -> object:
+        if path in self._paths:
+            raise StoreError(f"read {path}: Input/output error")
+        return self._disk.open(path)  # type: ignore[attr-defined]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._disk, name)
+
+
+@pytest.mark.parametrize("part", [False, True])
+def test_a_checkpoint_that_the_disk_cannot_read_costs_nothing(tmp_path: Path, log_rule: LogRule, part: bool) -> None:
+    log_rule.expect("does not hold, the one before it serves")
+    log_rule.allow("does not hold: read")
+
+    @simulated
+    async def main() -> None:
+        world = World.new(tmp_path / "a")
+        async with world.mounted() as m:
+            for seed in range(3):
+                await live_a_little(m, seed)
+                await m.fs.make_checkpoint()
+            tree = await m.tree()
+        newest = [path for path in world.objects("checkpoints") if path.name.startswith(f"{3:016x}") and part == ("-" in path.name)]
+        world.files = Unreadable(world.disk, set(newest))  # type: ignore[assignment]
+        world.without_index()
+        async with world.mounted() as m:
+            assert await m.tree() == tree
+
+    main()
+
+
+@simulated
+async def test_an_index_that_fails_while_a_checkpoint_is_read_is_no_fault_of_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World.new(tmp_path / "a")
+    async with world.mounted() as m:
+        await live_a_little(m, 0)
+        await m.fs.make_checkpoint()
+    world.without_index()
+
+    def full(_index: Index, _batches: Any) -> None:
+        raise StoreError("the index could not be written")
+
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match="index could not"):
+        patch.setattr(Index, "apply", full)
+        async with world.mounted():
+            pass
+
+
+@simulated
+async def test_a_segment_that_was_forgotten_does_not_hide_that_an_index_was_left_behind(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "a")
+    async with world.mounted() as m:
+        await live_a_little(m, 0)
+    first = world.objects("journal")[0]
+    content = world.content(first)
+    async with world.mounted() as m:
+        await live_a_little(m, 1)
+    elsewhere = world.after_kill(tmp_path / "elsewhere")
+    async with world.mounted() as m:
+        for seed in range(2, 5):
+            await live_a_little(m, seed)
+            await m.fs.make_checkpoint()
+        tree = await m.tree()
+    assert first not in world.objects("journal")
+    bring(world, first, content)  # closed late, by the mount after the one that could not close it
+    newer = on(world, elsewhere.state)
+    async with newer.mounted() as m:
+        assert await m.tree() == tree

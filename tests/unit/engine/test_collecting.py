@@ -7,7 +7,9 @@ import pytest
 import trio
 
 from backupfs import limits
+from backupfs.blobs.packs import OpenPack
 from backupfs.errors import FileSystemError, StoreError, UsageError
+from backupfs.format.catalog import Pack
 from backupfs.rules.collection import COPIED_PER_FREED_MAX, PackUse, plan_collection
 from tests.conftest import LogRule
 from tests.crash.faults import FaultyFiles
@@ -253,6 +255,194 @@ def test_a_plan_frees_what_is_worth_it_and_stays_in_proportion() -> None:
             cheapest = min(others, key=lambda pack: pack.live_bytes / pack.held_bytes)
             assert plan.copied_bytes + cheapest.live_bytes > COPIED_PER_FREED_MAX * (plan.freed_bytes + cheapest.dead_bytes)
     assert plan_collection([PackUse(1, limits.PACK_TARGET_BYTES, limits.PACK_TARGET_BYTES)]).packs == ()
+
+
+@simulated
+async def test_what_is_brought_back_while_another_is_being_purged_is_not_purged(tmp_path: Path, small: None) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        m.fs.upkeep.undelete_ns = HOUR_NS
+        infos = []
+        for turn in range(2):
+            for number in range(30):
+                await m.put(b"file%d" % number, noise(600, (turn, number)))
+            infos.append(await m.fs.create_snapshot("manual"))
+        for number in range(30):
+            await m.put(b"file%d" % number, b"now")
+        await m.fs.idle()
+        for info in infos:
+            await m.fs.delete_snapshot(info.name)
+        m.fs.upkeep._purge_now_ns = world.clock.now_ns()
+        m.fs.upkeep.wake()
+        for _ in range(1000):
+            await trio.lowlevel.checkpoint()
+            if [info.state for info in m.fs.deleted_snapshots()] == ["purging", "deleted"]:
+                break
+        await m.fs.undelete_snapshots([infos[1].name])
+        await m.fs.idle()
+        assert [info.name for info in m.fs.snapshots()] == [infos[1].name]
+        for number in range(30):
+            assert await m.get(b".snapshots/%s/file%d" % (infos[1].name.encode(), number)) == noise(600, (1, number))
+    assert world.audit(tmp_path / "audit") == []
+
+
+@simulated
+async def test_several_who_wait_for_the_background_work_are_all_told(tmp_path: Path, small: None) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        for number in range(20):
+            await m.put(b"file%d" % number, noise(9000, number))
+        await m.fs.create_snapshot("manual")
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(m.fs.idle)
+                nursery.start_soon(lambda: m.fs.upkeep.collect_now(purge_deleted=False, thorough=False))
+
+
+@pytest.mark.parametrize("thorough", [(True, False), (False, True)])
+def test_who_asks_for_less_takes_nothing_from_who_asked_for_more(tmp_path: Path, small: None, thorough: tuple[bool, bool]) -> None:
+    @simulated
+    async def main() -> None:
+        world = World.new(tmp_path / "w")
+        async with world.mounted() as m:
+            for number in range(20):
+                await m.put(b"file%d" % number, noise(9000, number))
+        async with world.mounted() as m:
+            await m.fs.idle()
+            for number in range(20):
+                if number % 4:
+                    await m.unlink(b"file%d" % number)
+
+            async def ask(each: bool) -> None:
+                await m.fs.upkeep.collect_now(purge_deleted=False, thorough=each)
+
+            async with trio.open_nursery() as nursery:
+                for each in thorough:
+                    nursery.start_soon(ask, each)
+                    while m.fs.upkeep._asked == 0:
+                        await trio.lowlevel.checkpoint()
+            assert m.fs.upkeep.status().freed_bytes > 0
+
+    main()
+
+
+@simulated
+async def test_who_asked_for_space_is_told_what_interrupted_it_and_it_goes_on_later(tmp_path: Path, small: None, log_rule: LogRule) -> None:
+    log_rule.allow("")
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        for number in range(20):
+            await m.put(b"file%d" % number, noise(9000, number))
+    async with world.mounted() as m:
+        await m.fs.idle()
+        for number in range(20):
+            if number % 4:
+                await m.unlink(b"file%d" % number)
+        await m.fs.commit()
+        append = m.fs._volume.packs.append
+
+        def refuse(blobs: object) -> None:
+            raise StoreError("refused")
+
+        m.fs._volume.packs.append = refuse  # type: ignore[assignment,method-assign]
+        with pytest.raises(StoreError, match="refused"):
+            await m.fs.upkeep.collect_now(purge_deleted=False, thorough=True)
+        m.fs._volume.packs.append = append  # type: ignore[method-assign]
+        assert m.fs.upkeep._collector.is_due()
+        await m.fs.upkeep.collect_now(purge_deleted=False, thorough=True)
+        assert m.fs.upkeep.status().freed_bytes > 0
+
+
+@simulated
+async def test_what_once_had_to_move_to_another_pack_is_rewritten_like_all_else(tmp_path: Path, small: None, log_rule: LogRule) -> None:
+    log_rule.allow("")
+    world = World.new(tmp_path / "w")
+    failing = [False]
+    world.files = FaultyFiles(world.disk, lambda operation, _number: 5 if operation == "sync" and failing[0] else None)
+    async with world.mounted() as m:
+        await m.fs.idle()
+        sync_pack = m.fs._volume.packs._sync_pack
+
+        def failing_once(pack: OpenPack) -> bool:
+            failing[0] = not hurt
+            hurt.add(pack.number)
+            try:
+                return sync_pack(pack)
+            finally:
+                failing[0] = False
+
+        hurt: set[int] = set()
+        m.fs._volume.packs._sync_pack = failing_once  # type: ignore[method-assign]
+        for number in range(30):
+            await m.put(b"file%d" % number, noise(4000, number))
+            await m.fs.commit()
+        assert hurt
+        assert m.fs._volume.packs._moved == {}, "whoever was told need not be told again"
+        for number in range(1, 30):
+            if number % 4:
+                await m.unlink(b"file%d" % number)
+        await m.fs.upkeep.collect_now(purge_deleted=False, thorough=True)
+        assert m.fs.upkeep.status().copied_bytes > 0
+        for number in range(0, 30, 4):
+            assert await m.get(b"file%d" % number) == noise(4000, number)
+        assert m.fs.status().failure == ""
+    assert await world.check() == []
+
+
+@simulated
+async def test_a_pack_that_goes_while_it_is_looked_at_is_no_trouble(tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        for number in range(20):
+            await m.put(b"file%d" % number, noise(9000, number))
+    async with world.mounted() as m:
+        await m.fs.idle()
+        collector = m.fs.upkeep._collector
+        collector._held.clear()
+        packs = await collector._closed_packs()
+        for number in range(20):
+            await m.unlink(b"file%d" % number)
+        await m.fs.idle()
+
+        async def stale() -> list[tuple[int, Pack]]:
+            return packs
+
+        monkeypatch.setattr(collector, "_closed_packs", stale)
+        assert (await collector.plan(thorough=True)).packs == ()
+        assert m.fs.status().errors == []
+
+
+@pytest.mark.parametrize("until_the_end", [False, True])
+def test_a_pack_that_could_not_be_removed_does_not_stay_for_ever(tmp_path: Path, small: None, log_rule: LogRule, until_the_end: bool) -> None:
+    log_rule.expect("could not be removed")
+
+    @simulated
+    async def main() -> None:
+        await remove_in_vain(tmp_path, until_the_end)
+
+    main()
+
+
+async def remove_in_vain(tmp_path: Path, until_the_end: bool) -> None:
+    world = World.new(tmp_path / "w")
+    failing = [False]
+    world.files = FaultyFiles(world.disk, lambda operation, _number: 5 if operation == "unlink" and failing[0] else None)
+    async with world.mounted() as m:
+        failing[0] = False
+        for number in range(20):
+            await m.put(b"file%d" % number, noise(9000, number))
+        await m.fs.commit()
+        failing[0] = True
+        for number in range(20):
+            await m.unlink(b"file%d" % number)
+        await m.fs.idle()
+        assert world.objects("packs")
+        failing[0] = until_the_end
+    failing[0] = False
+    async with world.mounted() as m:
+        await m.fs.idle()
+    assert world.objects("packs") == []
+    assert world.audit(tmp_path / "audit") == []
 
 
 @simulated

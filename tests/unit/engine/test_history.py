@@ -6,8 +6,11 @@ import stat
 from pathlib import Path
 
 import pytest
+import trio
 
+from backupfs import limits
 from backupfs.engine.attributes import AttributeChanges, SnapshotInfo, TreeChange
+from backupfs.engine.namespace import RENAME_EXCHANGE
 from backupfs.errors import FileSystemError, UsageError
 from tests.unit.engine.world import ROOT, WHO, Mounted, World, list_directory, read_all, simulated
 
@@ -44,7 +47,7 @@ def expected(then: dict[bytes, Facts], now: dict[bytes, Facts]) -> set[Line]:
     gone = sorted((ino, path) for place, (path, ino) in entries[0].items() if entries[1].get(place, (b"", 0))[1] != ino)
     come = sorted((ino, path) for place, (path, ino) in entries[1].items() if entries[0].get(place, (b"", 0))[1] != ino)
     lines: set[Line] = set()
-    exchanged = {path for _, path in gone} & {path for _, path in come}
+    exchanged = exchanged_paths(gone, come, now)
     newcomers = {ino for ino, path in come if path in exchanged}
     for path in exchanged:
         lines |= differing(path, then[path], now[path])
@@ -64,6 +67,13 @@ def expected(then: dict[bytes, Facts], now: dict[bytes, Facts]) -> set[Line]:
     for ino in (firsts[0].keys() & firsts[1].keys()) - newcomers:
         lines |= {(kind, str(ino).encode(), b"") for kind, _, _ in differing(b"", then[firsts[0][ino]], now[firsts[1][ino]])}
     return lines
+
+
+def exchanged_paths(gone: list[tuple[int, bytes]], come: list[tuple[int, bytes]], now: dict[bytes, Facts]) -> set[bytes]:
+    """Paths that lead to another inode now, but for directories that have moved."""
+    moved = {ino for ino, path in come if now[path][1] == stat.S_IFDIR} & {ino for ino, _ in gone}
+    there = [{path for ino, path in side if ino not in moved} for side in (gone, come)]
+    return there[0] & there[1]
 
 
 def differing(path: bytes, was: Facts, is_: Facts) -> set[Line]:
@@ -113,7 +123,10 @@ class Author:
         elif kind == 6:
             movable = [path for path in (*files, *directories) if path and new != path and not new.startswith(path + b"/")]
             target = tree.get(new)
-            if movable and (target is None or target[1] == stat.S_IFREG):
+            old = draw.choice([*files, *directories])
+            if target is not None and old and not old.startswith(new + b"/") and not new.startswith(old + b"/") and old != new:
+                await m.rename(old, new, RENAME_EXCHANGE)
+            elif movable and (target is None or target[1] == stat.S_IFREG):
                 old = draw.choice(movable)
                 if target is None or tree[old][1] == stat.S_IFREG:
                     await m.rename(old, new)
@@ -267,3 +280,48 @@ def test_what_deleting_would_free_is_what_it_frees(tmp_path: Path, seed: int, li
                 assert before - m.fs.stats().stored_bytes == would
 
     main()
+
+
+@simulated
+async def test_directories_that_changed_places_or_took_another_ones_place_are_told_as_moved(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        for name in (b"a", b"b", b"new", b"mixed"):
+            await m.mkdir(name)
+            await m.put(name + b"/in " + name, b"content of " + name)
+        await m.put(b"file", b"a file")
+        await m.mkdir(b"old")
+        info = await m.fs.create_snapshot("manual")
+        await m.rename(b"a", b"b", RENAME_EXCHANGE)
+        await m.rename(b"mixed", b"file", RENAME_EXCHANGE)
+        await m.rename(b"new", b"old")
+        changes = [(c.kind, c.path, c.old_path) for c in await m.fs.history.diff(info.serial, 0)]
+        assert changes == [
+            ("R", b"a", b"b"),
+            ("R", b"b", b"a"),
+            ("R", b"file", b"mixed"),
+            ("R", b"mixed", b"file"),
+            ("-", b"old", b""),
+            ("R", b"old", b"new"),
+        ]
+
+
+@simulated
+async def test_what_purging_would_free_is_reckoned_while_it_is_purged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "RECKON_RECORDS_PER_STEP", 1)
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        for number in range(30):
+            await m.put(b"file%d" % number, random.Random(number).randbytes(3000))
+        info = await m.fs.create_snapshot("manual")
+        for number in range(30):
+            await m.unlink(b"file%d" % number)
+        await m.fs.idle()
+        assert await m.fs.reckoner.frees([info.serial]) > 90_000
+        await m.fs.delete_snapshot(info.name)
+        async with trio.open_nursery() as nursery:
+            for _ in range(8):
+                nursery.start_soon(m.fs.reckoner.frees, [info.serial])
+                await trio.lowlevel.checkpoint()
+            nursery.start_soon(m.fs.idle)
+        assert await m.fs.reckoner.frees([info.serial]) == 0

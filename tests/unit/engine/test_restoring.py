@@ -1,7 +1,9 @@
 """The way back: what a restore into the live tree does, and what it leaves alone."""
 
 import errno
+import os
 import random
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from backupfs import limits
 from backupfs.engine.attributes import AttributeChanges, SnapshotInfo
 from backupfs.engine.restoring import RestorePlan
 from backupfs.errors import FileSystemError, UsageError
+from backupfs.format.catalog import ORPHAN_DATA, Table, orphan_key
 from tests.unit.engine.test_history import Author
 from tests.unit.engine.world import ROOT, WHO, Mounted, World, simulated
 
@@ -225,24 +228,191 @@ async def test_what_changed_since_the_plan_is_left_out_and_said(tmp_path: Path) 
         assert await m.names(b"d") == []
 
 
-@simulated
-async def test_a_restore_that_is_killed_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copying the regions of a file takes several steps."""
     monkeypatch.setattr(limits, "REGION_BYTES", 64 * 1024)
     monkeypatch.setattr(limits, "RESTORE_REGIONS_PER_STEP", 2)
+
+
+async def interrupted(m: Mounted, plan: RestorePlan, act: Callable[[], Awaitable[object]]) -> list[tuple[str, bytes, str]]:
+    """Carry a plan out; `act` comes when the regions of a file are half copied."""
+    done: list[tuple[str, bytes, str]] = []
+    restorer, acted = m.fs.restorer, False
+    admit = restorer._admit
+
+    async def then_act() -> None:
+        nonlocal acted
+        if m.fs._volume.catalog.get(Table.ORPHANS, orphan_key(ORPHAN_DATA, m.fs._volume.counters.data - 1)) is not None and not acted:
+            acted = True
+            await act()
+        await admit()
+
+    restorer._admit = then_act
+    try:
+        done += await restore(m, plan)
+    finally:
+        restorer._admit = admit
+    assert acted
+    return done
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("kind", ["made", "moved"])
+def test_what_comes_to_stand_there_while_a_large_file_is_copied_is_left_alone(tmp_path: Path, in_steps: None, there: bool, kind: str) -> None:
+    @simulated
+    async def main() -> None:
+        world = World.new(tmp_path / "w")
+        async with world.mounted() as m:
+            await m.mkdir(b"d")
+            await m.put(b"d/file", random.Random(2).randbytes(2_000_000))
+            info = await m.fs.create_snapshot("manual")
+            await m.unlink(b"d/file")
+            if there:
+                await m.put(b"d/file", b"other")
+            await m.fs.idle()
+
+            async def act() -> None:
+                if kind == "moved":
+                    await m.rename(b"d", b"e")
+                    return
+                if there:
+                    await m.unlink(b"d/file")
+                await m.put(b"d/file", b"made meanwhile")
+
+            plan = await m.fs.restorer.plan(info.serial, b"d/file", overwrite=there)
+            [(_, _, trouble)] = await interrupted(m, plan, act)
+            assert trouble
+            if kind == "made":
+                assert await m.get(b"d/file") == b"made meanwhile"
+            else:
+                assert await m.names(b"e") == ([b"file"] if there else [])
+            await m.fs.idle()
+        assert await world.check() == []
+        assert world.audit(tmp_path / "audit") == []
+
+    main()
+
+
+@simulated
+async def test_a_restore_that_fails_half_way_leaves_nothing_behind(tmp_path: Path, in_steps: None) -> None:
     world = World.new(tmp_path / "w")
     async with world.mounted() as m:
         await m.put(b"file", random.Random(2).randbytes(2_000_000))
         info = await m.fs.create_snapshot("manual")
         await m.unlink(b"file")
         await m.fs.idle()
-        plan = await m.fs.restorer.plan(info.serial, b"file")
-        restorer = m.fs.restorer
-        data = m.fs._volume.next_data()
-        old = restorer._view(info.serial).inode(plan.steps[0].old_ino)
-        assert old is not None
-        await restorer._copy_regions(old.data, data, info.serial)
-        await m.fs.commit()
-        killed = world.after_kill(tmp_path / "killed")
+
+        async def act() -> None:
+            raise FileSystemError(errno.ENOSPC)
+
+        [(_, _, trouble)] = await interrupted(m, await m.fs.restorer.plan(info.serial, b"file"), act)
+        assert trouble
+        await m.fs.delete_snapshot(info.name)
+        await m.fs.idle()
+        assert m.fs.stats().stored_bytes == 0
+    assert await world.check() == []
+    assert world.audit(tmp_path / "audit") == []
+
+
+@simulated
+async def test_a_snapshot_is_not_purged_while_it_is_restored_from(tmp_path: Path, in_steps: None) -> None:
+    content = random.Random(2).randbytes(2_000_000)
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        await m.put(b"file", content)
+        info = await m.fs.create_snapshot("manual")
+        await m.unlink(b"file")
+
+        async def act() -> None:
+            await m.fs.delete_snapshot(info.name)
+            await m.fs.idle()
+
+        [(_, _, trouble)] = await interrupted(m, await m.fs.restorer.plan(info.serial, b"file"), act)
+        assert trouble == ""
+        assert await m.get(b"file") == content
+        await m.fs.idle()
+        assert m.fs.deleted_snapshots() == []
+    assert world.audit(tmp_path / "audit") == []
+
+
+@pytest.mark.parametrize("kind", ["lost", "changed"])
+def test_a_file_that_was_to_get_its_second_name_back_is_looked_at_again(tmp_path: Path, kind: str) -> None:
+    @simulated
+    async def main() -> None:
+        world = World.new(tmp_path / "w")
+        async with world.mounted() as m:
+            await m.put(b"first", b"then")
+            await m.link(b"first", b"second")
+            info = await m.fs.create_snapshot("manual")
+            await m.unlink(b"second")
+            await m.put(b"second", b"another")
+            plan = await m.fs.restorer.plan(info.serial, b"second", overwrite=True)
+            assert plan.steps[0].shared_ino
+            await m.open(b"first")
+            if kind == "lost":
+                await m.unlink(b"first")
+            else:
+                await m.fs.write(m.handles[b"first"], 0, b"now!")
+            assert [trouble for _, _, trouble in await restore(m, plan)] == [""]
+            assert await m.get(b"second") == b"then"
+            await m.close(b"first")
+            await m.fs.idle()
+        assert await world.check() == []
+        assert world.audit(tmp_path / "audit") == []
+
+    main()
+
+
+@simulated
+async def test_a_place_that_no_path_can_name_is_refused(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        await m.mkdir(b"d")
+        await m.put(b"d/file", b"then")
+        info = await m.fs.create_snapshot("manual")
+        for target in (b"..", b"d/..", b"d/.", b"d/../e", b"x\0y", b".snapshots", b"d/.snapshots", b".snapshots/x"):
+            with pytest.raises(UsageError, match="place"):
+                await m.fs.restorer.plan(info.serial, b"d", target)
+        await restore(m, await m.fs.restorer.plan(info.serial, b"/d//file", b"//d//back/"))
+        assert await m.get(b"d/back") == b"then"
+
+
+@simulated
+async def test_a_tree_as_deep_as_there_are_is_compared_and_restored(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        ino = ROOT
+        for _ in range(1500):
+            attributes = await m.fs.mkdir(ino, b"d", 0o755, WHO)
+            ino = attributes.ino
+        deep = b"/".join([b"d"] * 1500)
+        opened, _ = await m.fs.create(ino, b"file", 0o644, os.O_RDWR | os.O_CREAT, WHO)
+        await m.fs.release(opened.fh)
+        info = await m.fs.create_snapshot("manual")
+        await m.fs.unlink(ino, b"file", WHO)
+        assert [(c.kind, c.path) for c in await m.fs.history.diff(info.serial, 0)] == [("-", deep + b"/file")]
+        plan = await m.fs.restorer.plan(info.serial, b"")
+        assert [(s.action, s.path) for s in plan.steps] == [("add", deep + b"/file")]
+        assert [trouble for _, _, trouble in await restore(m, plan)] == [""]
+
+
+@simulated
+async def test_a_restore_that_is_killed_leaves_nothing_behind(tmp_path: Path, in_steps: None) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        await m.put(b"file", random.Random(2).randbytes(2_000_000))
+        info = await m.fs.create_snapshot("manual")
+        await m.unlink(b"file")
+        await m.fs.idle()
+        ends: list[World] = []
+
+        async def act() -> None:
+            await m.fs.create_snapshot("manual")
+            ends.append(world.after_kill(tmp_path / "killed"))
+
+        await interrupted(m, await m.fs.restorer.plan(info.serial, b"file"), act)
+    [killed] = ends
     async with killed.mounted() as m:
         await m.fs.idle()
         assert await m.names(b"") == []

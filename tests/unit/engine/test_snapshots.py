@@ -5,7 +5,7 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 import pytest
 import trio
@@ -540,3 +540,34 @@ async def test_the_directory_of_snapshots_may_be_hidden_or_left_out(tmp_path: Pa
             else:
                 assert (await m.fs.lookup(ROOT, b".snapshots")).ino == SNAPSHOTS_INO
                 assert await m.get(place(info) + b"/file") == b"content"
+
+
+@pytest.mark.parametrize("nth", [0, 2])
+def test_what_purging_costs_does_not_depend_on_how_many_snapshots_there_are(tmp_path: Path, nth: int) -> None:
+    @simulated
+    async def main() -> None:
+        costs = []
+        for snapshots in (8, 40):
+            world = World.new(tmp_path / f"{snapshots}")
+            async with world.mounted() as m:
+                for number in range(snapshots):
+                    await m.put(b"file", b"version %d" % number)
+                    await m.fs.create_snapshot("manual")
+                await m.put(b"file", b"now")
+                await m.fs.idle()
+                catalog = m.fs._volume.catalog
+                newest, count = catalog.newest, [0]
+
+                def counted(*args: Any, count: list[int] = count, newest: Callable[..., Any] = newest) -> Any:
+                    count[0] += 1
+                    return newest(*args)
+
+                catalog.newest = counted  # type: ignore[method-assign,assignment]
+                await m.fs.delete_snapshot(m.fs.snapshots()[nth].name)
+                await m.fs.idle()
+                assert m.fs.deleted_snapshots() == []
+                costs.append(count[0])
+            assert world.audit(tmp_path / f"audit {snapshots}") == []
+        assert costs[0] == costs[1] > 0
+
+    main()

@@ -128,7 +128,7 @@ def test_zero_turns_a_limit_off() -> None:
     assert to_toml(settings) == text
     below = Layer("policy", parse('[retention]\nspace-limit = "1GiB"\nfree-limit = "1GiB"\nmin-age = "1h"\nkeep-within = "1h"', "policy"))
     found = effective([Layer("file", settings), below])
-    assert found.retention == DEFAULT_RETENTION
+    assert found.retention == replace(DEFAULT_RETENTION, keep_within_ns=0)
     assert found.undelete_ns == 0
 
 
