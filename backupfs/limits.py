@@ -105,6 +105,10 @@ UPKEEP_LOOK_S: Final = 30.0
 """The clock is read at least this often for snapshots whose time has come to be purged."""
 SET_ASIDE_KEPT: Final = 3
 """What so many recoveries set aside is kept, for whoever looks into what happened; older goes."""
+SNAPSHOTS_EVER_MAX: Final = (1 << 22) - 1
+"""So many snapshots a repository can have had: their numbers share the inode numbers of `.snapshots` with the directories' (one each two minutes for
+15 years).
+"""
 SNAPSHOT_PARK_S: Final = 0.050
 """Longest time that changing requests are held up for a snapshot's cut."""
 

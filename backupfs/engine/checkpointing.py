@@ -34,6 +34,8 @@ class Checkpointer:
         self._committer = committer
         self._made_at = 0
         """`appended_bytes` of the journal when the last checkpoint was made by this process."""
+        self._not_before = 0
+        """`appended_bytes` of the journal before which none is tried again: one could not be made."""
         self._one_at_a_time = trio.Lock()
         self._cutting = trio.Lock()
 
@@ -45,6 +47,8 @@ class Checkpointer:
 
     def is_due(self) -> bool:
         """Whether the journal has grown so long that a checkpoint pays."""
+        if self._volume.journal.appended_bytes < self._not_before:
+            return False
         return self.journal_bytes > max(limits.CHECKPOINT_MIN_BYTES, self._volume.checkpoint_bytes)
 
     async def run(self) -> None:
@@ -55,7 +59,8 @@ class Checkpointer:
                 try:
                     await self.make()
                 except BackupfsError as error:
-                    log.error("no checkpoint could be made; the journal stays whole, and it is tried again: %s", error)
+                    self._not_before = self._volume.journal.appended_bytes + limits.CHECKPOINT_MIN_BYTES
+                    log.error("no checkpoint could be made; the journal stays whole, and it is tried again when it has grown: %s", error)
 
     async def make(self) -> None:
         """Make one now. Cancelled, it leaves nothing that counts. Raises StoreError, DamageError."""

@@ -710,6 +710,8 @@ class FileSystem:
                 self._inodes.record_changed()
                 now = self._volume.seams.clock.now_ns()
                 serial = self._volume.counters.serial
+                if serial >= limits.SNAPSHOTS_EVER_MAX:
+                    raise BackupfsError(f"this repository has had {serial - 1} snapshots, and no more can be numbered; begin a new one")
                 self._volume.counters.serial += 1
                 given = self._claim(name) if name else self._snapshots.new_name(now)
                 info = self._snapshots.take(serial, now, given, why, message, tags, before_restore)

@@ -121,3 +121,22 @@ def test_one_snapshot_is_mounted_alone_and_after_a_kill(mounted_repository: Repo
     mounted_repository.unmount(beside)
     mounted_repository.mount()
     assert (live / ".snapshots" / past / "a/b/file").read_bytes() == b"then"
+
+
+def test_mkdir_takes_a_snapshot_with_everything_written_and_rmdir_marks_it_deleted(mounted_repository: Repository) -> None:
+    live = mounted_repository.directory
+    mounted_repository.expect_trouble("mkdir .snapshots/NAME")
+    with (live / "open").open("wb") as file:
+        file.write(b"still in the page cache")
+        file.flush()
+        os.mkdir(live / ".snapshots/before the upgrade")
+    assert (live / ".snapshots/before the upgrade/open").read_bytes() == b"still in the page cache"
+    assert "before the upgrade" in os.listdir(live / ".snapshots")
+    for name, code in (("before the upgrade", errno.EEXIST), ("latest", errno.EEXIST), ("2026-10-04T120000Z", errno.EINVAL)):
+        with pytest.raises(OSError) as refused:
+            os.mkdir(live / ".snapshots" / name)
+        assert refused.value.errno == code, name
+    os.rmdir(live / ".snapshots/before the upgrade")
+    assert os.listdir(live / ".snapshots") == []
+    with pytest.raises(FileExistsError):
+        os.mkdir(live / ".snapshots/before the upgrade")

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from backupfs import limits
 from backupfs.engine.snapdirs import SNAPSHOTS_INO
-from backupfs.errors import FileSystemError, UsageError
+from backupfs.errors import BackupfsError, FileSystemError, UsageError
 from tests.conftest import LogRule
 from tests.unit.engine.world import ROOT, WHO, Mounted, World, simulated
 
@@ -148,3 +149,17 @@ async def test_mkdir_takes_a_snapshot_and_rmdir_marks_it_deleted(tmp_path: Path,
         assert never_again.value.errno == errno.EEXIST
         with pytest.raises(UsageError):
             await m.fs.create_snapshot("manual", name="a/b")
+
+
+@simulated
+async def test_when_no_number_is_left_no_snapshot_is_taken(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        m.fs._volume.counters.serial = limits.SNAPSHOTS_EVER_MAX - 1
+        await m.mkdir(b"d")
+        name = (await m.fs.create_snapshot("manual")).name.encode()
+        inside = (await m.fs.lookup(await m.ino(b"d"), NAME)).ino
+        assert await names_in(m, inside) == [b".", b"..", b"latest", name]
+        assert (await m.fs.lookup(inside, name)).ino != (await m.fs.lookup(inside, b"latest")).ino
+        with pytest.raises(BackupfsError, match="no more can be numbered"):
+            await m.fs.create_snapshot("manual")
