@@ -7,7 +7,7 @@ import errno
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC
-from typing import Final, Protocol
+from typing import Final, Protocol, assert_never
 
 import msgspec
 import trio
@@ -99,6 +99,8 @@ class SnapshotRequests:
                 return SnapshotsChanged(names)
             case SnapshotHoldRequest():
                 return await self._hold(request)
+            case _:
+                assert_never(request)
 
     async def tell_all(self, request: SnapshotListRequest, replies: Replies) -> object:
         """See `SnapshotListRequest`."""
