@@ -113,7 +113,9 @@ def rebuild_index(repo: str | None, password_fd: int | None, as_json: bool) -> N
     """Make the local index of REPO anew from the repository and the password alone."""
     output = Output(as_json)
     place = locate.at_repository(_repository(repo), _home(), SystemFiles())
-    report = offline.rebuild(place, password(os.environ, password_fd), _seams())
+    secret = password(os.environ, password_fd)
+    with output.progress("rebuilding") as show:
+        report = offline.rebuild(place, secret, _seams(), show)
     output.json({"repository": str(place.repository), "report": report})
     output.say(f"the index of {place.repository} was made anew")
 

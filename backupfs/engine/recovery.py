@@ -260,15 +260,17 @@ def _fault(index: Index, reader: JournalReader, checkpoints: Checkpoints) -> str
     return ""
 
 
-def replay(reader: JournalReader, checkpoints: Checkpoints, index: Index, seen: SeenHistory | None, progress: Callable[[int], None]) -> Replayed:
+def replay(reader: JournalReader, checkpoints: Checkpoints, index: Index, seen: SeenHistory | None, progress: Callable[[int, int], None]) -> Replayed:
     """Bring the index up to the journal's end; an empty one starts from a checkpoint. Raises DamageError or RollbackError; never takes a shorter
-    journal for the whole. Blocks.
+    journal for the whole. `progress` is told of (bytes read, bytes in all). Blocks.
     """
     reader.sync_open()
     start, cut = Position(*index.position), None
+    done_bytes = 0
     if not start.segment:
         base = sound_checkpoint(checkpoints, lambda part: index.apply([((0, 0, 0), part)]))
         if base is not None:
+            done_bytes = checkpoints.size_bytes(base.number)
             start, cut = base.position, base.journal
             index.apply([((start.segment, start.segment_bytes, start.batch), [])])
     result = Replayed(start, cut or SegmentOpen(0, 0, b""))
@@ -278,6 +280,7 @@ def replay(reader: JournalReader, checkpoints: Checkpoints, index: Index, seen: 
     seen_found = seen is None or seen.position.batch <= start.batch
     # Given up after a failed write, and never handed over: the segments that followed say how far they count.
     result.unclosed.extend(sequence for sequence, in_store in reader.sequences() if sequence < start.segment and not in_store)
+    total_bytes = done_bytes + sum(reader.size_bytes(*each) for each in reader.sequences() if each[0] >= start.segment)
     for segment in chain(reader, start, cut, seen, result.torn):
         if not segment.in_store:
             result.unclosed.append(segment.sequence)
@@ -302,7 +305,8 @@ def replay(reader: JournalReader, checkpoints: Checkpoints, index: Index, seen: 
             if waiting_bytes >= _REPLAY_BYTES:
                 index.apply(waiting)
                 waiting, waiting_bytes = [], 0
-                progress(result.batches)
+        done_bytes += len(segment.data)
+        progress(done_bytes, total_bytes)
         result.position = Position(segment.sequence, segment.valid_bytes, result.position.batch)
         result.last = SegmentOpen(segment.sequence, segment.valid_bytes, _true_hash(reader, segment, cut, seen))
     if waiting:

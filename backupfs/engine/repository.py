@@ -219,11 +219,11 @@ def _lent_volume(root: Path, unlocked: Unlocked, state: Path, name: str, seams: 
     return volume
 
 
-async def rebuild_index(root: Path, unlocked: Unlocked, state: Path, *, seams: Seams) -> RebuildReport:
-    """Build the index anew from the journal and the key alone."""
+async def rebuild_index(root: Path, unlocked: Unlocked, state: Path, *, seams: Seams, progress: Progress) -> RebuildReport:
+    """Build the index anew from checkpoints, the journal and the key alone."""
     lock = await seams.offload.disk(seams.files.lock, root / LOCK)
     try:
-        return await seams.offload.disk(_rebuild, root, unlocked, state, seams)
+        return await seams.offload.disk(_rebuild, root, unlocked, state, seams, progress)
     finally:
         seams.files.close(lock)
 
@@ -243,13 +243,13 @@ async def check_repository(
         seams.files.close(lock)
 
 
-def _rebuild(root: Path, unlocked: Unlocked, state: Path, seams: Seams) -> RebuildReport:
+def _rebuild(root: Path, unlocked: Unlocked, state: Path, seams: Seams, progress: Progress) -> RebuildReport:
     directory = state / INDEX
     for path in directory.iterdir() if directory.exists() else ():
         path.unlink()
     index = Index(directory, unlocked.keys, seams.randomness)
     try:
-        result = recovery.replay(_journal_reader(root, unlocked, seams), _checkpoints(root, unlocked, seams), index, None, _quiet)
+        result = recovery.replay(_journal_reader(root, unlocked, seams), _checkpoints(root, unlocked, seams), index, None, progress)
         return RebuildReport(result.batches, result.position.segment, index.data_bytes())
     finally:
         index.close()
@@ -390,5 +390,5 @@ def _has_aes() -> bool:
         return True
 
 
-def _quiet(_batches: int) -> None:
+def _quiet(_done: int, _total: int) -> None:
     """Replay goes unreported."""

@@ -108,6 +108,16 @@ class JournalReader:
         finally:
             self._files.close(handle)
 
+    def size_bytes(self, sequence: int, in_store: bool) -> int:
+        """Length of a segment's file. Raises StoreError."""
+        if in_store:
+            return self._store.size(segment_name(sequence))
+        handle = self._files.open(open_segment_path(self._directory, sequence))
+        try:
+            return self._files.size(handle)
+        finally:
+            self._files.close(handle)
+
     def load(self, sequence: int, in_store: bool) -> Segment:
         """A segment with its header and first frame checked, its other frames not yet read. Raises DamageError, StoreError."""
         data = self.read(sequence, in_store)

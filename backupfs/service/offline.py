@@ -43,10 +43,10 @@ def create(new: NewRepository, password: bytes, seams: Seams) -> str:
     return made.hex()
 
 
-def rebuild(place: Place, password: bytes, seams: Seams) -> RebuildReport:
+def rebuild(place: Place, password: bytes, seams: Seams, on_progress: Callable[[int, int], None]) -> RebuildReport:
     """Make the index anew from the repository and the key alone. LockedError while it is mounted."""
     with _alone(place, password, seams) as unlocked:
-        return _run(lambda: rebuild_index(place.repository, unlocked, place.state.path, seams=seams))
+        return _run(lambda: rebuild_index(place.repository, unlocked, place.state.path, seams=seams, progress=on_progress))
 
 
 def check(

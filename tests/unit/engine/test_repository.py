@@ -201,7 +201,7 @@ async def test_one_writer_at_a_time(tmp_path: Path) -> None:
         with pytest.raises(LockedError):
             await other.check()
         with pytest.raises(LockedError):
-            await rebuild_index(REPOSITORY, other.unlocked(), other.state, seams=other.seams())
+            await rebuild_index(REPOSITORY, other.unlocked(), other.state, seams=other.seams(), progress=lambda _done, _total: None)
         await m.put(b"f", b"x")
     async with other.mounted() as m:
         assert await m.get(b"f") == b"x"
@@ -288,7 +288,9 @@ async def test_rebuilding_the_index(tmp_path: Path) -> None:
             await m.put(b"f%d" % i, b"%d" % i)
         await m.fs.create_snapshot("test")
         tree = await m.tree()
-    report = await rebuild_index(REPOSITORY, world.unlocked(), world.state, seams=world.seams())
+    told: list[tuple[int, int]] = []
+    report = await rebuild_index(REPOSITORY, world.unlocked(), world.state, seams=world.seams(), progress=lambda *how_far: told.append(how_far))
+    assert told[-1][0] == told[-1][1] > 0
     assert report.batches >= 2
     assert report.segment == 1
     assert report.index_bytes > 0
@@ -305,7 +307,7 @@ async def test_a_half_built_index_is_never_taken_for_the_whole(tmp_path: Path, l
             await m.put(b"f%d" % number, b"x")
     world.disk.damage(world.objects("journal")[1], 4500)
     with pytest.raises(DamageError):
-        await rebuild_index(REPOSITORY, world.unlocked(), world.state, seams=world.seams())
+        await rebuild_index(REPOSITORY, world.unlocked(), world.state, seams=world.seams(), progress=lambda _done, _total: None)
     with pytest.raises(DamageError):
         async with world.mounted():
             raise AssertionError("it mounts")
