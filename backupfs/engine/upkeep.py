@@ -57,6 +57,7 @@ class Upkeep:
         self._collecting = trio.Event()
         self._collected = trio.Event()
         self._collects = True
+        self._is_collecting = False
         self._interruption: tuple[int, BackupfsError] | None = None
         """Number of the last question that was answered by an error, and the error."""
         self._in_hurry = False
@@ -107,6 +108,7 @@ class Upkeep:
             while True:
                 await self._collecting.wait()
                 self._collecting = trio.Event()
+                self._is_collecting = True
                 asked, hurry, thorough = self._asked, self._in_hurry, self._thorough
                 self._in_hurry = self._thorough = False
                 try:
@@ -118,6 +120,7 @@ class Upkeep:
                     self._volume.errors.append(f"collecting space was interrupted: {error}")
                     self._interruption = asked, error
                 self._answered = asked
+                self._is_collecting = False
                 self._tell_collected()
         finally:
             self._collects = False
@@ -157,7 +160,8 @@ class Upkeep:
     async def idle(self) -> None:
         """Everything that is due is done when this returns. Raises what interrupted it."""
         await self._chores_done()
-        if self._collector.is_due() and self._volume.failure is None and not self._stopped:
+        under_way = self._is_collecting or self._collecting.is_set()
+        if (under_way or self._collector.is_due()) and self._volume.failure is None and not self._stopped:
             await self.collect_now(purge_deleted=False, thorough=False)
         await self._committer.commit()
         await self._committer.applied()

@@ -476,3 +476,24 @@ async def test_a_full_disk_is_pruned_free_and_written_again(tmp_path: Path, smal
         assert await m.get(b"again") == noise(900_000, "again")
     assert await world.check() == []
     assert world.audit(tmp_path / "audit") == []
+
+
+@simulated
+async def test_what_is_being_collected_already_is_waited_for(tmp_path: Path, small: None) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        for number in range(60):
+            await m.put(b"file%d" % number, noise(9000, number))
+        await m.fs.commit()
+    async with world.mounted() as m:
+        await m.fs.idle()
+        for number in range(60):
+            if number % 3:
+                await m.unlink(b"file%d" % number)
+        await m.fs.upkeep.idle()
+        m.fs.upkeep.collect_soon()
+        while not m.fs.upkeep.status().packs_to_rewrite:
+            await trio.lowlevel.checkpoint()
+        await m.fs.idle()
+        status = m.fs.upkeep.status()
+        assert (status.packs_to_rewrite, status.copied_bytes > 0) == (0, True)
