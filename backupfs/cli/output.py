@@ -10,27 +10,25 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from backupfs.errors import BackupfsError
 
 SCHEMA: Final = 1
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+STAGES: Final = {
+    "reckoning": ("reckoning what is freed", False),
+    "surveying": ("looking at packs", False),
+    "purging": ("purging snapshots", False),
+    "copying": ("rewriting packs", True),
+}
+"""What the progress of each stage is called, and whether it is in bytes."""
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
@@ -72,6 +70,14 @@ def readable_size(size_bytes: int) -> str:
 def printable(text: str) -> str:
     """One line in which nothing speaks to the terminal: what cannot be printed is written as Python would write it."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode() for sign in text)
+
+
+class Show(Protocol):
+    """Takes how far it is, and in which stage."""
+
+    def __call__(self, done: int, total: int, stage: str = "") -> None:
+        """So many of so many are done."""
+        ...
 
 
 class Output:
@@ -126,29 +132,48 @@ class Output:
         self.json({"error": {"kind": error.kind, "message": str(error), "exit_code": error.exit_code}})
 
     @contextmanager
-    def progress(self, what: str, *, in_bytes: bool = True) -> Iterator[Any]:
-        """A bar with rate and time left on standard error, when that is a terminal; one line on SIGUSR1. Gives
-        `show(done, total)`, in bytes or else in whatever is counted.
+    def progress(self, what: str, *, in_bytes: bool = True) -> Iterator[Show]:
+        """A bar with rate and time left on standard error, when that is a terminal; one line on SIGUSR1. What is done is counted in bytes or in
+        something else until `show` is told of a stage of `STAGES`.
         """
-        amounts: tuple[ProgressColumn, ...] = (DownloadColumn(binary_units=True), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(),)
-        columns = (TextColumn("{task.description}"), BarColumn(), *amounts, TimeRemainingColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(), _AmountColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self._err, transient=True, disable=not self._err.is_terminal) as bar:
-            task = bar.add_task(what, total=None)
-            at = [0, 0]
+            number = bar.add_task(what, total=None, in_bytes=in_bytes)
+            task = bar.tasks[0]
+            under_way = ""
 
-            def show(done: int, total: int) -> None:
-                at[:] = done, total
-                bar.update(task, completed=done, total=total)
+            def show(done: int, total: int, stage: str = "") -> None:
+                nonlocal under_way
+                if stage != under_way or done < task.completed:
+                    under_way = stage
+                    title, counts_bytes = STAGES.get(stage, (what, in_bytes))
+                    bar.reset(number, description=title, in_bytes=counts_bytes)
+                bar.update(number, completed=done, total=total)
 
-            before = signal.signal(signal.SIGUSR1, lambda *_: self._progress_line(what, at, readable_size if in_bytes else str))
+            before = signal.signal(signal.SIGUSR1, lambda *_: self._err.print(Text(f"{task.description}: {amount(task)}{_left(task)}")))
             try:
                 yield show
             finally:
                 signal.signal(signal.SIGUSR1, before)
 
-    def _progress_line(self, what: str, at: Sequence[int], shown: Callable[[int], str]) -> None:
-        done, total = at
-        self._err.print(Text(f"{what}: {shown(done)} of {shown(total)}"))
+
+class _AmountColumn(ProgressColumn):
+    """How much of how much, and how fast."""
+
+    def render(self, task: Task) -> Text:
+        return Text(amount(task))
+
+
+def amount(task: Task) -> str:
+    """`1.5 GiB of 3.0 GiB, 200.0 MiB/s`, or `12 of 50, 3/s`; without what is not known yet."""
+    shown: Callable[[int], str] = readable_size if task.fields["in_bytes"] else str
+    total = "" if task.total is None else f" of {shown(int(task.total))}"
+    rate = "" if task.speed is None else f", {shown(round(task.speed))}/s"
+    return f"{shown(int(task.completed))}{total}{rate}"
+
+
+def _left(task: Task) -> str:
+    return "" if task.time_remaining is None else f", {timedelta(seconds=round(task.time_remaining))} left"
 
 
 def _words(name: str) -> str:

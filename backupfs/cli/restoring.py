@@ -81,7 +81,7 @@ def _in_mount(output: Output, place: Place, request: RestoreRequest | UndoReques
     undo = f"backupfs restore --undo {shlex.quote(record.directory if record else str(place.repository))}"
     with output.progress("restoring", in_bytes=False) as show:
 
-        def progress(done: int, total: int) -> None:
+        def progress(done: int, total: int, _: str) -> None:
             at[:] = done, total
             show(done, total)
 

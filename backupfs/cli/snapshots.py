@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 from backupfs.cli.options import Verbs, json_flag, place_of, where
-from backupfs.cli.output import Output, readable_size, rfc3339
+from backupfs.cli.output import Output, Show, readable_size, rfc3339
 from backupfs.cli.times import until
 from backupfs.rules.quantities import parse_duration
 from backupfs.service import locate
@@ -108,7 +108,8 @@ def show(where_and_name: tuple[str, ...], as_json: bool) -> None:
 def delete(where_and_names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Delete snapshots. They can be brought back for a while."""
     output = Output(as_json)
-    told = _change(where_and_names, lambda names: SnapshotDeleteRequest(names=names, dry_run=dry_run))
+    with output.progress("looking", in_bytes=False) as progress:
+        told = _change(where_and_names, lambda names: SnapshotDeleteRequest(names=names, dry_run=dry_run), progress)
     until_ns = told["undelete_until_ns"]
     output.json({"deleted": told["names"], "frees_bytes": told["frees_bytes"], "undelete_until_ns": until_ns, "dry_run": dry_run})
     output.say(*(f"{'would delete' if dry_run else 'deleted'} snapshot {name}" for name in told["names"]))
@@ -178,16 +179,16 @@ def _pin(where_and_names: Sequence[str], pinned: bool, as_json: bool) -> None:
     output.say(*(f"snapshot {name} is {'pinned' if pinned else 'not pinned any more'}" for name in told["names"]))
 
 
-def _ask(where: str | None, request: Request) -> Any:
+def _ask(where: str | None, request: Request, progress: Show | None = None) -> Any:
     with locate.daemon_of(place_of(where)) as daemon:
-        return daemon.ask(request)
+        return daemon.ask(request, None, progress)
 
 
-def _change(where_and_names: Sequence[str], request: Callable[[list[str]], Request]) -> Any:
+def _change(where_and_names: Sequence[str], request: Callable[[list[str]], Request], progress: Show | None = None) -> Any:
     where, names = _split(where_and_names)
     if not names:
         raise click.UsageError("name at least one snapshot")
-    return _ask(where, request(names))
+    return _ask(where, request(names), progress)
 
 
 def _split(given: Sequence[str]) -> tuple[str | None, list[str]]:

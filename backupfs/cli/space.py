@@ -17,8 +17,8 @@ def stats(where: str | None, as_json: bool) -> None:
     """Show how much is stored, and what takes the space."""
     output = Output(as_json)
     place = place_of(where)
-    with locate.daemon_of(place) as daemon:
-        told = daemon.ask(StatsRequest())
+    with output.progress("looking", in_bytes=False) as show, locate.daemon_of(place) as daemon:
+        told = daemon.ask(StatsRequest(), None, show)
     output.json(told)
     space = told["space"]
     other = space["reserve_bytes"] + space["set_aside_bytes"]
@@ -51,8 +51,8 @@ def prune(where: str | None, dry_run: bool, as_json: bool) -> None:
     """Run retention now: delete the snapshots that the policy does not keep. Shows each one's fate, and why."""
     output = Output(as_json)
     fates: list[Any] = []
-    with locate.daemon_of(place_of(where)) as daemon:
-        told = daemon.ask(PruneRequest(dry_run), fates.append)
+    with output.progress("looking", in_bytes=False) as show, locate.daemon_of(place_of(where)) as daemon:
+        told = daemon.ask(PruneRequest(dry_run), fates.append, show)
     output.json({"snapshots": fates, **told})
     output.table(
         ("NAME", "TIME", "FATE", "WHY"),
@@ -75,7 +75,7 @@ def prune(where: str | None, dry_run: bool, as_json: bool) -> None:
 def gc(where: str | None, now: bool, dry_run: bool, as_json: bool) -> None:
     """Get all space back that can be got, at once and without pauses. It comes back by itself too, in the background."""
     output = Output(as_json)
-    with output.progress("rewriting packs") as show, locate.daemon_of(place_of(where)) as daemon:
+    with output.progress("looking", in_bytes=False) as show, locate.daemon_of(place_of(where)) as daemon:
         told = daemon.ask(CollectRequest(now, dry_run), None, show)
     freed_bytes = max(told["used_before_bytes"] - told["used_after_bytes"], 0)
     output.json({**told, "freed_bytes": freed_bytes})

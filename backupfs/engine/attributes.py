@@ -129,7 +129,8 @@ class Stats(msgspec.Struct, frozen=True):
 
 class UpkeepStatus(msgspec.Struct, frozen=True):
     """Background work: snapshots marked deleted, those being purged now, inodes to be ended, packs that the collection under way still has to
-    rewrite and their bytes; what it has copied and freed since the mount. `stopped`: it has failed and waits for the next mount.
+    rewrite and their bytes; what it has copied and freed since the mount, and how many rows of `changes` purging has looked at. `stopped`: it has
+    failed and waits for the next mount.
     """
 
     deleted: int
@@ -139,6 +140,7 @@ class UpkeepStatus(msgspec.Struct, frozen=True):
     waiting_bytes: int
     copied_bytes: int
     freed_bytes: int
+    purged_records: int
     stopped: bool
 
 

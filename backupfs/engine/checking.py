@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from bisect import bisect_left
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from backupfs.catalog.index import Index
 from backupfs.codec.compression import Compressor
 from backupfs.codec.keys import Keys, Sealer
 from backupfs.engine.recovery import SoundCheckpoint
-from backupfs.engine.seams import Seams
+from backupfs.engine.seams import Progress, Seams
 from backupfs.engine.view import View
 from backupfs.errors import DamageError, MissingObjectError, StoreError
 from backupfs.format import catalog as records
@@ -40,8 +40,6 @@ from backupfs.journal.segments import JournalReader, Position, Segment
 from backupfs.stores.local import LocalStore
 
 _SCRATCH = "check-"
-Progress = Callable[[int, int], None]
-"""Told of (bytes looked at, bytes in all)."""
 
 
 class Finding(msgspec.Struct, frozen=True):

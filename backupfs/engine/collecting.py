@@ -15,6 +15,7 @@ from backupfs.blobs.packs import pack_name
 from backupfs.blobs.trailers import PackEnd
 from backupfs.engine.blobstore import BlobStore
 from backupfs.engine.committer import Committer
+from backupfs.engine.seams import Progress, unwatched
 from backupfs.engine.volume import Volume
 from backupfs.errors import BackupfsError, DamageError, StoreError
 from backupfs.format import catalog as records
@@ -68,8 +69,8 @@ class Collector:
         self._planned_at = self._volume.catalog.died_bytes
         return (await self.survey(thorough=thorough)).plan
 
-    async def survey(self, *, thorough: bool) -> Survey:
-        """What would be rewritten now, and what there is. Reads the ends of packs that it has not seen before."""
+    async def survey(self, *, thorough: bool, progress: Progress = unwatched) -> Survey:
+        """What would be rewritten now, and what there is. Reads the ends of packs that it has not seen before, and tells `progress` of them."""
         closed = {number: pack for number, pack in await self._closed_packs() if number not in self._hopeless}
         self._held = {number: held for number, held in self._held.items() if number in closed}
         unknown = [(number, pack) for number, pack in closed.items() if number not in self._held]
@@ -80,6 +81,7 @@ class Collector:
             self._held.update(read)
             for number, pack, error in unreadable:
                 self._give_up(number, pack, error)
+            progress(min(at + limits.COLLECT_STEP_BLOBS, len(unknown)), len(unknown))
         uses = [PackUse(number, self._held[number], pack.live_bytes) for number, pack in closed.items() if number in self._held]
         held, dead = sum(use.held_bytes for use in uses), sum(use.dead_bytes for use in uses)
         return Survey(held, dead, await offload.cpu(lambda: plan_collection(uses, thorough=thorough)))

@@ -31,7 +31,7 @@ from backupfs.engine.attributes import (
     Stats,
 )
 from backupfs.engine.blobstore import BlobStore
-from backupfs.engine.checking import Checker, Finding, Progress, check, scratch_directory
+from backupfs.engine.checking import Checker, Finding, check, scratch_directory
 from backupfs.engine.checkpointing import Checkpointer
 from backupfs.engine.collecting import Collector
 from backupfs.engine.committer import Committer
@@ -41,6 +41,7 @@ from backupfs.engine.inodes import InodeState, InodeTable
 from backupfs.engine.namespace import RENAME_EXCHANGE, SNAPSHOTS_NAME, Namespace
 from backupfs.engine.reckoning import Reckoner
 from backupfs.engine.restoring import Restorer
+from backupfs.engine.seams import Progress
 from backupfs.engine.snapdirs import COOKIE_FIRST, LATEST_INO, SNAPSHOTS_INO, SnapshotDirectories, is_timely, is_virtual
 from backupfs.engine.snapshots import Snapshots
 from backupfs.engine.upkeep import Upkeep

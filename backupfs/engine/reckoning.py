@@ -17,6 +17,10 @@ from backupfs.format import catalog as records
 from backupfs.format.catalog import TOMBSTONE, Table
 
 
+def _nobody_counts(_: int) -> None:
+    """For whoever does not want to know how far it is."""
+
+
 class Reckoner:
     """Counts what purging would drop."""
 
@@ -26,14 +30,22 @@ class Reckoner:
         self._snapshots = snapshots
         self._settle = settle
 
-    async def frees(self, serials: Collection[int]) -> int:
+    async def records(self, serials: Collection[int]) -> int:
+        """How many rows of `changes` are looked at for `frees`, and once more when these snapshots are purged: how much work either is."""
+        await self._settle()
+        counts: list[int] = []
+        for gap in self._snapshots.would_drop(serials):
+            await self._walk(gap, lambda keys: counts.append(len(keys)))
+        return sum(counts)
+
+    async def frees(self, serials: Collection[int], looked_at: Callable[[int], None] = _nobody_counts) -> int:
         """Stored bytes of blobs that would go if these snapshots, and no others, were purged together. Exact while nothing else changes; what is
-        purged meanwhile may count or not.
+        purged meanwhile may count or not. `looked_at` is told of rows, as many as `records` says in all.
         """
         await self._settle()
         references: dict[int, int] = {}
         for gap in self._snapshots.would_drop(serials):
-            await self._count_gap(gap, references)
+            await self._count_gap(gap, references, looked_at)
         freed = 0
         for at, (number, count) in enumerate(references.items()):
             freed += self._stored_bytes(number, count)
@@ -49,17 +61,25 @@ class Reckoner:
             return 0
         return blob.stored_bytes if blob.references == references else 0
 
-    async def _count_gap(self, gap: Gap, references: dict[int, int]) -> None:
-        catalog = self._volume.catalog
-        start = records.change_key(gap.first + 1, 0, b"")
+    async def _count_gap(self, gap: Gap, references: dict[int, int], looked_at: Callable[[int], None]) -> None:
         seen: set[tuple[int, bytes]] = set()
-        while True:
-            keys = catalog.applied_changes(start, gap.last, limits.RECKON_RECORDS_PER_STEP)
+
+        def look(keys: list[bytes]) -> None:
             for key in keys:
                 _, table, object_key = records.split_change(key)
                 if table in (Table.INODES, Table.REGIONS) and (table, object_key) not in seen:
                     seen.add((table, object_key))
                     self._count_object(gap, Table(table), object_key, references)
+            looked_at(len(keys))
+
+        await self._walk(gap, look)
+
+    async def _walk(self, gap: Gap, look: Callable[[list[bytes]], None]) -> None:
+        """Go through the keys of the rows of `changes` in a gap, as many at a time as one step may look at."""
+        start = records.change_key(gap.first + 1, 0, b"")
+        while True:
+            keys = self._volume.catalog.applied_changes(start, gap.last, limits.RECKON_RECORDS_PER_STEP)
+            look(keys)
             if len(keys) < limits.RECKON_RECORDS_PER_STEP:
                 return
             start = keys[-1] + b"\0"

@@ -15,7 +15,7 @@ from backupfs.blobs.reader import BlobReader
 from backupfs.catalog.index import DISTRUSTED, Index
 from backupfs.codec.keys import Keys
 from backupfs.engine.head import SeenHistory
-from backupfs.engine.seams import Seams
+from backupfs.engine.seams import Progress, Seams
 from backupfs.errors import DamageError, MissingObjectError, RollbackError, StoreError
 from backupfs.format import catalog as records
 from backupfs.format.catalog import PackState, Table, number_key
@@ -260,7 +260,7 @@ def _fault(index: Index, reader: JournalReader, checkpoints: Checkpoints) -> str
     return ""
 
 
-def replay(reader: JournalReader, checkpoints: Checkpoints, index: Index, seen: SeenHistory | None, progress: Callable[[int, int], None]) -> Replayed:
+def replay(reader: JournalReader, checkpoints: Checkpoints, index: Index, seen: SeenHistory | None, progress: Progress) -> Replayed:
     """Bring the index up to the journal's end; an empty one starts from a checkpoint. Raises DamageError or RollbackError; never takes a shorter
     journal for the whole. `progress` is told of (bytes read, bytes in all). Blocks.
     """

@@ -19,12 +19,12 @@ from backupfs.codec.chunker import Chunker
 from backupfs.codec.compression import Compressor
 from backupfs.engine import keyring, recovery
 from backupfs.engine.attributes import SnapshotInfo
-from backupfs.engine.checking import Checker, Finding, Progress, check, remove_scratch, scratch_directory
+from backupfs.engine.checking import Checker, Finding, check, remove_scratch, scratch_directory
 from backupfs.engine.filesystem import FileSystem
 from backupfs.engine.head import Head
 from backupfs.engine.identity import CONFIG, put_twice, read_configs
 from backupfs.engine.keyring import Unlocked
-from backupfs.engine.seams import Seams
+from backupfs.engine.seams import Progress, Seams
 from backupfs.engine.snapshots import Snapshots
 from backupfs.engine.space import Space
 from backupfs.engine.usage import OPEN, SET_ASIDE

@@ -1,11 +1,19 @@
 """Everything the engine takes from the world, so that tests can hand in another one."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from backupfs.clock import Clock
 from backupfs.offload import Offload
 from backupfs.randomness import Randomness
 from backupfs.stores.files import Files
+
+Progress = Callable[[int, int], None]
+"""Told how far long work is: (done, in all), in whatever is counted. May be called from a thread."""
+
+
+def unwatched(done: int, total: int) -> None:
+    """The progress of what nobody waits for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,8 +159,10 @@ class Snapshots:
         self._put(serial, replace(self._by_serial[serial], state=SnapshotState.PURGING))
         self._refresh()
 
-    def purge_step(self, serial: int, start: bytes) -> bytes | None:
-        """Drop what only this snapshot saw, among some of the changes from `start` on. Gives where to go on, or None at the end."""
+    def purge_step(self, serial: int, start: bytes) -> tuple[int, bytes | None]:
+        """Drop what only this snapshot saw, among some of the changes from `start` on. Gives how many were looked at, and where to go on or None at
+        the end.
+        """
         catalog = self._catalog
         epoch = self._by_serial[serial].epoch
         kept = catalog.kept_epochs
@@ -172,9 +174,7 @@ class Snapshots:
         for key in keys:
             _, table, object_key = records.split_change(key)
             self._purge_object(Table(table), object_key, previous, following)
-        if len(keys) < limits.PURGE_RECORDS_PER_STEP:
-            return None
-        return keys[-1] + b"\0"
+        return len(keys), None if len(keys) < limits.PURGE_RECORDS_PER_STEP else keys[-1] + b"\0"
 
     def would_drop(self, serials: Collection[int]) -> "list[Gap]":
         """What purging these snapshots (all at once) would have to look at: a range of changes for each run of them that no kept one interrupts."""

@@ -15,6 +15,7 @@ from backupfs.engine.committer import Committer
 from backupfs.engine.filedata import FileData
 from backupfs.engine.inodes import InodeState, InodeTable
 from backupfs.engine.namespace import Namespace
+from backupfs.engine.seams import Progress, unwatched
 from backupfs.engine.snapshots import Snapshots
 from backupfs.engine.volume import Volume
 from backupfs.errors import BackupfsError
@@ -50,6 +51,7 @@ class Upkeep:
         self.undelete_ns = 0
         """So long after it was marked a deleted snapshot can be brought back for certain."""
         self._purge_now_ns = 0
+        self._purged_records = 0
         self._to_reap: dict[int, InodeState] = {}
         self._chores = trio.Event()
         self._done = trio.Event()
@@ -153,9 +155,9 @@ class Upkeep:
         self._thorough = True
         self._collecting.set()
 
-    async def survey(self, *, thorough: bool) -> Survey:
-        """What is dead, and what collection would rewrite now."""
-        return await self._collector.survey(thorough=thorough)
+    async def survey(self, *, thorough: bool, progress: Progress = unwatched) -> Survey:
+        """What is dead, and what collection would rewrite now. `progress` is told of packs."""
+        return await self._collector.survey(thorough=thorough, progress=progress)
 
     async def idle(self) -> None:
         """Everything that is due is done when this returns. Raises what interrupted it."""
@@ -178,6 +180,7 @@ class Upkeep:
             waiting_bytes=so_far.waiting_bytes,
             copied_bytes=so_far.copied_bytes,
             freed_bytes=so_far.freed_bytes,
+            purged_records=self._purged_records,
             stopped=self._stopped,
         )
 
@@ -240,7 +243,8 @@ class Upkeep:
         at: bytes | None = b""
         while at is not None:
             await self._admit()
-            at = self._snapshots.purge_step(serial, at)
+            records_looked_at, at = self._snapshots.purge_step(serial, at)
+            self._purged_records += records_looked_at
             await trio.lowlevel.checkpoint()
         self._snapshots.end_purge(serial)
         await self._committer.commit()

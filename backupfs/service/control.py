@@ -31,6 +31,7 @@ from backupfs.service.messages import (
     Reply,
     Request,
     Result,
+    Stage,
     error,
     failure,
     raw,
@@ -56,7 +57,7 @@ class Replies(Protocol):
         """One of several results."""
         ...
 
-    async def progress(self, done: int, total: int) -> None:
+    async def progress(self, done: int, total: int, stage: Stage = "") -> None:
         """How far it is."""
         ...
 
@@ -100,8 +101,8 @@ class _Connection:
     async def item(self, value: object) -> None:
         await self.send(Item(raw(value)))
 
-    async def progress(self, done: int, total: int) -> None:
-        await self.send(Progress(done, total))
+    async def progress(self, done: int, total: int, stage: Stage = "") -> None:
+        await self.send(Progress(done, total, stage))
 
     async def gone(self) -> None:
         while await self._stream.receive_some(REQUEST_BYTES_MAX):
@@ -219,7 +220,7 @@ class Client:
         self,
         request: Request,
         on_item: Callable[[Any], None] | None = None,
-        on_progress: Callable[[int, int], None] | None = None,
+        on_progress: Callable[[int, int, Stage], None] | None = None,
     ) -> Any:
         """The result, decoded from JSON. Raises what the daemon answered instead, as the class that it was there."""
         try:
@@ -235,7 +236,7 @@ class Client:
                         if on_item:
                             on_item(msgspec.json.decode(reply.value))
                     elif on_progress:
-                        on_progress(reply.done, reply.total)
+                        on_progress(reply.done, reply.total, reply.stage)
         except ConnectionError as reason:
             raise BackupfsError(_GONE) from reason
         raise BackupfsError(_GONE)

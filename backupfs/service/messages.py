@@ -5,7 +5,7 @@ Fields are only ever added, with defaults, so that a command and a daemon of dif
 """
 
 import os
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -239,11 +239,16 @@ class Item(msgspec.Struct, tag_field="reply", tag="item"):
     value: msgspec.Raw
 
 
+Stage = Literal["", "reckoning", "surveying", "purging", "copying"]
+"""What the progress of a request with several stages is about: records looked at, ends of packs read, records looked at, bytes copied."""
+
+
 class Progress(msgspec.Struct, tag_field="reply", tag="progress"):
-    """So many of so many are done: bytes, steps of a restore, or snapshots where those are listed."""
+    """So many of so many are done, of a stage where there are several: otherwise bytes, steps of a restore, or snapshots where those are listed."""
 
     done: int
     total: int
+    stage: Stage = ""
 
 
 class Result(msgspec.Struct, tag_field="reply", tag="result"):

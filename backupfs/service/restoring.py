@@ -23,8 +23,8 @@ from backupfs.service.control import Replies
 from backupfs.service.history import said_of, type_word
 from backupfs.service.messages import RestoreRequest, UndoRequest, shown_path
 from backupfs.service.snapshots import PATIENCE_S, SnapshotTaker
+from backupfs.service.telling import PROGRESS_S
 
-PROGRESS_S: Final = 0.5
 FORGET_NAMES: Final = 256
 """The kernel is told when so many names have changed."""
 FORGET_THREADS: Final = 4

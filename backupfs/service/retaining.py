@@ -10,6 +10,7 @@ import trio
 from backupfs.clock import Clock
 from backupfs.engine.attributes import SnapshotInfo, Stats
 from backupfs.engine.collecting import Survey
+from backupfs.engine.seams import Progress
 from backupfs.engine.usage import Usage
 from backupfs.errors import BackupfsError
 from backupfs.rules.policy import HOUR_NS, SECOND_NS, Retention
@@ -29,7 +30,7 @@ _log = logging.getLogger(__name__)
 class Collecting(Protocol):
     """The part of the engine's upkeep that is needed here."""
 
-    async def survey(self, *, thorough: bool) -> Survey:
+    async def survey(self, *, thorough: bool, progress: Progress = ...) -> Survey:
         """What is dead, and what collection would rewrite now."""
         ...
 
@@ -121,11 +122,13 @@ class Retainer:
             else:
                 _log.exception("retention has failed and is tried again")
 
-    async def apply(self) -> Plan:
-        """Make a plan and carry it out: durable on return. BackupfsError when that is not possible; nothing is deleted then."""
+    async def apply(self, progress: Progress | None = None) -> Plan:
+        """Make a plan and carry it out: durable on return. BackupfsError when that is not possible; nothing is deleted then. `progress` is of
+        reckoning.
+        """
         async with self._one_at_a_time:
             self._next_ns = self._clock.now_ns() + HOUR_NS
-            plan = await self._settled_plan()
+            plan = await self._settled_plan(progress)
             deleted = plan.deleted
             if deleted:
                 await self._engine.delete_snapshots([fate.name for fate in deleted])
@@ -136,22 +139,22 @@ class Retainer:
             _log.info("retention: %d snapshots stay, %d are deleted", self._kept, self._deleted)
             return plan
 
-    async def _settled_plan(self) -> Plan:
+    async def _settled_plan(self, progress: Progress | None) -> Plan:
         """A plan that holds at the moment when this returns."""
         for _ in range(ATTEMPTS):
-            plan = await self.plan()
+            plan = await self.plan(progress)
             if plan.retention == self.retention and plan.candidates == self._candidates():
                 return plan
         raise BackupfsError("snapshots or policy have changed again and again while it was decided which snapshots stay; nothing was deleted")
 
-    async def plan(self) -> Plan:
+    async def plan(self, progress: Progress | None = None) -> Plan:
         """What would be done now. Nothing is."""
         retention = self.retention
         infos = {info.serial: info for info in self._engine.snapshots()}
         candidates = self._candidates()
         excess_bytes, coming_bytes, collectable_bytes = await self._excess(retention)
         decision = deciding(candidates, retention, self._clock.now_ns(), excess_bytes)
-        fates = await self._answered(decision, coming_bytes)
+        fates = await self._answered(decision, coming_bytes, progress)
         return Plan(retention, candidates, tuple(_told(fate, infos[fate.serial]) for fate in fates), excess_bytes, collectable_bytes)
 
     def fates_by_rules(self) -> list[FateTold]:
@@ -181,11 +184,11 @@ class Retainer:
         stats = self._engine.stats()
         return excess(retention, usage.used_bytes, stats.free_bytes, stats.total_bytes)
 
-    async def _answered(self, decision: Generator[Question, int, list[Fate]], coming_bytes: int) -> list[Fate]:
+    async def _answered(self, decision: Generator[Question, int, list[Fate]], coming_bytes: int, progress: Progress | None) -> list[Fate]:
         try:
             question = next(decision)
             while True:
-                question = decision.send(coming_bytes + await frees(self._engine, question))
+                question = decision.send(coming_bytes + await frees(self._engine, question, progress))
         except StopIteration as end:
             fates: list[Fate] = end.value
             return fates

@@ -19,7 +19,7 @@ from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import trio
 
@@ -69,10 +69,10 @@ from backupfs.service.snapshot_requests import Changing, Shelf, SnapshotRequests
 from backupfs.service.snapshots import Cuttable, SnapshotTaker
 from backupfs.service.space_requests import Freeable, SpaceRequests
 from backupfs.service.state import StateDirectory
+from backupfs.service.telling import PROGRESS_S
 from backupfs.service.vocabulary import document, from_json, to_json
 
-PROGRESS_S: Final = 0.5
-_AboutSnapshots = SnapshotListRequest | SnapshotShowRequest | Changing
+_AboutSnapshots = SnapshotListRequest | SnapshotShowRequest | SnapshotDeleteRequest | Changing
 _AboutSpace = StatsRequest | PruneRequest | CollectRequest
 _log = logging.getLogger(__name__)
 
@@ -468,7 +468,7 @@ class Serving(Generic[E]):
 
     async def _handle_space(self, space: SpaceRequests, request: _AboutSpace, replies: Replies) -> object:
         if isinstance(request, StatsRequest):
-            return await space.stats()
+            return await space.stats(replies)
         if not request.dry_run:
             self._refuse_read_only()
         return await (space.prune(request, replies) if isinstance(request, PruneRequest) else space.collect(request, replies))
@@ -479,9 +479,12 @@ class Serving(Generic[E]):
                 return await snapshots.tell_all(request, replies)
             case SnapshotShowRequest():
                 return await snapshots.show(request)
-            case _:
-                if not isinstance(request, SnapshotDeleteRequest) or not request.dry_run:
+            case SnapshotDeleteRequest():
+                if not request.dry_run:
                     self._refuse_read_only()
+                return await snapshots.delete(request, replies)
+            case _:
+                self._refuse_read_only()
                 return await snapshots.change(request)
 
     async def _handle_policy_set(self, running: _Running, request: PolicySetRequest) -> PolicyTold:
@@ -603,7 +606,7 @@ async def _check(engine: Engine, read_data: bool, replies: Replies) -> object:
             if waiting.cancelled_caught:
                 if at != told:
                     told[:] = at
-                    await replies.progress(*at)
+                    await replies.progress(at[0], at[1])
             else:
                 count += 1
                 await replies.item(finding)

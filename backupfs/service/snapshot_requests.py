@@ -33,9 +33,9 @@ from backupfs.service.messages import (
 )
 from backupfs.service.retaining import Retainer
 from backupfs.service.snapshots import SnapshotTaker
+from backupfs.service.telling import PROGRESS_S, telling
 
-PROGRESS_S: Final = 0.5
-Changing = SnapshotCreateRequest | SnapshotDeleteRequest | SnapshotUndeleteRequest | SnapshotPinRequest | SnapshotHoldRequest
+Changing = SnapshotCreateRequest | SnapshotUndeleteRequest | SnapshotPinRequest | SnapshotHoldRequest
 _NUMBER: Final = re.compile("[0-9]{1,12}|latest(~[0-9]{1,9})?", re.ASCII)
 
 
@@ -89,8 +89,6 @@ class SnapshotRequests:
         match request:
             case SnapshotCreateRequest():
                 return await self._create(request)
-            case SnapshotDeleteRequest():
-                return await self._delete(request)
             case SnapshotUndeleteRequest():
                 return await self._undelete(request.names)
             case SnapshotPinRequest():
@@ -101,6 +99,17 @@ class SnapshotRequests:
                 return await self._hold(request)
             case _:
                 assert_never(request)
+
+    async def delete(self, request: SnapshotDeleteRequest, replies: Replies) -> SnapshotsChanged:
+        """See `SnapshotDeleteRequest`."""
+        wanted = [*request.names, *([request.name] if request.name else [])]
+        names = self._named(wanted, self._engine.snapshots(), "deleted")
+        self._engine.check_deletable(names)
+        async with telling(replies) as about:
+            freed = await frees(self._engine, self._serials(names), about.of("reckoning"))
+        if not request.dry_run:
+            await self._engine.delete_snapshots(names)
+        return SnapshotsChanged(names, freed, self._clock.now_ns() + self._upkeep.undelete_ns)
 
     async def tell_all(self, request: SnapshotListRequest, replies: Replies) -> object:
         """See `SnapshotListRequest`."""
@@ -138,15 +147,6 @@ class SnapshotRequests:
                 raise
             message = f"there is, or has been, a snapshot {request.name!r}, and a name is never used again; choose another one"
             raise UsageError(message) from None
-
-    async def _delete(self, request: SnapshotDeleteRequest) -> SnapshotsChanged:
-        wanted = [*request.names, *([request.name] if request.name else [])]
-        names = self._named(wanted, self._engine.snapshots(), "deleted")
-        self._engine.check_deletable(names)
-        freed = await frees(self._engine, self._serials(names))
-        if not request.dry_run:
-            await self._engine.delete_snapshots(names)
-        return SnapshotsChanged(names, freed, self._clock.now_ns() + self._upkeep.undelete_ns)
 
     async def _undelete(self, wanted: Sequence[str]) -> SnapshotsChanged:
         names = self._named(wanted, self._engine.deleted_snapshots(), "brought back", " --deleted")

@@ -1,19 +1,17 @@
 """What commands ask about space: where it goes, what retention would delete or deletes, and getting it back."""
 
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
-import trio
 
 from backupfs.engine.attributes import UpkeepStatus
 from backupfs.errors import BackupfsError
 from backupfs.service.control import Replies
 from backupfs.service.freeing import deleted_serials, frees
-from backupfs.service.groups import cause
 from backupfs.service.messages import Collected, CollectRequest, Pruned, PruneRequest, SpaceTold, StatsTold
 from backupfs.service.retaining import Collecting, Retained, Retainer
-
-PROGRESS_S: Final = 0.5
+from backupfs.service.telling import Telling, telling
 
 
 class Freeable(Collecting, Protocol):
@@ -36,12 +34,13 @@ class SpaceRequests:
         self._upkeep = upkeep
         self._retainer = retainer
 
-    async def stats(self) -> StatsTold:
+    async def stats(self, replies: Replies) -> StatsTold:
         """How much there is, and where it goes."""
         engine = self._engine
         deleted = deleted_serials(engine)
-        deleted_bytes = await frees(engine, deleted)
-        survey = await self._upkeep.survey(thorough=True)
+        async with telling(replies) as about:
+            deleted_bytes = await frees(engine, deleted, about.of("reckoning"))
+            survey = await self._upkeep.survey(thorough=True, progress=about.of("surveying"))
         usage = await engine.usage()
         space = SpaceTold(
             **msgspec.structs.asdict(usage),
@@ -56,9 +55,11 @@ class SpaceRequests:
 
     async def prune(self, request: PruneRequest, replies: Replies) -> Pruned:
         """See `PruneRequest`."""
-        plan = await (self._retainer.plan() if request.dry_run else self._retainer.apply())
-        gone = [fate.serial for fate in plan.deleted]
-        freed = await frees(self._engine, gone)
+        async with telling(replies) as about:
+            progress = about.of("reckoning")
+            plan = await (self._retainer.plan(progress) if request.dry_run else self._retainer.apply(progress))
+            gone = [fate.serial for fate in plan.deleted]
+            freed = await frees(self._engine, gone, progress)
         for fate in plan.fates:
             await replies.item(fate)
         return Pruned(len(plan.fates) - len(gone), len(gone), freed, plan.excess_bytes, request.dry_run)
@@ -67,8 +68,9 @@ class SpaceRequests:
         """See `CollectRequest`."""
         engine = self._engine
         before = {info.serial for info in engine.deleted_snapshots()}
-        purge = await frees(engine, before) if request.now else 0
-        survey = await self._upkeep.survey(thorough=True)
+        async with telling(replies) as about:
+            purge = await frees(engine, before, about.of("reckoning")) if request.now else 0
+            survey = await self._upkeep.survey(thorough=True, progress=about.of("surveying"))
         used_bytes = (await engine.usage()).used_bytes
         after = set() if request.now else before
         used_after_bytes = used_bytes
@@ -92,22 +94,24 @@ class SpaceRequests:
         )
 
     async def _collect(self, purge_deleted: bool, replies: Replies) -> None:
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._tell, replies)
-                await self._upkeep.collect_now(purge_deleted=purge_deleted, thorough=True)
-                nursery.cancel_scope.cancel()
-        except BaseExceptionGroup as group:
-            raise cause(group) from None
+        purging = [info.serial for info in self._engine.deleted_snapshots() if purge_deleted or info.state == "purging"]
+        records = await self._engine.reckoner.records(purging) if purging else 0
+        async with telling(replies) as about:
+            about.sample = self._sampler(about, records)
+            await self._upkeep.collect_now(purge_deleted=purge_deleted, thorough=True)
 
-    async def _tell(self, replies: Replies) -> None:
-        """How much of what the plan copies is copied. It is known when the snapshots have been purged."""
-        total = 0
-        told = (0, 0)
-        while True:
-            left = self._upkeep.status().waiting_bytes
-            total = max(total, left)
-            if total and told != (total - left, total):
-                told = total - left, total
-                await replies.progress(*told)
-            await trio.sleep(PROGRESS_S)
+    def _sampler(self, about: Telling, records: int) -> Callable[[], None]:
+        """How many of the records are purged, then how much of what the plan copies is copied: that is known when the snapshots have been purged."""
+        before = self._upkeep.status().purged_records
+        copying_bytes = 0
+
+        def sample() -> None:
+            nonlocal copying_bytes
+            status = self._upkeep.status()
+            copying_bytes = max(copying_bytes, status.waiting_bytes)
+            if copying_bytes:
+                about.of("copying")(copying_bytes - status.waiting_bytes, copying_bytes)
+            elif records:
+                about.of("purging")(min(status.purged_records - before, records), records)
+
+        return sample

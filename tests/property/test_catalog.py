@@ -132,7 +132,7 @@ class VersionRules:
         if self.purging is None:
             return
         serial, start = self.purging
-        following = self.snapshots.purge_step(serial, start)
+        _, following = self.snapshots.purge_step(serial, start)
         self.purging = None if following is None else (serial, following)
         if following is None:
             self.snapshots.end_purge(serial)

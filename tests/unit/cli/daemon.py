@@ -16,8 +16,10 @@ from backupfs.service.messages import (
     ConfigurationRequest,
     PruneRequest,
     Request,
+    SnapshotDeleteRequest,
     SnapshotListRequest,
     SnapshotShowRequest,
+    Stage,
     StatsRequest,
 )
 from backupfs.service.retaining import Retainer
@@ -44,7 +46,9 @@ class FakeDaemon:
         """See `locate.daemon_of`."""
         yield self
 
-    def ask(self, request: Request, on_item: Callable[[Any], None] | None = None, on_progress: Callable[[int, int], None] | None = None) -> Any:
+    def ask(
+        self, request: Request, on_item: Callable[[Any], None] | None = None, on_progress: Callable[[int, int, Stage], None] | None = None
+    ) -> Any:
         """See `Client.ask`."""
         self.requests.append(request)
         replies = FakeReplies()
@@ -53,7 +57,7 @@ class FakeDaemon:
             if on_item is not None:
                 on_item(_through_json(item))
         if on_progress is not None:
-            on_progress(1, 2)
+            on_progress(1, 2, "reckoning")
         return _through_json(result)
 
     async def _answer(self, request: Any, replies: FakeReplies) -> object:
@@ -67,10 +71,12 @@ class FakeDaemon:
                 return {"layers": self.layers}
             case SnapshotListRequest():
                 return await snapshots.tell_all(request, replies)
+            case SnapshotDeleteRequest():
+                return await snapshots.delete(request, replies)
             case SnapshotShowRequest():
                 return await snapshots.show(request)
             case StatsRequest():
-                return await space.stats()
+                return await space.stats(replies)
             case PruneRequest():
                 return await space.prune(request, replies)
             case CollectRequest():

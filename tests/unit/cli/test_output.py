@@ -121,5 +121,13 @@ def test_progress_is_one_line_on_sigusr1_when_nobody_watches(capsys: pytest.Capt
     with Output(as_json=False).progress("checking") as show:
         show(1024, 4096)
         os.kill(os.getpid(), signal.SIGUSR1)
-    assert capsys.readouterr().err == "checking: 1.0 KiB of 4.0 KiB\n"
+        show(3, 7, "purging")
+        os.kill(os.getpid(), signal.SIGUSR1)
+        show(2048, 4096, "copying")
+        os.kill(os.getpid(), signal.SIGUSR1)
+    assert capsys.readouterr().err.splitlines() == [
+        "checking: 1.0 KiB of 4.0 KiB",
+        "purging snapshots: 3 of 7",
+        "rewriting packs: 2.0 KiB of 4.0 KiB",
+    ]
     assert signal.getsignal(signal.SIGUSR1) == before

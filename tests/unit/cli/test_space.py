@@ -129,7 +129,7 @@ def test_status_tells_of_deleted_snapshots_and_of_what_waits() -> None:
         f"deleted snapshot a: can be brought back until {AT} at least",
         "deleted snapshot b: is being purged",
     ]
-    upkeep = UpkeepStatus(0, 0, 0, 3, 2048, 1024, 512, stopped=True)
+    upkeep = UpkeepStatus(0, 0, 0, 3, 2048, 1024, 512, 0, stopped=True)
     assert upkeep_lines({"upkeep": msgspec.to_builtins(upkeep), "journal_since_checkpoint_bytes": 4096}) == [
         "collection: 3 packs of 2.0 KiB wait to be rewritten; 1.0 KiB copied, 512 B freed since the mount",
         "journal: 4.0 KiB since the last checkpoint",

@@ -271,13 +271,20 @@ def test_what_deleting_would_free_is_what_it_frees(tmp_path: Path, seed: int, li
                 await m.fs.create_snapshot("manual")
             while kept := m.fs.snapshots():
                 chosen = draw.sample(kept, draw.randint(1, min(3, len(kept))))
-                would = await m.fs.reckoner.frees([info.serial for info in chosen])
+                serials = [info.serial for info in chosen]
+                looked_at: list[int] = []
+                would = await m.fs.reckoner.frees(serials, looked_at.append)
+                records = await m.fs.reckoner.records(serials)
+                assert sum(looked_at) == records
+                purged = m.fs.upkeep.status().purged_records
                 before = m.fs.stats().stored_bytes
                 for info in chosen:
                     await m.fs.delete_snapshot(info.name)
-                assert await m.fs.reckoner.frees([info.serial for info in chosen]) == would, "marked already, or not"
+                assert await m.fs.reckoner.frees(serials) == would, "marked already, or not"
                 await m.fs.upkeep.collect_now(purge_deleted=True, thorough=False)
                 assert before - m.fs.stats().stored_bytes == would
+                # Marking a snapshot deleted is a change of the present, which a purge up to the present looks at too.
+                assert records <= m.fs.upkeep.status().purged_records - purged <= records + 4 * len(chosen)
 
     main()
 

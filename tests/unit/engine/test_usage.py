@@ -92,7 +92,12 @@ async def test_a_survey_changes_nothing_and_foretells_what_collection_frees(tmp_
         await m.fs.delete_snapshot(m.fs.snapshots()[0].name)
         await m.fs.idle()
         survey = await m.fs.upkeep.survey(thorough=True)
-        assert survey == await m.fs.upkeep.survey(thorough=True)
+        known = len(m.fs.upkeep._collector._held)
+        m.fs.upkeep._collector._held.clear()
+        told: list[tuple[int, int]] = []
+        assert survey == await m.fs.upkeep.survey(thorough=True, progress=lambda done, total: told.append((done, total)))
+        assert told[-1] == (known, known)
+        assert known > 0
         assert survey.held_bytes > survey.dead_bytes >= survey.plan.freed_bytes > 0
         freed_bytes = m.fs.upkeep.status().freed_bytes
         m.fs.upkeep.collect_soon()

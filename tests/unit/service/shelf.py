@@ -8,12 +8,19 @@ from msgspec.structs import replace
 
 from backupfs.engine.attributes import SnapshotInfo, Stats, UpkeepStatus
 from backupfs.engine.collecting import Survey
+from backupfs.engine.seams import Progress, unwatched
 from backupfs.engine.usage import Usage
 from backupfs.errors import UsageError
 from backupfs.rules.collection import CollectionPlan, PackUse
 
 HOUR_NS = 3600 * 10**9
 DAY_NS = 24 * HOUR_NS
+
+
+def unheard(_: int) -> None:
+    """For whoever does not want to know how far it is."""
+
+
 NOTHING_USED = Usage(0, 0, 0, 0, 0, 0)
 
 
@@ -39,14 +46,17 @@ class FakeUpkeep:
     collected: list[tuple[bool, bool]] = field(default_factory=list)
     asked_soon: int = 0
     waiting_bytes: int = 0
+    purged_records: int = 0
     stopped: bool = False
     work: Callable[[], Awaitable[None]] | None = None
 
     def wake(self) -> None:
         self.woken += 1
 
-    async def survey(self, *, thorough: bool) -> Survey:
+    async def survey(self, *, thorough: bool, progress: Progress = unwatched) -> Survey:
         assert thorough
+        progress(1, 1)
+        await trio.sleep(self.shelf.pause_s)
         plan = CollectionPlan((PackUse(1, 3 * self.dead_bytes, 2 * self.dead_bytes),) if self.dead_bytes else ())
         return Survey(10 * self.dead_bytes, self.dead_bytes, plan)
 
@@ -63,7 +73,7 @@ class FakeUpkeep:
         self.dead_bytes = 0
 
     def status(self) -> UpkeepStatus:
-        return UpkeepStatus(len(self.shelf.deleted), 0, 0, bool(self.waiting_bytes), self.waiting_bytes, 0, 0, self.stopped)
+        return UpkeepStatus(len(self.shelf.deleted), 0, 0, bool(self.waiting_bytes), self.waiting_bytes, 0, 0, self.purged_records, self.stopped)
 
 
 @dataclass
@@ -78,6 +88,7 @@ class FakeShelf:
     live: set[str] = field(default_factory=set)
     used: Usage = NOTHING_USED
     free_bytes: int = 0
+    pause_s: float = 0
     asked: list[set[int]] = field(default_factory=list)
     meanwhile: list[Callable[[], object]] = field(default_factory=list)
     """Each happens once, while it is reckoned."""
@@ -103,8 +114,15 @@ class FakeShelf:
         """Let a kept snapshot be another one."""
         self.kept = [replace(info, **fields) if info.name == name else info for info in self.kept]
 
-    async def frees(self, serials: Collection[int]) -> int:
+    async def records(self, serials: Collection[int]) -> int:
+        await trio.lowlevel.checkpoint()
+        return 10 * len(serials)
+
+    async def frees(self, serials: Collection[int], looked_at: Callable[[int], None] = unheard) -> int:
         self.asked.append(set(serials))
+        for _ in serials:
+            looked_at(10)
+        await trio.sleep(self.pause_s)
         await trio.lowlevel.checkpoint()
         while self.meanwhile:
             self.meanwhile.pop(0)()

@@ -58,7 +58,7 @@ async def test_a_request_gets_its_items_progress_and_result(path: Path) -> None:
             path,
             SnapshotCreateRequest("why\n", ["t"]),
             on_item=items.append,
-            on_progress=lambda done, total: progress.append((done, total)),
+            on_progress=lambda done, total, _: progress.append((done, total)),
         )
     assert result == {"request": "snapshot-create", "message": "why\n", "tags": ["t"], "name": ""}
     assert items == [{"number": 1}, {"number": 2}]

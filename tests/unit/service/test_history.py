@@ -25,7 +25,7 @@ class Heard:
     async def item(self, value: object) -> None:
         self.items.append(msgspec.json.decode(msgspec.json.encode(value)))
 
-    async def progress(self, done: int, total: int) -> None:
+    async def progress(self, done: int, total: int, stage: str = "") -> None:
         raise AssertionError
 
     async def gone(self) -> None:

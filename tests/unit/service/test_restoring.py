@@ -37,7 +37,7 @@ class Heard:
             raise self.failure
         self.items.append(msgspec.json.decode(msgspec.json.encode(value)))
 
-    async def progress(self, done: int, total: int) -> None:
+    async def progress(self, done: int, total: int, stage: str = "") -> None:
         self.told.append((done, total))
 
     async def gone(self) -> None:

@@ -174,7 +174,7 @@ async def test_with_changes_without_end_nothing_is_deleted(autojump_clock: MockC
     works = retainer(shelf, limited(shelf, 1))
     begun = len(shelf.kept)
 
-    async def frees_and_changes(serials: set[int]) -> int:
+    async def frees_and_changes(serials: set[int], _looked_at: object) -> int:
         shelf.add(0)
         return 0
 

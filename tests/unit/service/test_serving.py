@@ -258,7 +258,7 @@ class House:
                 return client.ask(
                     request,
                     None if items is None else items.append,
-                    None if progress is None else (lambda done, total: progress.append((done, total))),
+                    None if progress is None else (lambda done, total, _: progress.append((done, total))),
                 )
 
         return await trio.to_thread.run_sync(ask, abandon_on_cancel=True)

@@ -32,7 +32,7 @@ def answers(shelf: FakeShelf) -> SpaceRequests:
 async def test_where_the_space_goes(autojump_clock: MockClock, answers: SpaceRequests, shelf: FakeShelf) -> None:
     await shelf.delete_snapshots(["s1", "s2"])
     shelf.upkeep.dead_bytes = 7
-    told = await answers.stats()
+    told = await answers.stats(FakeReplies())
     assert asdict(shelf.used).items() <= asdict(told.space).items()
     assert told.space.used_bytes == 1234, "without the reserve and what was set aside"
     assert (told.space.held_bytes, told.space.dead_bytes, told.space.collectable_bytes) == (70, 7, 7)
@@ -75,7 +75,37 @@ async def test_a_collection_tells_how_far_it_is(autojump_clock: MockClock, answe
     shelf.upkeep.work = rewrite
     replies = FakeReplies()
     await answers.collect(CollectRequest(), replies)
-    assert replies.told == [(0, 300), (200, 300), (300, 300)]
+    assert of(replies) == {"copying": [(0, 300), (200, 300), (300, 300)]}
+
+
+async def test_purging_tells_how_far_it_is_and_then_copying_does(autojump_clock: MockClock, answers: SpaceRequests, shelf: FakeShelf) -> None:
+    await shelf.delete_snapshots(["s1", "s2"])
+    shelf.upkeep.purged_records = 1000  # of before
+
+    async def work() -> None:
+        for purged, left in ((1000, 0), (1005, 0), (1020, 0), (1020, 70), (1020, 30), (1020, 0)):
+            shelf.upkeep.purged_records, shelf.upkeep.waiting_bytes = purged, left
+            await trio.sleep(1)
+
+    shelf.upkeep.work = work
+    replies = FakeReplies()
+    await answers.collect(CollectRequest(now=True), replies)
+    assert of(replies) == {"purging": [(0, 20), (5, 20), (20, 20)], "copying": [(0, 70), (40, 70), (70, 70)]}
+
+
+async def test_long_looks_tell_how_far_they_are(autojump_clock: MockClock, answers: SpaceRequests, shelf: FakeShelf) -> None:
+    await shelf.delete_snapshots(["s1"])
+    shelf.pause_s = 1
+    counted, pruned = FakeReplies(), FakeReplies()
+    await answers.stats(counted)
+    assert of(counted) == {"reckoning": [(10, 10)], "surveying": [(1, 1)]}
+    await answers.prune(PruneRequest(), pruned)
+    assert of(pruned) == {"reckoning": [(10, 30), (30, 30)]}, "what is deleted already, then with what goes"
+
+
+def of(replies: FakeReplies) -> dict[str, list[tuple[int, int]]]:
+    """What was told of each stage."""
+    return {stage: [at for at, its in zip(replies.told, replies.stages, strict=True) if its == stage] for stage in dict.fromkeys(replies.stages)}
 
 
 async def test_a_collection_that_fails_says_why(autojump_clock: MockClock, answers: SpaceRequests, shelf: FakeShelf) -> None:
@@ -95,7 +125,7 @@ async def test_a_collection_that_fails_says_why(autojump_clock: MockClock, answe
 async def test_whoever_asked_may_go_away_meanwhile(
     autojump_clock: MockClock, answers: SpaceRequests, shelf: FakeShelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def gone(_self: object, _done: int, _total: int) -> None:
+    async def gone(_self: object, _done: int, _total: int, _stage: str) -> None:
         raise trio.BrokenResourceError
 
     monkeypatch.setattr(FakeReplies, "progress", gone)
