@@ -19,6 +19,7 @@ What differs from run to run is normalised before it is compared, in the documen
 import difflib
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -305,9 +306,16 @@ def _ended(root: Path) -> Iterator[None]:
             run(unmounting(directory, lazy=True), expect=None)
         for pid in _processes(root):
             try:
-                os.kill(pid, signal.SIGKILL)
+                process = os.pidfd_open(pid)
             except ProcessLookupError:
                 continue  # it has ended by itself
+            try:
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+                select.select([process], [], [], HANG_S)
+            except ProcessLookupError:
+                pass
+            finally:
+                os.close(process)
 
 
 def _processes(root: Path) -> Iterator[int]:
