@@ -66,9 +66,15 @@ def link_faults(path: Path, text: str) -> Iterator[str]:
             yield f"links to {target}, which has no such heading"
 
 
+def verbs_of(group: click.Group) -> dict[str, click.Command]:
+    context = click.Context(group)
+    found = {name: group.get_command(context, name) for name in group.list_commands(context)}
+    return {name: command for name, command in found.items() if command is not None}
+
+
 def commands(group: click.Group, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Every command that can be typed, by its words; hidden ones left out."""
-    for name, command in group.commands.items():
+    for name, command in verbs_of(group).items():
         if command.hidden:
             continue
         if isinstance(command, click.Group):
@@ -95,11 +101,11 @@ def command_faults(words: str) -> Iterator[str]:
         elif isinstance(command, click.Group) and re.fullmatch(r"[a-z][a-z/-]*", word):
             alternatives = word.split("/")
             for name in alternatives:
-                if name not in command.commands:
+                if name not in verbs_of(command):
                     yield f"says `{' '.join(verbs)} {name}`, and there is no such command"
-            if alternatives[-1] not in command.commands:
+            if alternatives[-1] not in verbs_of(command):
                 return
-            command = command.commands[alternatives[-1]]
+            command = verbs_of(command)[alternatives[-1]]
             verbs.append(word)
             known |= option_names(command)
         elif isinstance(command, click.Group):

@@ -26,7 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Container, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -305,17 +305,16 @@ def _ended(root: Path) -> Iterator[None]:
         for directory in _mounts(root):
             run(unmounting(directory, lazy=True), expect=None)
         for pid in _processes(root):
-            try:
-                process = os.pidfd_open(pid)
-            except ProcessLookupError:
-                continue  # it has ended by itself
-            try:
-                signal.pidfd_send_signal(process, signal.SIGKILL)
-                select.select([process], [], [], HANG_S)
-            except ProcessLookupError:
-                pass
-            finally:
-                os.close(process)
+            with suppress(ProcessLookupError):  # it may have ended by itself
+                _kill(os.pidfd_open(pid))
+
+
+def _kill(process: int) -> None:
+    try:
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+        select.select([process], [], [], HANG_S)
+    finally:
+        os.close(process)
 
 
 def _processes(root: Path) -> Iterator[int]:

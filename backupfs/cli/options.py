@@ -1,8 +1,10 @@
 """Options that several verbs have, and what a verb needs to know of the machine."""
 
+import importlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -32,11 +34,24 @@ where = click.argument("where", required=False, metavar="[DIR|REPO]")
 
 
 class Verbs(click.Group):
-    """Verbs in the order in which they are written."""
+    """Verbs in the order in which they are written: those that it is told of, and those of `modules`, which are loaded when they are needed."""
+
+    def __init__(self, *args: Any, modules: Mapping[str, str] | None = None, **kwargs: Any) -> None:
+        """`modules` says in which module of this package a verb is, as a function of the same name with `_` for `-`."""
+        super().__init__(*args, **kwargs)
+        self._modules = modules or {}
 
     def list_commands(self, _: click.Context) -> list[str]:
         """See `click.Group`."""
-        return list(self.commands)
+        return [*self._modules, *self.commands]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """See `click.Group`."""
+        if cmd_name not in self._modules:
+            return super().get_command(ctx, cmd_name)
+        module = importlib.import_module(f"backupfs.cli.{self._modules[cmd_name]}")
+        verb: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        return verb
 
 
 def system_seams() -> Seams:

@@ -12,12 +12,14 @@ import pytest
 
 from backupfs import limits
 from backupfs.cli.main import commands
+from backupfs.cli.options import Verbs
 from backupfs.engine import keyring
 from backupfs.errors import StoreError
 from backupfs.service import keys
 from backupfs.service.messages import MountRecord
 from backupfs.service.places import state_home
 from backupfs.service.state import StateDirectory
+from scripts.check_docs import verbs_of
 
 Command = Callable[..., int]
 
@@ -342,7 +344,8 @@ def test_no_repository(command: Command, tmp_path: Path, verb: str, repository: 
 
 
 def test_every_verb_of_keys_explains_itself(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
-    group: Any = commands.commands["key"]
+    group = verbs_of(commands)["key"]
+    assert isinstance(group, Verbs)
     assert list(group.commands) == ["add", "list", "remove", "passwd", "export", "import"]
     assert command("key", "--help") == 0
     listed = capsys.readouterr().out

@@ -16,6 +16,7 @@ from backupfs.cli.main import commands
 from backupfs.cli.status import schedule_line
 from backupfs.errors import StoreError
 from backupfs.service.messages import ScheduleView
+from scripts.check_docs import verbs_of
 
 Command = Callable[..., int]
 
@@ -132,7 +133,7 @@ def test_version(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_verb_explains_itself(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
-    names = list(commands.commands)
+    names = list(verbs_of(commands))
     assert command("--help") == 0
     listed = capsys.readouterr().out
     assert [name for name in names if f"  {name} " in listed] == names

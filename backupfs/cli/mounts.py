@@ -1,0 +1,102 @@
+"""The verbs that mount and unmount."""
+
+import os
+from pathlib import Path
+
+import click
+
+from backupfs.cli.options import config_option, json_flag, password_fd, repository_path, state_home, system_seams
+from backupfs.cli.output import Output
+from backupfs.cli.secrets import password
+from backupfs.rules.policy import SECOND_NS
+from backupfs.rules.quantities import show_interval
+from backupfs.service import locate, mounting
+from backupfs.service.configuration import from_option, read_configuration
+from backupfs.service.messages import Ready
+
+
+@click.command()
+@click.argument("repo_and_dir", nargs=-1, metavar="[REPO] DIR")
+@click.option("--every", metavar="15m|1h30m|1d|off", help="Snapshot this often if something changed: each hour, unless configured otherwise.")
+@config_option
+@click.option("--foreground", is_flag=True, help="Serve in this process until SIGINT, SIGTERM or an unmount.")
+@click.option("--read-only/--read-write", default=None, help="Nothing can be changed through the mount.")
+@click.option("--allow-other/--only-me", default=None, help="Other users may use the mount, within its permissions.")
+@click.option("--snapdir", metavar="visible|hidden|disabled", help="Whether .snapshots is listed, or only leads somewhere, or is not there.")
+@click.option("--at", "--snapshot", "at", metavar="TIME|NAME", help="Mount that one snapshot, read-only; also beside a mount that is there.")
+@click.option("--accept-rollback", is_flag=True, help="Take the repository as it is, though this host has seen a newer state of it.")
+@password_fd
+@json_flag
+def mount(
+    repo_and_dir: tuple[str, ...],
+    every: str | None,
+    config: str | None,
+    foreground: bool,
+    read_only: bool | None,
+    allow_other: bool | None,
+    snapdir: str | None,
+    at: str | None,
+    accept_rollback: bool,
+    password_fd: int | None,
+    as_json: bool,
+) -> int:
+    """Mount the repository REPO on DIR. Returns when the mount answers."""
+    if not 1 <= len(repo_and_dir) <= 2:
+        raise click.UsageError("give REPO and DIR, or DIR alone for the default repository")
+    output = Output(as_json)
+    *repo, directory = repo_and_dir
+    seams = system_seams()
+    place = locate.at_repository(repository_path(repo[0] if repo else None), state_home(), seams.files)
+    words = {
+        "--every": ("schedules", every),
+        "--read-only": ("read_only", None if read_only is None else str(read_only).lower()),
+        "--allow-other": ("allow_other", None if allow_other is None else str(allow_other).lower()),
+        "--snapdir": ("snapdir", snapdir),
+    }
+    options = [from_option(field, word, origin) for origin, (field, word) in words.items() if word is not None]
+    job, state = mounting.plan(
+        place,
+        Path(os.path.abspath(directory)),
+        configuration=read_configuration(options, config, os.environ),
+        owner=(os.getuid(), os.getgid()),
+        accept_rollback=accept_rollback,
+        files=seams.files,
+        at=at or "",
+    )
+    secret = password(os.environ, password_fd)
+
+    def mounted(ready: Ready) -> None:
+        output.json(
+            {
+                "repository": str(job.repository),
+                "repository_id": job.repository_id,
+                "directory": str(job.directory),
+                "pid": ready.pid,
+                "read_only": job.read_only,
+                "every": show_interval(ready.every_s * SECOND_NS) if ready.every_s else None,
+                "schedules": ready.schedules,
+                "configuration": str(job.configuration.path) if job.configuration.path else None,
+                "log": str(state.log),
+                "at": job.at or None,
+            }
+        )
+        output.say(f"{job.repository} is mounted on {job.directory}")
+
+    if foreground:
+        return mounting.serve(job, state, secret, seams, os.environ, mounted)
+    mounted(mounting.start(job, state, secret, seams, os.environ))
+    return 0
+
+
+@click.command()
+@click.argument("directory", metavar="DIR")
+@json_flag
+def umount(directory: str, as_json: bool) -> None:
+    """Unmount DIR. Returns when everything is durable, the process gone and the repository free."""
+    output = Output(as_json)
+    done = mounting.unmount(Path(os.path.abspath(directory)), state_home())
+    output.json({"directory": done.directory, "repository": done.repository, "was_dead": done.was_dead})
+    if done.was_dead:
+        output.say(f"{done.directory}: its process had died; the mount is cleared. What fsync acknowledged is safe.")
+    else:
+        output.say(f"{done.directory} is unmounted, everything is durable")
