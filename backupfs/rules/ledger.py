@@ -10,13 +10,13 @@ replaced from then on.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from operator import itemgetter
 
 from backupfs.rules.policy import DAY_NS, Retention
-from backupfs.rules.retention import Candidate, excess
+from backupfs.rules.retention import Candidate, Question, excess
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def daily_bytes(held_bytes: int, present: Iterable[Candidate], now_ns: int) -> i
 
 
 class Ledger:
-    """Follows snapshots that come and go from `opened_ns` on. What none of them holds any more is free at once, and nothing else changes on the disk."""
+    """Follows snapshots that come and go from `opened_ns` on. What none of them holds any more is free at once; nothing else uses the disk."""
 
     def __init__(self, opening: Opening, retention: Retention, present: Iterable[Candidate], opened_ns: int) -> None:
         self._opening = opening
@@ -78,7 +78,7 @@ class Ledger:
         before, since = self._replacing([*self._newest(), now_ns])
         return self._opening.live_bytes + self._held_bytes(self._between[0] + before, self._between[1] + since)
 
-    def frees_bytes(self, serials: Set[int], now_ns: int) -> int:
+    def frees_bytes(self, serials: Question, now_ns: int) -> int:
         """What comes back when these go, and no others."""
         if not serials:
             return 0

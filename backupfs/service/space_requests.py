@@ -10,7 +10,7 @@ from backupfs.errors import BackupfsError
 from backupfs.service.control import Replies
 from backupfs.service.freeing import deleted_serials, frees
 from backupfs.service.groups import cause
-from backupfs.service.messages import Collected, CollectRequest, Pruned, PruneRequest, SpaceTold, StatsTold
+from backupfs.service.messages import Collected, CollectRequest, OutlookTold, Pruned, PruneRequest, SpaceTold, StatsTold
 from backupfs.service.retaining import Collecting, Retained, Retainer
 
 PROGRESS_S: Final = 0.5
@@ -53,6 +53,16 @@ class SpaceRequests:
             used_bytes=usage.used_bytes,
         )
         return StatsTold(**msgspec.structs.asdict(engine.stats()), space=space)
+
+    async def outlook(self) -> OutlookTold:
+        """See `OutlookRequest`. Costs what has changed since the oldest snapshot."""
+        engine = self._engine
+        deleted = deleted_serials(engine)
+        coming_bytes = (await frees(engine, deleted)) + (await self._upkeep.survey(thorough=True)).plan.freed_bytes
+        held_bytes = await frees(engine, [info.serial for info in engine.snapshots()])
+        used_bytes = (await engine.usage()).used_bytes
+        stats = engine.stats()
+        return OutlookTold(held_bytes, max(used_bytes - coming_bytes - held_bytes, 0), stats.free_bytes + coming_bytes, stats.total_bytes)
 
     async def prune(self, request: PruneRequest, replies: Replies) -> Pruned:
         """See `PruneRequest`."""

@@ -175,4 +175,4 @@ def test_normalising(text: str, same: str, other: str) -> None:
 def test_snapshots_are_told_apart_and_forecasts_are_one() -> None:
     one, two = "2026-11-26T152343Z", "2026-11-26T152343Z-002"
     assert Normaliser().lines([f"{one} {two}", one, "", ""]) == ["<snapshot 1> <snapshot 2>", "<snapshot 1>"]
-    assert Normaliser().lines(["2026-11-27  1  0  1  h", "2026-11-28  1  0  2  hh", "a", "a"]) == ["<forecast row>", "a", "a"]
+    assert Normaliser().lines(["2026-11-27  1  0  1  0 B  h", "2026-11-28  1  0  2  1.5 GiB  hh", "a", "a"]) == ["<forecast row>", "a", "a"]

@@ -14,6 +14,7 @@ from backupfs.service.locate import Place
 from backupfs.service.messages import (
     CollectRequest,
     ConfigurationRequest,
+    OutlookRequest,
     PruneRequest,
     Request,
     SnapshotListRequest,
@@ -71,6 +72,8 @@ class FakeDaemon:
                 return await snapshots.show(request)
             case StatsRequest():
                 return await space.stats()
+            case OutlookRequest():
+                return await space.outlook()
             case PruneRequest():
                 return await space.prune(request, replies)
             case CollectRequest():
