@@ -10,6 +10,7 @@ from backupfs.rules.forecast import AGES_NS, Forecast, Overrun, Period
 from backupfs.rules.ledger import Opening
 from backupfs.rules.moments import utc_moment
 from backupfs.rules.policy import DAY_NS, SECOND_NS
+from backupfs.rules.quantities import show_size
 from backupfs.rules.schedule import trigger
 
 Line = list[tuple[str, str]]
@@ -40,10 +41,12 @@ def picture(forecast: Forecast) -> list[Line]:
 
 def space_in_words(opening: Opening, source: str, *, is_known: bool) -> list[str]:
     """What it begins with, how much changes, and where that comes from. `is_known`: what the live tree takes, and the disk."""
-    if source == UNKNOWN:
-        changes = "changes: it is not known how much changes in a day, so nothing does; --changes says how much"
+    if source == OPTION:
+        changes = f"changes: {show_size(opening.daily_bytes)} a day, as --changes says"
+    elif source == SNAPSHOTS:
+        changes = f"changes: {readable_size(opening.daily_bytes)} a day, by what the snapshots hold"
     else:
-        changes = f"changes: {readable_size(opening.daily_bytes)} a day, {'as --changes says' if source == OPTION else 'by what the snapshots hold'}"
+        changes = "changes: it is not known how much changes in a day, so nothing does; --changes says how much"
     if not is_known:
         return [changes, "space: what snapshots hold; the live tree and the disk are not known"]
     return [changes, f"space: {readable_size(opening.live_bytes)} for the live tree; snapshots hold {readable_size(opening.held_bytes)} more now"]
@@ -53,7 +56,7 @@ def overrun_in_words(overrun: Overrun) -> str:
     """What the space limits cannot hold back, and when."""
     until = "on" if overrun.until_ns is None else f"to {_day(overrun.until_ns)}"
     size = readable_size(overrun.size_bytes)
-    return f"by the space limits, up to {size} are too many from {_day(overrun.from_ns)} {until}, whatever retention deletes"
+    return f"by the space limits, up to {size} are too many from {_day(overrun.from_ns)} {until}, whatever retention may delete"
 
 
 def by_stretch(periods: Sequence[Period]) -> Iterator[Period]:

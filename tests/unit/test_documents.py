@@ -153,7 +153,7 @@ def test_what_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("snapshot 2026-11-26T152343Z", "snapshot 2027-01-01T000000Z-002", "snapshot 2026"),
         ("at 2026-11-26T15:23:41.930884Z", "at 2027-01-01T00:00:00.000000Z", "at now"),
-        ("2026-11-27        97        0      97  hhhh", "2026-11-28  1  2  3  hdmy", "2026-11-28  1  2  3  hxy"),
+        ("2026-11-27        97        0      97         0 B  hhhh", "2026-11-28  1  2  3  20.0 GiB  hdmy", "2026-11-28  1  2  3  20.0 GiB  hxy"),
         ("  last day           97  |#|#|", "  last day           2  ..|", "  last day           2  ..?"),
         ("12.5 MiB  a", "  3 MiB  a", "3 KiB  a"),
         ("6 B", "700 B", "0 B"),
