@@ -149,6 +149,7 @@ def policy_simulate(where: str | None, days: int, changes: str | None, config: s
     if sources.policy_known:
         with locate.daemon_of(place_of(where)) as daemon:
             daemon.ask(SnapshotListRequest(), present.append)
+        with locate.daemon_of(place_of(where)) as daemon:
             outlook = daemon.ask(OutlookRequest())
     settings = effective(sources.layers)
     now_ns = time.time_ns()

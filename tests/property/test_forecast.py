@@ -184,6 +184,7 @@ def test_any_limit_of_space_as_if_it_were_lived_through(
     life = Lived(every * SLOT_NS, policy, present, *rates)
     opening = Opening(LIVE_BYTES, life.held_at_first, SLOTS_A_DAY * rates[1], Disk(10**6, 10**7))
     told = foretold((Schedule(every_ns=every * SLOT_NS),), policy, present, days * DAY_NS, period_slots * SLOT_NS, opening)
+    times: list[int] = []
     for period in told.periods:
         used_bytes, over_bytes, taken, times = life.period(period.start_ns, period.end_ns)
         assert (period.used_bytes, period.excess_bytes, period.taken, period.count) == (used_bytes, over_bytes, taken, len(times))

@@ -42,8 +42,10 @@ class FakeDaemon:
 
     @contextmanager
     def of(self, _: Place) -> Iterator["FakeDaemon"]:
-        """See `locate.daemon_of`."""
+        """See `locate.daemon_of`. A connection carries one request."""
+        asked = len(self.requests)
         yield self
+        assert len(self.requests) <= asked + 1
 
     def ask(self, request: Request, on_item: Callable[[Any], None] | None = None, on_progress: Callable[[int, int], None] | None = None) -> Any:
         """See `Client.ask`."""
