@@ -347,7 +347,7 @@ def lacking(document: Document) -> str:
 _WORD_LIST: Final = frozenset(Mnemonic("english").wordlist)
 _SNAPSHOT: Final = re.compile(r"\b[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{6}Z(?:-[0-9]{3})?")
 _FORECAST: Final = (
-    (re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?: +[0-9]+){3}  h*d*m*y*"), "<forecast row>"),
+    (re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?: +[0-9]+){3} +[0-9.]+ [KMGTPE]?i?B  h*d*m*y*"), "<forecast row>"),
     (re.compile(r"  (?:last [a-z0-9 ]+|older) +[0-9]+(?:  [.|#]+)?"), "<forecast timeline>"),
     (re.compile(r"What stands at the end, [0-9]+ snapshots; older on the left"), "<forecast's end>"),
 )

@@ -1,18 +1,21 @@
 """What a policy leads to: a year of scheduled snapshots and of retention, gone through on paper.
 
-It is assumed that something changes all the time, that nobody takes or deletes a snapshot by hand, and that there is
-room. Schedules that wait for changes or for rest cannot be foreseen and are left out.
+It is assumed that something changes all the time, that nobody takes or deletes a snapshot by hand, and that the disk is
+never full. Schedules that wait for changes or for rest cannot be foreseen and are left out. How much space is taken says
+`rules.ledger`.
 """
 
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from backupfs.errors import UsageError
 from backupfs.rules import retention as rule
 from backupfs.rules import schedule as timing
+from backupfs.rules.ledger import Ledger, Opening
 from backupfs.rules.policy import DAY_NS, HOUR_NS, Retention, Schedule
 from backupfs.rules.retention import Candidate
 from backupfs.rules.schedule import Action, Activity, State
@@ -21,13 +24,15 @@ AGES_NS: Final = (DAY_NS, 31 * DAY_NS, 366 * DAY_NS)
 """A snapshot is up to so old, or older than all of these."""
 RUNS_MAX: Final = 600_000
 """One a minute for a year, and some: more takes minutes to go through."""
+NOTHING: Final = Opening()
 _ALWAYS_BUSY: Final = Activity(records=1, size_bytes=1, changed_at_ns=None, epoch=0)
 
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """A stretch of time, and what stands at its end: `ages` counts by age, one more than there are `AGES_NS`. `taken` and `deleted` are of this
-    stretch alone.
+    """A stretch of time, and what stands at its end: `ages` counts by age, one more than there are `AGES_NS`. `used_bytes` is what the repository
+    takes then. `taken` and `deleted` are of this stretch alone, and so is `excess_bytes`: the most that was still too much by the space limits
+    after retention had run.
     """
 
     start_ns: int
@@ -37,6 +42,8 @@ class Period:
     count: int
     oldest_ns: int | None
     ages: tuple[int, ...] = (0,) * (len(AGES_NS) + 1)
+    used_bytes: int = 0
+    excess_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +57,32 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class Overrun:
+    """At most so many bytes are more than the space limits allow, whatever retention does, since a period that begins at `from_ns`; up to the end
+    of one at `until_ns`, None: that is the last.
+    """
+
+    size_bytes: int
+    from_ns: int
+    until_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Forecast:
     """`standing` is sorted, oldest first. `left_out` cannot be foreseen."""
 
     periods: tuple[Period, ...]
     standing: tuple[Standing, ...]
     left_out: tuple[Schedule, ...]
+
+    @property
+    def overrun(self) -> Overrun | None:
+        """None: the space limits can be kept to."""
+        over = [period for period in self.periods if period.excess_bytes]
+        if not over:
+            return None
+        most_bytes = max(period.excess_bytes for period in over)
+        return Overrun(most_bytes, over[0].start_ns, None if over[-1] is self.periods[-1] else over[-1].end_ns)
 
 
 def _nobody_waits(_: int) -> None:
@@ -71,15 +98,17 @@ def simulate(
     span_ns: int,
     period_ns: int = DAY_NS,
     on_period: Callable[[int], None] = _nobody_waits,
+    opening: Opening = NOTHING,
 ) -> Forecast:
-    """What stands at the end of each period from now on. `state` is that of the schedules now; `present` is kept now.
-    `on_period` is told how many periods have been gone through.
+    """What stands at the end of each period from now on. `state` is that of the schedules now; `present` is kept now, and
+    `opening` is the space now. `on_period` is told how many periods have been gone through.
 
-    Raises UsageError when that means more than `RUNS_MAX` runs. Space limits are not looked at.
+    Raises UsageError when that means more than `RUNS_MAX` runs.
 
-    Without a limit on how many go at once, retention comes to the same whether it runs once or often: a snapshot that no
-    rule keeps is neither the newest of a period that counts nor will it ever be. Then it is run at the ends of the
-    periods only; otherwise now, after each run, and an hour after the last time.
+    Without a limit on how many go at once, and as long as there is not too much by a limit of space, retention comes to
+    the same whether it runs once or often: a snapshot that no rule keeps is neither the newest of a period that counts
+    nor will it ever be. Then it is run at the ends of the periods only; otherwise now, after each run, and an hour after
+    the last time.
     """
     foreseen = [(schedule, course) for schedule, course in zip(schedules, state.courses, strict=True) if _is_timed(schedule)]
     paper = _Paper(
@@ -87,6 +116,7 @@ def simulate(
         State(tuple(course for _, course in foreseen), now_ns),
         retention,
         list(present),
+        Ledger(opening, retention, present, now_ns),
         now_ns,
     )
     periods = []
@@ -103,41 +133,66 @@ def _is_timed(schedule: Schedule) -> bool:
 class _Paper:
     """The life of a repository on paper, up to `now_ns`."""
 
-    def __init__(self, schedules: Sequence[Schedule], state: State, retention: Retention, snapshots: list[Candidate], now_ns: int) -> None:
+    def __init__(
+        self, schedules: Sequence[Schedule], state: State, retention: Retention, snapshots: list[Candidate], ledger: Ledger, now_ns: int
+    ) -> None:
         self.now_ns = now_ns
         self._schedules = schedules
         self._state = state
         self._retention = retention
         self._snapshots = snapshots
+        self._ledger = ledger
         self._serial = max((snapshot.serial for snapshot in snapshots), default=0)
-        self._prunes_often = retention.max_delete_fraction < 1
+        self._deletes_few = retention.max_delete_fraction < 1
         self._runs = 0
+        self._excess_bytes = 0
         self._next_look_ns: int | None = now_ns
         self._next_prune_ns: int | None = None
 
     def live_through(self, end_ns: int) -> Period:
         """Go on to `end_ns`, which is after now."""
         start_ns, runs, count = self.now_ns, self._runs, len(self._snapshots)
+        self._excess_bytes = 0
         while (at_ns := self._next_event_ns()) is not None and at_ns <= end_ns:
             self.now_ns = at_ns
             if at_ns == self._next_look_ns:
                 self._look()
-            if self._prunes_often:
-                self.prune()
+            if self._deletes_few or self._ledger.is_limited:
+                self._retain()
                 self._next_prune_ns = at_ns + HOUR_NS
         self.now_ns = end_ns
-        if not self._prunes_often:
-            self.prune()
+        if not self._deletes_few:
+            self._prune()
         taken = self._runs - runs
         oldest_ns = min((snapshot.time_ns for snapshot in self._snapshots), default=None)
         ages = Counter(bisect_left(AGES_NS, end_ns - snapshot.time_ns) for snapshot in self._snapshots)
-        by_age = tuple(ages[place] for place in range(len(AGES_NS) + 1))
-        return Period(start_ns, end_ns, taken, count + taken - len(self._snapshots), len(self._snapshots), oldest_ns, by_age)
+        return Period(
+            start_ns,
+            end_ns,
+            taken,
+            count + taken - len(self._snapshots),
+            len(self._snapshots),
+            oldest_ns,
+            tuple(ages[place] for place in range(len(AGES_NS) + 1)),
+            self._ledger.used_bytes(end_ns),
+            self._excess_bytes,
+        )
 
-    def prune(self) -> None:
+    def _retain(self) -> None:
+        """Run retention now, if it must be now."""
+        # What no rule keeps and still stands only adds to what is too much. If nothing is, then nothing would be without it.
+        excess_bytes = self._ledger.excess_bytes(self.now_ns)
+        if excess_bytes or self._deletes_few:
+            self._prune(excess_bytes)
+            self._excess_bytes = max(self._excess_bytes, self._ledger.excess_bytes(self.now_ns))
+
+    def _prune(self, excess_bytes: int = 0) -> None:
         """Delete what retention deletes now."""
-        gone = {fate.serial for fate in rule.decide(self._snapshots, self._retention, self.now_ns) if not fate.keep}
-        self._snapshots = [snapshot for snapshot in self._snapshots if snapshot.serial not in gone]
+        fates = rule.decide(self._snapshots, self._retention, self.now_ns, excess_bytes, partial(self._ledger.frees_bytes, now_ns=self.now_ns))
+        gone = {fate.serial for fate in fates if not fate.keep}
+        if gone:
+            self._snapshots = [snapshot for snapshot in self._snapshots if snapshot.serial not in gone]
+            self._ledger.remove(gone)
 
     def standing(self) -> tuple[Standing, ...]:
         """What stands now, and why."""
@@ -161,3 +216,4 @@ class _Paper:
                 raise UsageError(f"the schedules take more than {RUNS_MAX} snapshots in this time; look at a shorter one")
             self._serial += 1
             self._snapshots.append(Candidate(self._serial, self.now_ns, decision.tags))
+            self._ledger.add(self._serial, self.now_ns)

@@ -61,6 +61,11 @@ class Retention:
     free_limit_share: float | None = None
     zone: tzinfo = UTC
 
+    @property
+    def limits_space(self) -> bool:
+        """There is a space limit of any kind."""
+        return self.space_limit_bytes is not None or self.free_limit_bytes is not None or self.free_limit_share is not None
+
 
 DEFAULT_SCHEDULES: Final = (Schedule(every_ns=HOUR_NS),)
 DEFAULT_RETENTION: Final = Retention(keep_hourly=24, keep_daily=30, keep_weekly=12, keep_monthly=24, keep_yearly=10, keep_within_ns=DAY_NS)

@@ -136,6 +136,10 @@ class CollectRequest(msgspec.Struct, tag_field="request", tag="gc"):
     dry_run: bool = False
 
 
+class OutlookRequest(msgspec.Struct, tag_field="request", tag="outlook"):
+    """What a forecast of the space begins with: an `OutlookTold`."""
+
+
 class UnmountRequest(msgspec.Struct, tag_field="request", tag="umount"):
     """Unmount, commit and end. Answered when everything is durable; the process is gone right after."""
 
@@ -223,6 +227,7 @@ Request = (
     | SnapshotHoldRequest
     | PruneRequest
     | CollectRequest
+    | OutlookRequest
     | UnmountRequest
     | CheckRequest
     | LendRequest
@@ -397,6 +402,17 @@ class StatsTold(Stats, frozen=True):
     """The result of a `StatsRequest`."""
 
     space: SpaceTold
+
+
+class OutlookTold(msgspec.Struct, frozen=True):
+    """The space as it is when all that is deleted or dead already has come back: what all kept snapshots hold, what else the repository takes, and
+    its disk.
+    """
+
+    held_bytes: int
+    live_bytes: int
+    free_bytes: int
+    total_bytes: int
 
 
 class RetentionStatus(msgspec.Struct, frozen=True):

@@ -178,7 +178,7 @@ class Retainer:
         return await self._measured(retention), purgeable + collectable, collectable
 
     async def _measured(self, retention: Retention) -> int:
-        if retention.space_limit_bytes is None and retention.free_limit_bytes is None and retention.free_limit_share is None:
+        if not retention.limits_space:
             return 0
         usage = await self._engine.usage()
         stats = self._engine.stats()

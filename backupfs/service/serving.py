@@ -44,6 +44,7 @@ from backupfs.service.messages import (
     LendRequest,
     MountRecord,
     NotRunningError,
+    OutlookRequest,
     PastRequest,
     PolicyRequest,
     PolicySetRequest,
@@ -73,7 +74,7 @@ from backupfs.service.telling import PROGRESS_S
 from backupfs.service.vocabulary import document, from_json, to_json
 
 _AboutSnapshots = SnapshotListRequest | SnapshotShowRequest | SnapshotDeleteRequest | Changing
-_AboutSpace = StatsRequest | PruneRequest | CollectRequest
+_AboutSpace = StatsRequest | OutlookRequest | PruneRequest | CollectRequest
 _log = logging.getLogger(__name__)
 
 
@@ -461,7 +462,7 @@ class Serving(Generic[E]):
             case PolicySetRequest():
                 self._refuse_read_only()
                 return await self._handle_policy_set(running, request)
-            case StatsRequest() | PruneRequest() | CollectRequest():
+            case StatsRequest() | OutlookRequest() | PruneRequest() | CollectRequest():
                 return await self._handle_space(running.space, request, replies)
             case _:
                 return await self._handle_snapshots(running.snapshots, request, replies)
@@ -469,6 +470,8 @@ class Serving(Generic[E]):
     async def _handle_space(self, space: SpaceRequests, request: _AboutSpace, replies: Replies) -> object:
         if isinstance(request, StatsRequest):
             return await space.stats(replies)
+        if isinstance(request, OutlookRequest):
+            return await space.outlook(replies)
         if not request.dry_run:
             self._refuse_read_only()
         return await (space.prune(request, replies) if isinstance(request, PruneRequest) else space.collect(request, replies))

@@ -9,7 +9,7 @@ from backupfs.engine.attributes import UpkeepStatus
 from backupfs.errors import BackupfsError
 from backupfs.service.control import Replies
 from backupfs.service.freeing import deleted_serials, frees
-from backupfs.service.messages import Collected, CollectRequest, Pruned, PruneRequest, SpaceTold, StatsTold
+from backupfs.service.messages import Collected, CollectRequest, OutlookTold, Pruned, PruneRequest, SpaceTold, StatsTold
 from backupfs.service.retaining import Collecting, Retained, Retainer
 from backupfs.service.telling import Telling, telling
 
@@ -52,6 +52,19 @@ class SpaceRequests:
             used_bytes=usage.used_bytes,
         )
         return StatsTold(**msgspec.structs.asdict(engine.stats()), space=space)
+
+    async def outlook(self, replies: Replies) -> OutlookTold:
+        """See `OutlookRequest`. Costs what has changed since the oldest snapshot."""
+        engine = self._engine
+        deleted = deleted_serials(engine)
+        async with telling(replies) as about:
+            reckoning, surveying = about.of("reckoning"), about.of("surveying")
+            coming_bytes = await frees(engine, deleted, reckoning)
+            coming_bytes += (await self._upkeep.survey(thorough=True, progress=surveying)).plan.freed_bytes
+            held_bytes = await frees(engine, [info.serial for info in engine.snapshots()], reckoning)
+        used_bytes = (await engine.usage()).used_bytes
+        stats = engine.stats()
+        return OutlookTold(held_bytes, max(used_bytes - coming_bytes - held_bytes, 0), stats.free_bytes + coming_bytes, stats.total_bytes)
 
     async def prune(self, request: PruneRequest, replies: Replies) -> Pruned:
         """See `PruneRequest`."""

@@ -1,21 +1,33 @@
 """The forecast against a life that is lived through run by run, retention after each."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backupfs.errors import UsageError
 from backupfs.rules import forecast, retention, schedule
-from backupfs.rules.forecast import Forecast, Period, Standing, simulate
+from backupfs.rules.forecast import Forecast, Overrun, Period, Standing, simulate
+from backupfs.rules.ledger import Disk, Opening
 from backupfs.rules.policy import DAY_NS, DEFAULT_RETENTION, DEFAULT_SCHEDULES, HOUR_NS, SECOND_NS, Duration, Retention, Schedule
 from backupfs.rules.retention import Candidate
+from tests.property.slots import SLOT_NS, SLOTS_A_DAY, held_bytes
 
 MINUTE_NS = 60 * SECOND_NS
 NOW_NS = 1_790_000_000 * SECOND_NS
 
 
-def foretold(schedules: tuple[Schedule, ...], policy: Retention, present: list[Candidate], span_ns: int, period_ns: int = DAY_NS) -> Forecast:
-    return simulate(schedules, schedule.initial(NOW_NS, schedules, []), policy, present, NOW_NS, span_ns, period_ns)
+def foretold(
+    schedules: tuple[Schedule, ...],
+    policy: Retention,
+    present: list[Candidate],
+    span_ns: int,
+    period_ns: int = DAY_NS,
+    opening: Opening | None = None,
+) -> Forecast:
+    state = schedule.initial(NOW_NS, schedules, [])
+    return simulate(schedules, state, policy, present, NOW_NS, span_ns, period_ns, opening=opening or Opening())
 
 
 def lived(every_ns: int, policy: Retention, present: list[Candidate], span_ns: int, period_ns: int) -> tuple[list[tuple[int, int | None]], list[int]]:
@@ -85,6 +97,141 @@ def test_any_policy_as_if_it_were_lived_through(policy: Retention, present: list
     for before, period in zip((None, *told.periods), told.periods, strict=False):
         assert (before.count if before else len(present)) + period.taken - period.deleted == period.count
         assert period.start_ns == (before.end_ns if before else NOW_NS)
+
+
+# --- space ------------------------------------------------------------------------------------------------------------
+
+
+LIVE_BYTES = 10**9
+
+
+class Lived:
+    """A life in half hours, retention now, after each run and an hour after the last time; each byte is followed."""
+
+    def __init__(self, every_ns: int, policy: Retention, present: list[Candidate], before: int, since: int) -> None:
+        self.policy = policy
+        self.standing = {s.serial: s for s in present}
+        self.serial = max(self.standing, default=0)
+        self.every_ns = every_ns
+        self.before, self.since = before, since
+        self.retained_ns = 0
+        self.over = 0
+        self.held_at_first = self.held(frozenset(), NOW_NS)
+
+    def held(self, gone: frozenset[int], at_ns: int) -> int:
+        return held_bytes([s.time_ns for s in self.standing.values() if s.serial not in gone], NOW_NS, at_ns, self.before, self.since)
+
+    def excess(self, at_ns: int) -> int:
+        held = self.held(frozenset(), at_ns)
+        return retention.excess(self.policy, LIVE_BYTES + held, 10**6 - held + self.held_at_first, 10**7)
+
+    def delete(self, at_ns: int, excess_bytes: int) -> None:
+        held = self.held(frozenset(), at_ns)
+        for fate in retention.decide(list(self.standing.values()), self.policy, at_ns, excess_bytes, lambda gone: held - self.held(gone, at_ns)):
+            if not fate.keep:
+                del self.standing[fate.serial]
+
+    def period(self, start_ns: int, end_ns: int) -> tuple[int, int, int, list[int]]:
+        """(used, too much, taken, times) at its end."""
+        taken = self.over = 0
+        first_ns = start_ns if start_ns == NOW_NS else start_ns + SLOT_NS
+        for at_ns in range(first_ns, end_ns + 1, SLOT_NS):
+            is_run = at_ns > NOW_NS and (at_ns - NOW_NS) % self.every_ns == 0
+            if is_run:
+                self.serial += 1
+                taken += 1
+                self.standing[self.serial] = Candidate(self.serial, at_ns)
+            if is_run or at_ns == NOW_NS or at_ns >= self.retained_ns + HOUR_NS:
+                self.retained_ns = at_ns
+                self.delete(at_ns, self.excess(at_ns))
+                self.over = max(self.over, self.excess(at_ns))
+        if self.policy.max_delete_fraction == 1:
+            self.delete(end_ns, 0)  # an hour early, perhaps
+        return LIVE_BYTES + self.held(frozenset(), end_ns), self.over, taken, sorted(s.time_ns for s in self.standing.values())
+
+
+limits = st.one_of(
+    st.integers(-20, 250).map(lambda n: Retention(space_limit_bytes=LIVE_BYTES + n)),
+    st.integers(-250, 20).map(lambda n: Retention(free_limit_bytes=10**6 + n)),
+    st.just(Retention(space_limit_bytes=LIVE_BYTES + 100, free_limit_share=0.09999)),
+)
+
+
+@settings(max_examples=60)
+@given(
+    policy=policies,
+    limit=limits,
+    present=st.lists(
+        st.builds(
+            Candidate,
+            serial=st.integers(1, 99),
+            time_ns=st.integers(1, 100).map(lambda n: NOW_NS - n * HOUR_NS),
+            pinned=st.sampled_from([False, False, True]),
+        ),
+        unique_by=lambda s: s.serial,
+        max_size=12,
+    ),
+    every=st.sampled_from([1, 2, 3, 5]),
+    rates=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    days=st.integers(1, 2),
+    period_slots=st.sampled_from([15, 48]),
+)
+def test_any_limit_of_space_as_if_it_were_lived_through(
+    policy: Retention, limit: Retention, present: list[Candidate], every: int, rates: tuple[int, int], days: int, period_slots: int
+) -> None:
+    fields = ("space_limit_bytes", "free_limit_bytes", "free_limit_share")
+    policy = replace(policy, **{name: getattr(limit, name) for name in fields})
+    life = Lived(every * SLOT_NS, policy, present, *rates)
+    opening = Opening(LIVE_BYTES, life.held_at_first, SLOTS_A_DAY * rates[1], Disk(10**6, 10**7))
+    told = foretold((Schedule(every_ns=every * SLOT_NS),), policy, present, days * DAY_NS, period_slots * SLOT_NS, opening)
+    times: list[int] = []
+    for period in told.periods:
+        used_bytes, over_bytes, taken, times = life.period(period.start_ns, period.end_ns)
+        assert (period.used_bytes, period.excess_bytes, period.taken, period.count) == (used_bytes, over_bytes, taken, len(times))
+        if policy.space_limit_bytes is not None:
+            assert period.used_bytes <= policy.space_limit_bytes + period.excess_bytes + 2 * rates[1], "it grows for less than an hour"
+    assert [standing.time_ns for standing in told.standing] == times
+
+
+@given(policy=policies, present=candidates, held=st.integers(0, 10**6), rate=st.integers(0, 10**6))
+def test_a_limit_that_is_far_away_changes_nothing(policy: Retention, present: list[Candidate], held: int, rate: int) -> None:
+    opening = Opening(LIVE_BYTES, held, rate, Disk(10**12, 10**13))
+    span_ns = 3 * DAY_NS // 2
+    free = foretold(DEFAULT_SCHEDULES, policy, present, span_ns, opening=opening)
+    assert foretold(DEFAULT_SCHEDULES, replace(policy, space_limit_bytes=10**12, free_limit_share=0.01), present, span_ns, opening=opening) == free
+    bare = foretold(DEFAULT_SCHEDULES, policy, present, span_ns)
+    assert bare.standing == free.standing
+    assert [replace(period, used_bytes=0) for period in free.periods] == list(bare.periods)
+
+
+def test_the_densest_go_and_the_limit_is_kept_to() -> None:
+    """Snapshots as far apart as the others make the oldest the densest: nobody is on its other side. Closer ones go before it."""
+    often, policy = (Schedule(every_ns=DAY_NS // 2),), Retention(space_limit_bytes=LIVE_BYTES + 480)
+    told = foretold(often, policy, [], 8 * DAY_NS, opening=Opening(LIVE_BYTES, 0, 100))
+    assert [period.used_bytes - LIVE_BYTES for period in told.periods] == [50, 150, 250, 350, 450, 450, 450, 450]
+    assert [standing.time_ns for standing in told.standing] == [NOW_NS + n * DAY_NS // 2 for n in range(7, 17)]
+    assert told.overrun is None
+    seldom = (Schedule(every_ns=5 * DAY_NS),)
+    close = [Candidate(9 - n, NOW_NS - n * DAY_NS) for n in (8, 3, 2, 1)]
+    told = foretold(seldom, policy, close, 5 * DAY_NS, opening=Opening(LIVE_BYTES, 400, 100))
+    ages = [(NOW_NS - standing.time_ns) // DAY_NS for standing in told.standing]
+    assert ages == [8, 3, 1, -5], "what has changed since is a fifth day's, for which 2 makes room"
+
+
+def test_what_the_limits_cannot_hold_back_is_told() -> None:
+    policy = Retention(space_limit_bytes=LIVE_BYTES + 30)
+    held = [Candidate(1, NOW_NS - DAY_NS, hold_until_ns=NOW_NS + 2 * DAY_NS + 1)]
+    told = foretold((), policy, held, 4 * DAY_NS, opening=Opening(LIVE_BYTES, 25, 24))
+    assert [period.excess_bytes for period in told.periods] == [19, 19, 19, 19], "the newest stays"
+    assert told.overrun == Overrun(19, NOW_NS, None)
+    newer = Candidate(2, NOW_NS)
+    told = foretold((), policy, [*held, newer], 4 * DAY_NS, opening=Opening(LIVE_BYTES, 25, 24))
+    assert [period.excess_bytes for period in told.periods] == [19, 19, 0, 0], "it is no longer held"
+    assert told.overrun == Overrun(19, NOW_NS, NOW_NS + 2 * DAY_NS)
+    assert [period.used_bytes - LIVE_BYTES for period in told.periods] == [49, 49, 24, 24]
+    told = foretold((), policy, [newer], 2 * DAY_NS, opening=Opening(LIVE_BYTES + 10, 0, 24))
+    assert [period.excess_bytes for period in told.periods] == [4, 4]
+    assert foretold((), policy, [newer], 2 * DAY_NS, opening=Opening(LIVE_BYTES, 0, 24)).overrun is None
 
 
 def test_tags_and_reasons_are_those_of_the_rules() -> None:

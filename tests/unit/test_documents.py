@@ -153,7 +153,7 @@ def test_what_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("snapshot 2026-11-26T152343Z", "snapshot 2027-01-01T000000Z-002", "snapshot 2026"),
         ("at 2026-11-26T15:23:41.930884Z", "at 2027-01-01T00:00:00.000000Z", "at now"),
-        ("2026-11-27        97        0      97  hhhh", "2026-11-28  1  2  3  hdmy", "2026-11-28  1  2  3  hxy"),
+        ("2026-11-27        97        0      97         0 B  hhhh", "2026-11-28  1  2  3  20.0 GiB  hdmy", "2026-11-28  1  2  3  20.0 GiB  hxy"),
         ("  last day           97  |#|#|", "  last day           2  ..|", "  last day           2  ..?"),
         ("12.5 MiB  a", "  3 MiB  a", "3 KiB  a"),
         ("6 B", "700 B", "0 B"),
@@ -175,4 +175,4 @@ def test_normalising(text: str, same: str, other: str) -> None:
 def test_snapshots_are_told_apart_and_forecasts_are_one() -> None:
     one, two = "2026-11-26T152343Z", "2026-11-26T152343Z-002"
     assert Normaliser().lines([f"{one} {two}", one, "", ""]) == ["<snapshot 1> <snapshot 2>", "<snapshot 1>"]
-    assert Normaliser().lines(["2026-11-27  1  0  1  h", "2026-11-28  1  0  2  hh", "a", "a"]) == ["<forecast row>", "a", "a"]
+    assert Normaliser().lines(["2026-11-27  1  0  1  0 B  h", "2026-11-28  1  0  2  1.5 GiB  hh", "a", "a"]) == ["<forecast row>", "a", "a"]

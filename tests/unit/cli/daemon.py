@@ -14,6 +14,7 @@ from backupfs.service.locate import Place
 from backupfs.service.messages import (
     CollectRequest,
     ConfigurationRequest,
+    OutlookRequest,
     PruneRequest,
     Request,
     SnapshotDeleteRequest,
@@ -43,8 +44,10 @@ class FakeDaemon:
 
     @contextmanager
     def of(self, _: Place) -> Iterator["FakeDaemon"]:
-        """See `locate.daemon_of`."""
+        """See `locate.daemon_of`. A connection carries one request."""
+        asked = len(self.requests)
         yield self
+        assert len(self.requests) <= asked + 1
 
     def ask(
         self, request: Request, on_item: Callable[[Any], None] | None = None, on_progress: Callable[[int, int, Stage], None] | None = None
@@ -77,6 +80,8 @@ class FakeDaemon:
                 return await snapshots.show(request)
             case StatsRequest():
                 return await space.stats(replies)
+            case OutlookRequest():
+                return await space.outlook(replies)
             case PruneRequest():
                 return await space.prune(request, replies)
             case CollectRequest():

@@ -31,6 +31,7 @@ from backupfs.service.messages import (
     CollectRequest,
     LendRequest,
     NotRunningError,
+    OutlookRequest,
     PruneRequest,
     Ready,
     Request,
@@ -490,6 +491,7 @@ async def test_a_read_only_mount_takes_none(house: House, nursery: trio.Nursery)
     assert (await house.ask(SnapshotDeleteRequest(made.name, dry_run=True)))["names"] == [made.name]
     assert (await house.ask(PruneRequest(dry_run=True)))["kept"] == 1
     assert (await house.ask(CollectRequest(dry_run=True)))["dry_run"]
+    assert set(await house.ask(OutlookRequest())) == {"held_bytes", "live_bytes", "free_bytes", "total_bytes"}
     assert house.engine.taken == [made]
     status = await house.ask(StatusRequest())
     assert (status["schedule"], status["schedules"], status["retention"]) == (None, [], None)

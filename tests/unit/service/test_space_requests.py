@@ -41,6 +41,20 @@ async def test_where_the_space_goes(autojump_clock: MockClock, answers: SpaceReq
     assert set(Stats.__struct_fields__) < set(type(told).__struct_fields__)
 
 
+async def test_what_a_forecast_begins_with(autojump_clock: MockClock, answers: SpaceRequests, shelf: FakeShelf) -> None:
+    await shelf.delete_snapshots(["s1"])  # a alone is its own
+    shelf.upkeep.dead_bytes = 7
+    shelf.live |= {"c"}
+    shelf.free_bytes = 500
+    told = await answers.outlook(FakeReplies())
+    assert (told.held_bytes, told.live_bytes) == (2 + 8, 1234 - 1 - 7 - 2 - 8), "b was held by both, and is held by one that is kept"
+    assert (told.free_bytes, told.total_bytes) == (500 + 1 + 7, 1000)
+    shelf.used = Usage(3, 0, 0, 0, 0, 0)
+    assert (await answers.outlook(FakeReplies())).live_bytes == 0, "what is measured may lag behind"
+    shelf.kept.clear()
+    assert (await answers.outlook(FakeReplies())).held_bytes == 0
+
+
 async def test_retention_when_asked_and_only_shown(autojump_clock: MockClock, answers: SpaceRequests, shelf: FakeShelf) -> None:
     shown, done = FakeReplies(), FakeReplies()
     would = await answers.prune(PruneRequest(dry_run=True), shown)
