@@ -407,10 +407,12 @@ class Machine:
         gone = {serial for serial, stays in expected.items() if not stays}
         if space is not None:
             marked = {info.serial for info in self._fs.deleted_snapshots()}
-            assert await self._fs.reckoner.frees(marked | gone) == space.purged_bytes(gone)
+            reckoned, counted = await self._fs.reckoner.frees(marked | gone), space.purged_bytes(gone)
+            assert reckoned == counted, f"purging {marked | gone} is reckoned to free {reckoned} bytes, not {counted}"
         plan = await self._retainer.apply()
         assert plan.excess_bytes == too_many, f"{plan.excess_bytes} bytes are too many, not {too_many}"
-        assert {fate.serial: fate.keep for fate in plan.fates} == expected
+        decided = {fate.serial: fate.keep for fate in plan.fates}
+        assert decided == expected, f"{[fate.serial for fate in plan.deleted]} go, not {sorted(gone)}"
         if space is not None and too_many:
             by_rules = {serial for serial, stays in fates(kept, settings, now_ns, 0, _nothing).items() if not stays}
             self._count_limit(by_rules, gone, too_many, space.frees(gone))
