@@ -103,6 +103,8 @@ class Repository:
         self.directory = base / "mount"
         self.password = password
         self.user = user
+        self.program: tuple[str, ...] = (sys.executable, "-m", "backupfs")
+        """What commands are run with; see `limit`."""
         self.is_damaged = False
         """Set by a test that has left the repository so that it cannot be read in full, or not without its index."""
         self._expected: list[str] = []
@@ -114,6 +116,11 @@ class Repository:
                 os.chown(place, user, user)
 
     # --- commands ---
+
+    def limit(self, **limits: float) -> None:
+        """From now on commands, and the process of a mount, go by these instead of what `backupfs.limits` says; without any, by that."""
+        words = ("tests.limited", *(f"{name}={value}" for name, value in limits.items()), "--") if limits else ("backupfs",)
+        self.program = (sys.executable, "-m", *words)
 
     def environment(self, **more: str) -> dict[str, str]:
         """What a command is started with."""
@@ -137,7 +144,7 @@ class Repository:
     ) -> subprocess.CompletedProcess[str]:
         """Run `backupfs ARGUMENTS` to its end."""
         return run(
-            [sys.executable, "-m", "backupfs", *arguments],
+            [*self.program, *arguments],
             expect=expect,
             cwd=self.base,
             env=self.environment() if env is None else env,
@@ -270,7 +277,7 @@ class Repository:
     def start_foreground(self, *options: str) -> subprocess.Popen[bytes]:
         """Run `mount --foreground` as a child; it may not answer yet. Ended by `close` at the latest."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "backupfs", "mount", self.path, self.directory, "--foreground", *options],
+            [*self.program, "mount", self.path, self.directory, "--foreground", *options],
             cwd=self.base,
             env=self.environment(),
             stdin=subprocess.DEVNULL,

@@ -1,8 +1,12 @@
-"""Makes the golden repositories: `python -m tests.compat.make_golden`, as root, once for each format version and never again.
+"""Makes the golden repositories: `python -m tests.compat.make_golden`, as root. One that is there is never made again.
 
-Two directories below `tests/compat/golden/`, each with `repository/` as it lay on the disk and a manifest for the present and every snapshot:
-`clean` was unmounted, `crashed` was copied while it was mounted, with packs and a journal segment still open. The manifests are what the
-mounted tree showed; every later version has to show the same.
+Directories below `tests/compat/golden/`, each with `repository/` as it lay on the disk and a manifest for the present and every snapshot that is
+kept. The manifests are what the mounted tree showed; every later version has to show the same.
+
+* `clean` was unmounted.
+* `crashed` was copied while it was mounted, with packs and a journal segment still open.
+* `checkpointed` has two checkpoints, the newer in parts, and no journal before the older one; a pack that was rewritten; snapshots that were purged,
+  and one that is only marked deleted.
 """
 
 import os
@@ -10,17 +14,25 @@ import random
 import shutil
 import stat
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from tests.mounted import Repository, workspace
+from backupfs.limits import KIB
+from tests.mounted import Repository, until, workspace
 from tests.oracle.awkward import acl
 from tests.oracle.manifest import manifest
 
 GOLDEN: Final = Path(__file__).parent / "golden"
 PASSWORD: Final = "golden"
 SNAPSHOTS: Final = b".snapshots"
+SMALL: Final = {
+    "CHECKPOINT_MIN_BYTES": 16 * KIB,
+    "CHECKPOINT_LOOK_S": 0.05,
+    "CHECKPOINT_PART_BYTES": 6 * KIB,
+    "JOURNAL_SEGMENT_TARGET_BYTES": 16 * KIB,
+}
+"""With these a few changes make what otherwise takes megabytes of them."""
 
 
 def save(place: Path, name: str, tree: Path) -> None:
@@ -73,27 +85,76 @@ def second(root: Path, rng: random.Random) -> None:
     (root / "more").write_bytes(rng.randbytes(9000))
 
 
-def make(base: Path, name: str) -> None:
-    """One golden repository."""
-    place = GOLDEN / name
-    if place.exists():
-        shutil.rmtree(place)
+def short_life(made: Repository, rng: random.Random) -> None:
+    """Three snapshots, one of them purged."""
+    made.mount("--every", "off")
+    first(made.directory, rng)
+    made.snapshot("--message", "first")
+    second(made.directory, rng)
+    doomed = made.snapshot("--tag", "doomed")
+    (made.directory / "deep" / "inherits").unlink()
+    made.snapshot("--message", "last", "--tag", "a", "--tag", "b")
+    made.command("snapshot", "delete", made.directory, doomed.name)
+    made.command("gc", made.directory, "--now")
+    (made.directory / "after").write_bytes(rng.randbytes(3000))
+
+
+def long_life(made: Repository, rng: random.Random) -> None:
+    """Checkpoints come and go; behind the newest one nothing of this is in the way of what else can happen."""
+    root = made.directory
+    made.limit(**SMALL)
+    made.mount("--every", "off")
+    first(root, rng)
+    made.snapshot("--message", "first")
+    second(root, rng)
+    (root / "big").write_bytes(rng.randbytes(20_000))
+    doomed = made.snapshot("--tag", "doomed")
+    made.remount("--every", "off")
+    (root / "big").unlink()
+    doomed_too = made.snapshot()
+    made.command("snapshot", "delete", root, doomed.name, doomed_too.name)
+    made.command("gc", root, "--now")
+    for number in range(10):
+        change(root / f"often {number % 4}", rng.randbytes(30 + number))
+    made.snapshot("--tag", "a", "--tag", "b")
+    for number in range(4):
+        (root / f"often {number}").rename(root / "deep" / f"often {number}")
+    until(lambda: len(checkpoints(made)) == 2 and min(checkpoints(made)) > 1, "the first checkpoint has gone")
+    made.unmount()
+    made.limit()
+    made.mount("--every", "off")
+    (root / "deep" / "often 0").unlink()
+    change(root / "deep" / "often 1", rng.randbytes(200))
+    marked = made.snapshot("--message", "marked deleted")
+    made.snapshot("--message", "last")
+    made.command("snapshot", "delete", root, marked.name)
+    change(root / "after", rng.randbytes(500))
+
+
+def change(path: Path, content: bytes) -> None:
+    """Each a batch of its own."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def checkpoints(made: Repository) -> list[int]:
+    """Numbers of those that have a manifest."""
+    return sorted(int(path.name, 16) for path in (made.path / "checkpoints").glob("*") if len(path.name) == 16)
+
+
+LIVES: Final[dict[str, Callable[[Repository, random.Random], None]]] = {"clean": short_life, "crashed": short_life, "checkpointed": long_life}
+
+
+def make(base: Path, kind: str, place: Path) -> None:
+    """One golden repository, in a directory that is not there yet."""
     place.mkdir(parents=True)
-    rng = random.Random(name)
+    rng = random.Random(kind)
     made = Repository(base, password=PASSWORD)
     made.init("--label", "golden")
-    made.mount("--every", "off")
     try:
-        first(made.directory, rng)
-        made.snapshot("--message", "first")
-        second(made.directory, rng)
-        doomed = made.snapshot("--tag", "doomed")
-        (made.directory / "deep" / "inherits").unlink()
-        made.snapshot("--message", "last", "--tag", "a", "--tag", "b")
-        made.command("snapshot", "delete", made.directory, doomed.name)
-        while made.status()["engine"]["purging"]:
-            time.sleep(0.1)
-        (made.directory / "after").write_bytes(rng.randbytes(3000))
+        LIVES[kind](made, rng)
         for path in sorted(made.directory.rglob("*")):
             if path.is_file() and not path.is_symlink() and SNAPSHOTS.decode() not in path.parts:
                 with path.open("rb") as file:
@@ -101,10 +162,10 @@ def make(base: Path, name: str) -> None:
         save(place, "present", made.directory)
         for snapshot in made.snapshot_names():
             save(place, snapshot, made.directory / SNAPSHOTS.decode() / snapshot)
-        if name == "clean":
+        if kind != "crashed":
             made.unmount()
         shutil.copytree(made.path, place / "repository", ignore=shutil.ignore_patterns("reserve", "lock"))
-        if name == "crashed":
+        if kind == "crashed":
             made.unmount()
     finally:
         made.close()
@@ -112,8 +173,9 @@ def make(base: Path, name: str) -> None:
 
 def main() -> int:
     with workspace() as base:
-        for name in ("clean", "crashed"):
-            make(base / name, name)
+        for kind in LIVES:
+            if not (GOLDEN / kind).exists():
+                make(base / kind, kind, GOLDEN / kind)
     return 0
 
 

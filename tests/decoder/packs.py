@@ -54,6 +54,16 @@ def chunk(file: BinaryIO, sealer: Sealer, place: Place, keys: Keys) -> bytes:
 
 def trailer(path: Path, object_id: bytes, keys: Keys) -> list[Place]:
     """The entries of a closed pack; Damage when its end does not hold."""
+    return _end(path, object_id, keys)[1]
+
+
+def held_bytes(path: Path, object_id: bytes, keys: Keys) -> int:
+    """What a closed pack takes for blobs, those that no record names and bytes that are no blob included; Damage when its end does not hold."""
+    return _end(path, object_id, keys)[0] - HEADER_BYTES
+
+
+def _end(path: Path, object_id: bytes, keys: Keys) -> tuple[int, list[Place]]:
+    """Where the trailer stands, and its entries."""
     where = f"pack {object_id.hex()}"
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -75,4 +85,4 @@ def trailer(path: Path, object_id: bytes, keys: Keys) -> list[Place]:
     least = trailer_at + used + TAG_BYTES + _FOOTER_BYTES + HEADER_BYTES
     if size != padded(least):
         raise Damage(f"{where}: {size} bytes where {padded(least)} is its padded size")
-    return [Place(*fields) for fields in _ENTRY.iter_unpack(plain[:used])]
+    return trailer_at, [Place(*fields) for fields in _ENTRY.iter_unpack(plain[:used])]

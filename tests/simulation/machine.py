@@ -10,22 +10,26 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Final
 
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from backupfs.engine.attributes import SnapshotInfo
 from backupfs.engine.filesystem import FileSystem
 from backupfs.engine.repository import check_repository, create_repository, open_filesystem, unlock
 from backupfs.engine.seams import Seams
-from backupfs.rules.retention import Candidate, decide
 from backupfs.rules.schedule import SCHEDULED, Activity, Taken, initial
+from backupfs.service.retaining import Retainer
 from backupfs.service.scheduler import Scheduler
 from tests.compat.twin import UnsyncedFiles
 from tests.crash.simulation import KDF, PASSWORD, InlineOffload, SeededRandomness
-from tests.models.snapshot_rules import HOUR_NS, MINUTE_NS, SECOND_NS, Duration, Schedule, ScheduleModel, Settings, Snapshot, fates
+from tests.decoder.store import Store, open_store
+from tests.models.snapshot_rules import HOUR_NS, MINUTE_NS, SECOND_NS, Duration, Schedule, ScheduleModel, Settings, Snapshot, excess_bytes, fates
 from tests.simulation.real_rules import real_retention, real_schedule
+from tests.simulation.space import Space
 from tests.unit.engine.world import WHO, Mounted
 
 SCHEDULES: Final = (
@@ -46,6 +50,8 @@ SETTINGS: Final = Settings(
 )
 UNDELETE_NS: Final = HOUR_NS
 FILES_MAX: Final = 6
+TOO_MANY_BYTES: Final = 25_000
+"""By up to so many bytes a new space limit lies below, or above, what the repository takes."""
 
 
 class Wall:
@@ -159,19 +165,26 @@ class Machine:
         self._asked_ns = 0
         self._expected: list[str] | None = None
         """The tags of the snapshot that the model has taken and the scheduler is to take."""
+        self._taken = trio.Event()
+        """Set when that has happened."""
         self._is_busy = False
         self._was_killed = False
+        self._settings = SETTINGS
         self._fs: FileSystem
         self._m: Mounted
+        self._retainer: Retainer
         create_repository(
             self.root, PASSWORD, files=self._files, clock=Still(), randomness=SeededRandomness(f"create/{seed}"), kdf=KDF, compression=True
         )
         self._model.changed(start_ns, 1, 0)
+        self._keys = open_store(Store(self.root), PASSWORD)
 
     # --- a stay -------------------------------------------------------------------------------------------------------
 
-    async def stay(self, days: int, *, killed: bool) -> None:
-        """Mounted for some days; then it ends, in order or not. To be run on a clock that jumps, once in a run."""
+    async def stay(self, days: int, *, killed: bool, limited: bool = False) -> None:
+        """Mounted for some days, with one space limit after another if it is `limited`; then it ends, in order or not. To be run on a clock that
+        jumps, once in a run.
+        """
         copied = self._directory / "killed"
         async with self._mounted() as fs:
             if self._was_killed:
@@ -184,7 +197,7 @@ class Machine:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(scheduler.run)
                 for _ in range(days):
-                    await self._day()
+                    await self._day(limited=limited)
                     await self._compare()
                 await self._until_free()
                 nursery.cancel_scope.cancel()
@@ -227,6 +240,7 @@ class Machine:
         async with open_filesystem(self.root, unlocked, self.state, seams=self._seams()) as fs:
             fs.upkeep.undelete_ns = UNDELETE_NS
             self._fs, self._m = fs, Mounted(fs)
+            self._retainer = Retainer(fs, fs.upkeep, self._wall, real_retention(self._settings))
             self._changed_at_ns = None
             yield fs
 
@@ -245,10 +259,13 @@ class Machine:
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
-    async def _day(self) -> None:
+    async def _day(self, *, limited: bool) -> None:
         """Some hours awake, with changes now and then; the night is slept through."""
         end = trio.current_time() + self._rng.uniform(2, 6) * 3600
+        await self._set_policy(limited=limited)
         while trio.current_time() < end:
+            if limited and self._rng.random() < 0.7:
+                await self._set_policy(limited=True)
             await trio.sleep(self._rng.uniform(30, 5000))
             await self._until_free()
             self._is_busy = True
@@ -260,7 +277,7 @@ class Machine:
     async def _until_free(self) -> None:
         """No snapshot is being taken, or about to be."""
         while self._expected is not None:
-            await trio.lowlevel.checkpoint()
+            await self._taken.wait()
 
     async def _something(self) -> None:
         what = self._rng.randrange(100)
@@ -339,6 +356,7 @@ class Machine:
         assert (activity.size_bytes, activity.has_changed) == (self._written_bytes, self._has_changed)
         assert activity.changed_at_ns == self._changed_at_ns
         self._expected = self._model.look(self._asked_ns)
+        self._taken = trio.Event()
         self.happened["looks"] += 1
         return activity
 
@@ -350,6 +368,7 @@ class Machine:
         await self._prune()
         self.happened["scheduled"] += 1
         self._expected = None
+        self._taken.set()
 
     async def _cut(self, why: str, tags: tuple[str, ...]) -> Copy:
         info = await self._fs.create_snapshot(why, tags=tags)
@@ -360,16 +379,56 @@ class Machine:
         self.happened["taken"] += 1
         return copy
 
+    async def _set_policy(self, *, limited: bool) -> None:
+        """Somebody sets the policy, with a space limit that is reached or soon will be, or without one."""
+        settings = SETTINGS
+        if limited:
+            limit_bytes = (await self._space()).used_bytes - self._rng.randrange(-TOO_MANY_BYTES, TOO_MANY_BYTES)
+            fraction = self._rng.choice((Fraction(1), Fraction(1), Fraction(3, 10)))
+            settings = replace(SETTINGS, space_limit_bytes=limit_bytes, max_delete_fraction=fraction)
+        await self._until_free()
+        self._settings = settings
+        self._retainer.retention = real_retention(settings)
+
+    async def _space(self) -> Space:
+        """What the files say when nothing goes on in the background any more; nothing will until something else is done."""
+        await self._fs.commit()
+        await self._fs.idle()
+        await wait_all_tasks_blocked()
+        return Space(self.root, self._keys)
+
     async def _prune(self) -> None:
-        """The rules decide with what the engine shows, the model with what the test has kept."""
+        """Retention runs: it decides with what the engine shows and counts, the model with what the test has kept and counts in the files."""
+        settings, kept = self._settings, [copy.snapshot for copy in self.kept.values()]
+        space = None if settings.space_limit_bytes is None else await self._space()
+        too_many = 0 if space is None else excess_bytes(settings, space.used_bytes, 0, 0)
         now_ns = self._wall.now_ns()
-        candidates = [Candidate(info.serial, info.time_ns, tuple(info.tags), info.pinned, info.hold_until_ns or 0) for info in self._fs.snapshots()]
-        decided = {fate.serial: fate.keep for fate in decide(candidates, real_retention(SETTINGS), now_ns)}
-        assert decided == fates([copy.snapshot for copy in self.kept.values()], SETTINGS, now_ns, 0, lambda _: 0)
-        for serial, stays in decided.items():
-            if not stays:
-                await self._delete(self.kept[serial])
-                self.happened["deleted by retention"] += 1
+        expected = fates(kept, settings, now_ns, too_many, _nothing if space is None else space.frees)
+        gone = {serial for serial, stays in expected.items() if not stays}
+        if space is not None:
+            marked = {info.serial for info in self._fs.deleted_snapshots()}
+            reckoned, counted = await self._fs.reckoner.frees(marked | gone), space.purged_bytes(gone)
+            assert reckoned == counted, f"purging {marked | gone} is reckoned to free {reckoned} bytes, not {counted}"
+        plan = await self._retainer.apply()
+        assert plan.excess_bytes == too_many, f"{plan.excess_bytes} bytes are too many, not {too_many}"
+        decided = {fate.serial: fate.keep for fate in plan.fates}
+        assert decided == expected, f"{[fate.serial for fate in plan.deleted]} go, not {sorted(gone)}"
+        if space is not None and too_many:
+            by_rules = {serial for serial, stays in fates(kept, settings, now_ns, 0, _nothing).items() if not stays}
+            self._count_limit(by_rules, gone, too_many, space.frees(gone))
+        for serial in gone:
+            self.deleted[serial] = self.kept.pop(serial)
+        self.happened["deleted by retention"] += len(gone)
+
+    def _count_limit(self, by_rules: set[int], gone: set[int], too_many: int, freed_bytes: int) -> None:
+        """The ways in which a run under a space limit ends."""
+        self.happened["thinned by the space limit"] += len(gone - by_rules)
+        if freed_bytes < too_many:
+            self.happened["runs that could not free enough"] += 1
+        elif gone == by_rules:
+            self.happened["runs in which enough came back by itself"] += 1
+        else:
+            self.happened["runs that were thinned until it was enough"] += 1
 
     # --- what must stand ----------------------------------------------------------------------------------------------
 
@@ -389,6 +448,10 @@ class Machine:
             self.happened["trees compared"] += 1
         assert _contents(await self._m.tree()) == self._tree.content
         self._is_busy = False
+
+
+def _nothing(_: set[int]) -> int:
+    return 0
 
 
 def _facts(info: SnapshotInfo) -> tuple[object, ...]:
