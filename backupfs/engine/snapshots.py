@@ -58,6 +58,8 @@ class Snapshots:
         self._by_name: dict[str, int] = {}
         self.in_use: Counter[int] = Counter()
         """Serials of snapshots that somebody reads for longer than a step: they are not purged meanwhile."""
+        self._given_up: set[int] = set()
+        """Serials of deleted snapshots whose time to be brought back the owner has ended."""
         self._refresh()
 
     def take(self, serial: int, time_ns: int, name: str, why: str, message: str, tags: Sequence[str], before_restore: bytes = b"") -> SnapshotInfo:
@@ -123,7 +125,12 @@ class Snapshots:
         """Bring deleted snapshots back: all, or none when it is too late for one, which UsageError says."""
         for serial in [self._undeletable(name) for name in names]:
             self._put(serial, replace(self._by_serial[serial], state=SnapshotState.KEPT, deleted_ns=0))
+            self._given_up.discard(serial)
         self._refresh()
+
+    def give_up_deleted(self) -> None:
+        """Of all that are marked deleted now, the time to be brought back is over. Not on record: it holds until the process ends."""
+        self._given_up.update(s for s, snapshot in self._by_serial.items() if snapshot.state == SnapshotState.DELETED)
 
     def _deletable(self, name: str, now_ns: int) -> int:
         serial = self._shown(name)
@@ -188,16 +195,17 @@ class Snapshots:
     def end_purge(self, serial: int) -> None:
         """The snapshot is gone."""
         del self._by_serial[serial]
+        self._given_up.discard(serial)
         self._catalog.put(Table.SNAPSHOTS, number_key(serial), None)
         self._refresh()
 
     def to_purge(self, deleted_by_ns: int) -> list[int]:
-        """Serials of snapshots that are half purged, or were marked deleted at that time or before, oldest first."""
+        """Serials of snapshots that are half purged, were marked deleted at that time or before, or given up, oldest first."""
         return [
             s
             for s, snapshot in sorted(self._by_serial.items())
             if snapshot.state == SnapshotState.PURGING
-            or (snapshot.state == SnapshotState.DELETED and snapshot.deleted_ns <= deleted_by_ns and not self.in_use[s])
+            or (snapshot.state == SnapshotState.DELETED and (snapshot.deleted_ns <= deleted_by_ns or s in self._given_up) and not self.in_use[s])
         ]
 
     def deleted(self) -> list[SnapshotInfo]:

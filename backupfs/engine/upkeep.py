@@ -49,7 +49,6 @@ class Upkeep:
         self._admit = admit
         self.undelete_ns = 0
         """So long after it was marked a deleted snapshot can be brought back for certain."""
-        self._purge_now_ns = 0
         self._to_reap: dict[int, InodeState] = {}
         self._chores = trio.Event()
         self._done = trio.Event()
@@ -133,7 +132,7 @@ class Upkeep:
         """
         self._volume.check_writable()
         if purge_deleted:
-            self._purge_now_ns = self._volume.seams.clock.now_ns()
+            self._snapshots.give_up_deleted()
         await self._chores_done()
         await self._committer.commit()
         await self._committer.applied()
@@ -197,7 +196,7 @@ class Upkeep:
         self._collected = trio.Event()
 
     def _due(self) -> list[int]:
-        return self._snapshots.to_purge(max(self._volume.seams.clock.now_ns() - self.undelete_ns, self._purge_now_ns))
+        return self._snapshots.to_purge(self._volume.seams.clock.now_ns() - self.undelete_ns)
 
     def _follow_clock(self) -> None:
         """A clock that was set back is no reason to keep what was deleted for longer than the time to bring it back."""
