@@ -14,6 +14,7 @@ from backupfs.engine import filesystem
 from backupfs.engine.checking import Checker, Finding, check
 from backupfs.errors import DamageError, RollbackError, StoreError
 from tests.conftest import LogRule
+from tests.unit.engine.test_snapshots import SlowOffload
 from tests.unit.engine.world import Mounted, World, simulated
 
 
@@ -160,6 +161,38 @@ async def test_a_checkpoint_of_nothing_new_changes_nothing(tmp_path: Path) -> No
     async with world.mounted() as m:
         assert await m.tree() == tree
         await m.fs.make_checkpoint()
+
+
+@simulated
+async def test_a_checkpoint_does_not_wait_until_nobody_commits(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "a")
+    world.offload = SlowOffload(0.001, only="_write_blocking")
+    done = trio.Event()
+    commits = 0
+
+    async def commit_again_and_again(m: Mounted, name: bytes) -> None:
+        """While each batch is written, the next is asked for."""
+        nonlocal commits
+        while not done.is_set():
+            await trio.sleep(0.0005)
+            await m.mkdir(name + b"%d" % commits)
+            await m.fs.commit()
+            commits += 1
+            assert commits < 200, "the checkpoint is never made"
+
+    async with world.mounted() as m:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(commit_again_and_again, m, b"one")
+            await trio.sleep(0.0007)
+            nursery.start_soon(commit_again_and_again, m, b"two")
+            await trio.sleep(0.02)
+            await m.fs.make_checkpoint()
+            done.set()
+        tree = await m.tree()
+    assert await world.check() == []
+    world.without_index()
+    async with world.mounted() as m:
+        assert await m.tree() == tree
 
 
 @simulated
