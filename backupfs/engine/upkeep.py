@@ -241,7 +241,7 @@ class Upkeep:
             await self._admit()
             at = self._snapshots.purge_step(serial, at)
             await trio.lowlevel.checkpoint()
-        self._snapshots.end_purge(serial)
+        self._snapshots.end_purge(serial, self._volume.snapshot_name_prf(self._snapshots.name_of(serial)))
         await self._committer.commit()
 
     async def _count(self, serial: int) -> None:
