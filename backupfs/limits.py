@@ -136,6 +136,6 @@ STATUS_ERRORS_MAX: Final = 32
 RESERVE_BYTES: Final = 64 * MIB
 """Ballast kept on the repository's file system, given up so that deleting works on a full disk."""
 RECORDS_ROOM_BYTES: Final = 8 * MIB
-"""The last of the disk takes no contents of files, only what is recorded about them: the journal, the index, checkpoints."""
+"""The last of the disk takes no contents of files and no checkpoint, only what is recorded: the journal, the index."""
 SPACE_SHORT_LOOK_S: Final = 1.0
 """While room is short it is looked at this often, so that space that has come back is soon usable."""

@@ -89,8 +89,7 @@ class Checkpointer:
         """In a thread."""
         volume = self._volume
         checkpoints = volume.checkpoints
-        for left in checkpoints.unfinished():
-            checkpoints.remove(left)
+        checkpoints.sweep()
         base = recovery.sound_checkpoint(checkpoints)
         if journal.previous_sequence == (base.manifest.segment if base else 0):
             # Nothing has been written since: two checkpoints of one place would let go of the segment that the next one names.
@@ -108,7 +107,7 @@ class Checkpointer:
             for changes in _journal_since(volume.journal_reader, base, journal):
                 sorter.add(changes)
             image = _records(checkpoints, base)
-            checkpoints.write(number, journal, batch, merged(image, sorter.records()), breathe)
+            checkpoints.write(number, journal, batch, merged(image, sorter.records()), breathe, volume.space.require_room)
         finally:
             sorter.close()
         for damaged in [other for other in present if other > (base.number if base else 0)]:

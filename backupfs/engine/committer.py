@@ -55,7 +55,8 @@ class Committer:
         self.left_behind: list[Pack] = []
         """Packs that nothing lives in and that could not be removed."""
         self._closing = trio.Lock()
-        self._end_asked: list[trio.Event] = []
+        self._end_asked: list[tuple[int, trio.Event]] = []
+        """Who waits for the end of the journal's segment, each with the ticket that is to be in it."""
         self._ended: tuple[SegmentOpen, int] | None = None
         self.durable = volume.journal.position
         """Where the last batch ends that is durable."""
@@ -135,7 +136,7 @@ class Committer:
         last batch in it. Raises what kept it from being closed.
         """
         asked = trio.Event()
-        self._end_asked.append(asked)
+        self._end_asked.append((self._frozen_ticket, asked))
         self._work.set()
         await asked.wait()
         if self._volume.failure is not None:
@@ -193,9 +194,10 @@ class Committer:
                 if self._has_failed():
                     self._tell()
                     return
+                # Not only when nothing is left to do: that may never be so.
+                await self._end_segment_if_asked()
             self._wanted = False
-            if self._end_asked:
-                await self._end_segment()
+            await self._end_segment_if_asked()
             if self._stopping and not self._pending:
                 return
 
@@ -248,7 +250,9 @@ class Committer:
         for pack in volume.packs.full_packs():
             await self.close_pack(pack)
 
-    async def _end_segment(self) -> None:
+    async def _end_segment_if_asked(self) -> None:
+        if not self._end_asked or self._end_asked[-1][0] > self._durable_ticket:
+            return
         volume = self._volume
         try:
             await volume.seams.offload.disk(volume.journal.close)
@@ -260,7 +264,7 @@ class Committer:
 
     def _tell_ended(self) -> None:
         asked, self._end_asked = self._end_asked, []
-        for event in asked:
+        for _, event in asked:
             event.set()
 
     async def _write(self, layer: Layer) -> tuple[Position, list[Change]]:

@@ -8,7 +8,7 @@ what is written later already follows the rules without this snapshot.
 import errno
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -58,6 +58,8 @@ class Snapshots:
         self._by_name: dict[str, int] = {}
         self.in_use: Counter[int] = Counter()
         """Serials of snapshots that somebody reads for longer than a step: they are not purged meanwhile."""
+        self._given_up: set[int] = set()
+        """Serials of deleted snapshots whose time to be brought back the owner has ended."""
         self._refresh()
 
     def take(self, serial: int, time_ns: int, name: str, why: str, message: str, tags: Sequence[str], before_restore: bytes = b"") -> SnapshotInfo:
@@ -80,12 +82,14 @@ class Snapshots:
         self._refresh()
         return self._info(serial)
 
-    def new_name(self, time_ns: int) -> str:
-        """A name for a snapshot taken now: none that is in use, and none that a snapshot of this second has had. It counts as given."""
+    def new_name(self, time_ns: int, prf: Callable[[str], bytes]) -> str:
+        """A name for a snapshot taken now: none that a snapshot has, or has had. It counts as given. `prf` gives what stands for a name."""
         taken = {snapshot.name for snapshot in self._by_serial.values()}
         last = self._catalog.get(Table.META, records.META_LAST_NAME)
         name = snapshot_name(time_ns, taken)
-        while last is not None and name.startswith(last.decode()[: len(utc_second(time_ns))]) and name <= last.decode():
+        while self._is_claimed(prf(name)) or (
+            last is not None and name.startswith(last.decode()[: len(utc_second(time_ns))]) and name <= last.decode()
+        ):
             taken.add(name)
             name = snapshot_name(time_ns, taken)
         self._catalog.put(Table.META, records.META_LAST_NAME, name.encode())
@@ -94,13 +98,19 @@ class Snapshots:
     def claim_name(self, name: str, prf: bytes) -> str:
         """Take a name that a person chose, for ever. As `check_unclaimed` when that is not possible; `prf` stands for the name."""
         self.check_unclaimed(name, prf)
-        self._catalog.put(Table.META, records.META_NAME_PREFIX + prf, records.encode(0))
+        self._claim(prf)
         return name
 
     def check_unclaimed(self, name: str, prf: bytes) -> None:
         """FileSystemError EEXIST when a snapshot has, or has had, that name."""
-        if any(s.name == name for s in self._by_serial.values()) or self._catalog.get(Table.META, records.META_NAME_PREFIX + prf) is not None:
+        if any(s.name == name for s in self._by_serial.values()) or self._is_claimed(prf):
             raise FileSystemError(errno.EEXIST)
+
+    def _is_claimed(self, prf: bytes) -> bool:
+        return self._catalog.get(Table.META, records.META_NAME_PREFIX + prf) is not None
+
+    def _claim(self, prf: bytes) -> None:
+        self._catalog.put(Table.META, records.META_NAME_PREFIX + prf, records.encode(0))
 
     def delete(self, names: Iterable[str], now_ns: int) -> None:
         """Mark snapshots deleted: all, or none when there is no such one, or one is pinned or held, which UsageError says."""
@@ -123,7 +133,12 @@ class Snapshots:
         """Bring deleted snapshots back: all, or none when it is too late for one, which UsageError says."""
         for serial in [self._undeletable(name) for name in names]:
             self._put(serial, replace(self._by_serial[serial], state=SnapshotState.KEPT, deleted_ns=0))
+            self._given_up.discard(serial)
         self._refresh()
+
+    def give_up_deleted(self) -> None:
+        """Of all that are marked deleted now, the time to be brought back is over. Not on record: it holds until the process ends."""
+        self._given_up.update(s for s, snapshot in self._by_serial.items() if snapshot.state == SnapshotState.DELETED)
 
     def _deletable(self, name: str, now_ns: int) -> int:
         serial = self._shown(name)
@@ -185,19 +200,21 @@ class Snapshots:
             gaps[bisect_left(kept, epoch)] = epoch
         return [Gap(kept, first, kept[place] if place < len(kept) else self._catalog.epoch) for place, first in sorted(gaps.items())]
 
-    def end_purge(self, serial: int) -> None:
-        """The snapshot is gone."""
+    def end_purge(self, serial: int, prf: bytes) -> None:
+        """The snapshot is gone. `prf` stands for its name, which nobody gets again: not even when the clock is set back to when it was taken."""
+        self._claim(prf)
         del self._by_serial[serial]
+        self._given_up.discard(serial)
         self._catalog.put(Table.SNAPSHOTS, number_key(serial), None)
         self._refresh()
 
     def to_purge(self, deleted_by_ns: int) -> list[int]:
-        """Serials of snapshots that are half purged, or were marked deleted at that time or before, oldest first."""
+        """Serials of snapshots that are half purged, were marked deleted at that time or before, or given up, oldest first."""
         return [
             s
             for s, snapshot in sorted(self._by_serial.items())
             if snapshot.state == SnapshotState.PURGING
-            or (snapshot.state == SnapshotState.DELETED and snapshot.deleted_ns <= deleted_by_ns and not self.in_use[s])
+            or (snapshot.state == SnapshotState.DELETED and (snapshot.deleted_ns <= deleted_by_ns or s in self._given_up) and not self.in_use[s])
         ]
 
     def deleted(self) -> list[SnapshotInfo]:

@@ -50,7 +50,6 @@ class Upkeep:
         self._admit = admit
         self.undelete_ns = 0
         """So long after it was marked a deleted snapshot can be brought back for certain."""
-        self._purge_now_ns = 0
         self._purged_records = 0
         self._to_reap: dict[int, InodeState] = {}
         self._chores = trio.Event()
@@ -135,7 +134,7 @@ class Upkeep:
         """
         self._volume.check_writable()
         if purge_deleted:
-            self._purge_now_ns = self._volume.seams.clock.now_ns()
+            self._snapshots.give_up_deleted()
         await self._chores_done()
         await self._committer.commit()
         await self._committer.applied()
@@ -200,7 +199,7 @@ class Upkeep:
         self._collected = trio.Event()
 
     def _due(self) -> list[int]:
-        return self._snapshots.to_purge(max(self._volume.seams.clock.now_ns() - self.undelete_ns, self._purge_now_ns))
+        return self._snapshots.to_purge(self._volume.seams.clock.now_ns() - self.undelete_ns)
 
     def _follow_clock(self) -> None:
         """A clock that was set back is no reason to keep what was deleted for longer than the time to bring it back."""
@@ -246,7 +245,7 @@ class Upkeep:
             records_looked_at, at = self._snapshots.purge_step(serial, at)
             self._purged_records += records_looked_at
             await trio.lowlevel.checkpoint()
-        self._snapshots.end_purge(serial)
+        self._snapshots.end_purge(serial, self._volume.snapshot_name_prf(self._snapshots.name_of(serial)))
         await self._committer.commit()
 
     async def _count(self, serial: int) -> None:

@@ -6,12 +6,13 @@ one on, so that damage in one of them costs nothing.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 
 import msgspec
 
 from backupfs.codec.compression import Compressor
 from backupfs.codec.keys import Keys
-from backupfs.errors import DamageError, MissingObjectError
+from backupfs.errors import DamageError, MissingObjectError, StoreError
 from backupfs.format import checkpoint as checkpoint_format
 from backupfs.format import objects
 from backupfs.format.catalog import Table
@@ -70,13 +71,33 @@ class Checkpoints:
                 before = table, key
             yield changes
 
-    def write(self, sequence: int, journal: SegmentOpen, batch: int, records: Iterable[Change], breathe: Callable[[], None]) -> None:
-        """Make a checkpoint, durably: `records` are the whole catalog, sorted, as of the end of `journal` and `batch`."""
+    def write(
+        self,
+        sequence: int,
+        journal: SegmentOpen,
+        batch: int,
+        records: Iterable[Change],
+        breathe: Callable[[], None],
+        require_room: Callable[[int], None],
+    ) -> None:
+        """Make a checkpoint, durably: `records` are the whole catalog, sorted, as of the end of `journal` and `batch`. `require_room` is asked before
+        so many bytes are put, and may raise. When it is not made to its end nothing is left of it, unless that cannot be removed either.
+        """
+        try:
+            self._write(sequence, journal, batch, in_parts(records, breathe), require_room)
+        except BaseException:
+            with suppress(StoreError):
+                self.remove(sequence)
+            raise
+
+    def _write(self, sequence: int, journal: SegmentOpen, batch: int, records: Iterable[list[Change]], require_room: Callable[[int], None]) -> None:
         parts: list[Part] = []
-        for changes in in_parts(records, breathe):
+        for changes in records:
             payload = encode_batch(changes)
             object_id = self._randomness.draw(16)
-            self._store.put(part_name(sequence, object_id), self._seal(object_id, Sealed.CHECKPOINT_PART, payload))
+            sealed = self._seal(object_id, Sealed.CHECKPOINT_PART, payload)
+            require_room(len(sealed))
+            self._store.put(part_name(sequence, object_id), sealed)
             parts.append(Part(object_id, self._keys.journal_hasher().update(payload).digest(), len(changes)))
         manifest = Manifest(journal.previous_sequence, journal.previous_bytes, journal.previous_hash, batch, parts)
         plain = msgspec.msgpack.encode(manifest)
@@ -92,10 +113,12 @@ class Checkpoints:
                 # Its removal was interrupted before, or its making.
                 continue
 
-    def unfinished(self) -> list[int]:
-        """Numbers of checkpoints of which there are parts and no manifest."""
+    def sweep(self) -> None:
+        """Remove what an interruption left: objects half written, and checkpoints of which there are parts and no manifest."""
+        self._store.sweep(_FOLDER)
         names = self._names()
-        return sorted({sequence for sequence, _ in names} - {sequence for sequence, part in names if part is None})
+        for sequence in {sequence for sequence, _ in names} - {sequence for sequence, part in names if part is None}:
+            self.remove(sequence)
 
     def _names(self) -> list[tuple[int, bytes | None]]:
         return [decode_name(name) for name in self._store.list(_FOLDER)]

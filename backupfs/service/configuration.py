@@ -11,14 +11,17 @@ from typing import Any, Final
 from backupfs.errors import UsageError
 from backupfs.limits import CONFIGURATION_BYTES_MAX
 from backupfs.rules.policy import Schedule
-from backupfs.rules.quantities import parse_interval
+from backupfs.rules.quantities import CENTURY_NS, parse_interval
 from backupfs.service import vocabulary
 from backupfs.service.places import configuration_files
 from backupfs.service.settings import NOTHING, Effective, Layer, Settings, effective
 
 DEFAULT_NAME: Final = "default"
 POLICY: Final = "policy of the repository"
-_UNREADABLE: Final = Layer(f"{POLICY}, which this version cannot read: so nothing is deleted", Settings(keep_last=999_999_999))
+_UNREADABLE: Final = Layer(
+    f"{POLICY}, which this version cannot read: so nothing is deleted",
+    Settings(keep_last=999_999_999, space_limit_bytes=0, free_limit=0, undelete_ns=CENTURY_NS),
+)
 _log = logging.getLogger(__name__)
 
 
@@ -41,13 +44,22 @@ class Configuration:
             raise UsageError(f"there is no configuration file {' or '.join(map(str, self.looked_for))}")
         return replace(self, path=None, file=NOTHING)
 
-    def layers(self) -> list[Layer]:
-        """All but the repository's policy."""
-        return [*self.above, *([Layer(str(self.path), self.file)] if self.path else [])]
+    def layers(self, policy: bytes = b"") -> list[Layer]:
+        """All but the defaults, with the policy that the repository keeps. One that is not understood is logged, and stands above all others: it
+        keeps every snapshot.
+        """
+        own = [*self.above, *([Layer(str(self.path), self.file)] if self.path else [])]
+        if not policy:
+            return own
+        try:
+            return [*own, Layer(POLICY, vocabulary.from_json(policy, POLICY))]
+        except UsageError as error:
+            _log.error("%s; until it is set anew, no snapshot is deleted", error)
+            return [_UNREADABLE, *own]
 
     def effective(self, policy: bytes = b"") -> Effective:
-        """What is in force, with the policy that the repository keeps. One that is not understood is logged, and keeps every snapshot."""
-        return effective([*self.layers(), policy_layer(policy)])
+        """What is in force, with that policy."""
+        return effective(self.layers(policy))
 
 
 def read_configuration(options: Sequence[Layer], named: str | None, environ: Mapping[str, str]) -> Configuration:
@@ -109,12 +121,3 @@ def from_environment(environ: Mapping[str, str]) -> list[Layer]:
         "BACKUPFS_SNAPDIR": "snapdir",
     }
     return [from_option(field, environ[name], name) for name, field in variables.items() if environ.get(name)]
-
-
-def policy_layer(data: bytes) -> Layer:
-    """What the repository keeps. What this version does not understand must not make it delete what another would keep."""
-    try:
-        return Layer(POLICY, vocabulary.from_json(data, POLICY))
-    except UsageError as error:
-        _log.error("%s; until it is set anew, no snapshot is deleted for it", error)
-        return _UNREADABLE

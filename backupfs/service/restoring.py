@@ -115,10 +115,6 @@ class Forgetter:
 
     async def _forget_some(self, left: Iterator[int]) -> None:
         for directory in left:
-            with self._lock:
-                if directory in self._held:
-                    continue
-                self._held.add(directory)
             if not await self._patiently(self._forget_names, directory):
                 _log.warning("directory %d is held in the kernel by another process: it shows what was restored when that lets go", directory)
 
@@ -129,7 +125,11 @@ class Forgetter:
         return not scope.cancelled_caught
 
     def _forget_names(self, directory: int) -> None:
-        """In a thread. Also those that come while it is at it."""
+        """In a thread. Also those that come while it is at it; nothing where another thread is."""
+        with self._lock:
+            if directory in self._held:
+                return
+            self._held.add(directory)
         while True:
             with self._lock:
                 names = list(self._waiting.get(directory, ()))

@@ -29,7 +29,7 @@ from backupfs.errors import BackupfsError
 from backupfs.fuse.unmounting import MountBusyError
 from backupfs.rules.names import SnapDir
 from backupfs.rules.schedule import SCHEDULED, Activity, Taken, initial
-from backupfs.service.configuration import Configuration, policy_layer
+from backupfs.service.configuration import Configuration
 from backupfs.service.control import Replies, listening
 from backupfs.service.groups import cause
 from backupfs.service.history import Historian, answer
@@ -503,7 +503,7 @@ class Serving(Generic[E]):
 
     def _handle_configuration(self) -> ConfigurationTold:
         with self._use() as running:
-            layers = [*self._configuration.layers(), policy_layer(running.engine.policy())]
+            layers = self._configuration.layers(running.engine.policy())
         return ConfigurationTold([LayerTold(shown(layer.origin), document(layer.settings)) for layer in layers])
 
     def _refuse_read_only(self) -> None:

@@ -3,6 +3,7 @@ directory synced.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from backupfs.errors import StoreError
@@ -29,11 +30,17 @@ class LocalStore:
             self._files.unlink(aside)
         handle = self._files.create(aside)
         try:
-            self._files.write_at(handle, 0, [data])
-            self._files.sync(handle)
-        finally:
-            self._files.close(handle)
-        self._files.rename(aside, path)
+            try:
+                self._files.write_at(handle, 0, [data])
+                self._files.sync(handle)
+            finally:
+                self._files.close(handle)
+            self._files.rename(aside, path)
+        except StoreError:
+            # On a full disk others need its room.
+            with suppress(StoreError):
+                self._files.unlink(aside)
+            raise
         self._files.sync_directory(path.parent)
 
     def put_file(self, name: str, path: Path) -> None:
@@ -75,7 +82,7 @@ class LocalStore:
         self._files.sync_directory(path.parent)
 
     def sweep(self, prefix: str) -> None:
-        """Remove what a `put` that was cut short left below a folder. Nobody else may put anything there meanwhile."""
+        """See `Store`."""
         folder = self._path(prefix)
         for name in self._files.list(folder):
             if not _whole(name):

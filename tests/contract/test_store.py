@@ -10,6 +10,7 @@ from backupfs.stores.files import Files, SystemFiles
 from backupfs.stores.local import LocalStore
 from backupfs.stores.port import Store
 from tests.crash.disk import SimulatedDisk
+from tests.crash.faults import FaultyFiles
 
 PACK = "packs/ab/ab" + 30 * "0"
 
@@ -128,3 +129,23 @@ def test_what_a_put_left_unfinished_is_neither_listed_nor_in_the_way(store: Stor
     assert list(store.list("journal")) == ["journal/0000000000000001"]
     store.put("journal/0000000000000002", b"whole")
     assert store.get("journal/0000000000000002") == b"whole"
+
+
+def test_a_sweep_removes_what_is_unfinished_and_nothing_else(store: Store, files: Files, tmp_path: Path) -> None:
+    store.sweep("journal")
+    store.put("journal/0000000000000001", b"")
+    left = tmp_path / "repository" / "journal" / "0000000000000002.partial"
+    files.close(files.create(left))
+    store.sweep("journal")
+    assert not files.exists(left)
+    assert list(store.list("journal")) == ["journal/0000000000000001"]
+
+
+@pytest.mark.parametrize("failing", ["write_at", "sync", "rename"])
+def test_a_put_that_fails_gives_its_room_back(failing: str) -> None:
+    disk = SimulatedDisk()
+    disk.make_directory(Path("/repository"))
+    faulty = FaultyFiles(disk, lambda operation, _number: 28 if operation == failing else None)
+    with pytest.raises(StoreError):
+        LocalStore(Path("/repository"), faulty).put("config", b"data")
+    assert disk.list(Path("/repository")) == []

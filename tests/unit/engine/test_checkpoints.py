@@ -12,9 +12,10 @@ from backupfs import limits
 from backupfs.catalog.index import Index
 from backupfs.engine import filesystem
 from backupfs.engine.checking import Checker, Finding, check
-from backupfs.errors import DamageError, RollbackError, StoreError
+from backupfs.errors import DamageError, RollbackError, StoreError, StoreFullError
 from tests.conftest import LogRule
-from tests.unit.engine.world import Mounted, World, simulated
+from tests.unit.engine.test_snapshots import SlowOffload
+from tests.unit.engine.world import REPOSITORY, Mounted, World, simulated
 
 
 async def live_a_little(m: Mounted, seed: int) -> None:
@@ -163,6 +164,38 @@ async def test_a_checkpoint_of_nothing_new_changes_nothing(tmp_path: Path) -> No
 
 
 @simulated
+async def test_a_checkpoint_does_not_wait_until_nobody_commits(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "a")
+    world.offload = SlowOffload(0.001, only="_write_blocking")
+    done = trio.Event()
+    commits = 0
+
+    async def commit_again_and_again(m: Mounted, name: bytes) -> None:
+        """While each batch is written, the next is asked for."""
+        nonlocal commits
+        while not done.is_set():
+            await trio.sleep(0.0005)
+            await m.mkdir(name + b"%d" % commits)
+            await m.fs.commit()
+            commits += 1
+            assert commits < 200, "the checkpoint is never made"
+
+    async with world.mounted() as m:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(commit_again_and_again, m, b"one")
+            await trio.sleep(0.0007)
+            nursery.start_soon(commit_again_and_again, m, b"two")
+            await trio.sleep(0.02)
+            await m.fs.make_checkpoint()
+            done.set()
+        tree = await m.tree()
+    assert await world.check() == []
+    world.without_index()
+    async with world.mounted() as m:
+        assert await m.tree() == tree
+
+
+@simulated
 async def test_many_records_are_sorted_in_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "SORT_RUN_RECORDS", 7)
     monkeypatch.setattr(limits, "CHECKPOINT_PART_BYTES", 300)
@@ -181,7 +214,7 @@ async def test_many_records_are_sorted_in_runs(tmp_path: Path, monkeypatch: pyte
 
 
 @simulated
-async def test_a_checkpoint_that_fails_leaves_the_journal_whole_and_the_next_one_cleans_up(tmp_path: Path) -> None:
+async def test_a_checkpoint_that_fails_leaves_the_journal_whole_and_nothing_else(tmp_path: Path) -> None:
     world = World.new(tmp_path / "a")
     async with world.mounted() as m:
         await live_a_little(m, 0)
@@ -192,10 +225,54 @@ async def test_a_checkpoint_that_fails_leaves_the_journal_whole_and_the_next_one
             await m.fs.make_checkpoint()
         assert m.fs.stats().batches >= before
         m.fs._volume.checkpoints._store._files = world.disk  # type: ignore[attr-defined]
-        left = world.objects("checkpoints")
+        assert world.disk.list(REPOSITORY / "checkpoints") == []
         await live_a_little(m, 1)
         await m.fs.make_checkpoint()
-        assert not set(left) & set(world.objects("checkpoints"))
+        tree = await m.tree()
+    assert await world.check() == []
+    world.without_index()
+    async with world.mounted() as m:
+        assert await m.tree() == tree
+
+
+@simulated
+async def test_what_a_dead_process_left_of_a_checkpoint_goes_with_the_next(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "a")
+    async with world.mounted() as m:
+        await live_a_little(m, 0)
+        await m.fs.make_checkpoint()
+        left = [REPOSITORY / "checkpoints" / name for name in (f"{2:016x}-{7:032x}", f"{2:016x}-{8:032x}.partial", f"{3:016x}.partial")]
+        for path in left:
+            world.disk.close(world.disk.create(path))
+        await live_a_little(m, 1)
+        await m.fs.make_checkpoint()
+        assert not any(map(world.disk.exists, left))
+        assert {path.name[:16] for path in world.objects("checkpoints")} == {f"{1:016x}", f"{2:016x}"}
+
+
+@simulated
+async def test_a_checkpoint_that_a_full_disk_has_no_room_for_takes_none(tmp_path: Path, small: None, log_rule: LogRule) -> None:
+    log_rule.expect("the reserve of 65536 bytes has been given up")
+    world = World.new(tmp_path / "a", capacity_bytes=3_000_000)
+    async with world.mounted() as m:
+        for number in range(300):
+            await m.put(b"file%d" % number, b"%d" % number)
+        await m.fs.idle()
+        m.fs._volume.space.release()
+        hog = world.disk.create(world.state / "hog")
+        world.disk.write_at(hog, 0, [bytes(world.disk.free_bytes(world.state)[0] - 60 * limits.KIB)])
+        free_bytes = world.disk.free_bytes(world.state)[0]
+        with pytest.raises(StoreFullError):
+            await m.fs.make_checkpoint()
+        assert world.objects("checkpoints") == []
+        assert world.disk.free_bytes(world.state)[0] > free_bytes - limits.RECORDS_ROOM_BYTES, "no more than a segment's end has come"
+        for number in range(300):
+            await m.unlink(b"file%d" % number)
+        await m.fs.commit()
+        world.disk.close(hog)
+        world.disk.unlink(world.state / "hog")
+        await m.fs.make_checkpoint()
+        assert world.objects("checkpoints")
         tree = await m.tree()
     assert await world.check() == []
     world.without_index()

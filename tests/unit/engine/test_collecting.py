@@ -123,6 +123,25 @@ async def test_the_owner_can_shorten_the_time(tmp_path: Path) -> None:
 
 
 @simulated
+async def test_a_shortened_time_is_only_that_of_what_was_deleted_then(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        m.fs.upkeep.undelete_ns = HOUR_NS
+        names = [(await m.fs.create_snapshot("manual")).name for _ in range(3)]
+        await m.fs.delete_snapshot(names[0])
+        async with m.fs.lending(names[1]):
+            await m.fs.delete_snapshot(names[1])
+            await m.fs.upkeep.collect_now(purge_deleted=True, thorough=True)
+            assert [deleted.name for deleted in m.fs.deleted_snapshots()] == [names[1]]
+            await m.fs.undelete_snapshots([names[1]])
+        world.clock._now_ns -= 24 * HOUR_NS
+        await m.fs.delete_snapshots(names[1:])
+        await m.fs.idle()
+        assert [deleted.name for deleted in m.fs.deleted_snapshots()] == names[1:], "a clock that was set back shortens no other's time"
+        await m.fs.undelete_snapshots(names[1:])
+
+
+@simulated
 async def test_a_clock_that_was_set_back_does_not_keep_what_was_deleted(tmp_path: Path) -> None:
     world = World.new(tmp_path / "w")
     async with world.mounted() as m:
@@ -272,7 +291,7 @@ async def test_what_is_brought_back_while_another_is_being_purged_is_not_purged(
         await m.fs.idle()
         for info in infos:
             await m.fs.delete_snapshot(info.name)
-        m.fs.upkeep._purge_now_ns = world.clock.now_ns()
+        m.fs._snapshots.give_up_deleted()
         m.fs.upkeep.wake()
         for _ in range(1000):
             await trio.lowlevel.checkpoint()

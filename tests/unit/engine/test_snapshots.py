@@ -185,6 +185,24 @@ async def test_names_are_never_given_twice(tmp_path: Path) -> None:
     assert names == sorted(names)
 
 
+@simulated
+async def test_a_clock_that_was_set_back_gives_no_name_again(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "w")
+    names = []
+    async with world.mounted() as m:
+        for _ in range(3):
+            world.clock._now_ns = 1_700_000_000_000_000_000 - int(trio.current_time() * 1e9)
+            for _ in range(3):
+                info = await m.fs.create_snapshot("test")
+                names.append(info.name)
+                await m.fs.delete_snapshot(info.name)
+                await m.fs.idle()
+                await trio.sleep(1)
+    assert len(set(names)) == 9
+    assert len({name[:18] for name in names}) == 3, "of three seconds"
+    assert world.audit(tmp_path / "audit") == []
+
+
 # --- the cut --------------------------------------------------------------------------------------------------------
 
 

@@ -10,9 +10,11 @@ from backupfs import limits
 from backupfs.errors import UsageError
 from backupfs.rules.names import SnapDir
 from backupfs.rules.policy import SECOND_NS, Schedule
+from backupfs.rules.quantities import CENTURY_NS
+from backupfs.rules.retention import excess
 from backupfs.service import places
-from backupfs.service.configuration import POLICY, from_environment, from_option, policy_layer, read_configuration, read_file
-from backupfs.service.settings import effective
+from backupfs.service.configuration import POLICY, Configuration, from_environment, from_option, read_configuration, read_file
+from backupfs.service.settings import Settings, Share, effective
 from tests.conftest import LogRule
 
 
@@ -205,9 +207,13 @@ def test_a_variable_that_is_not_understood_is_named(environ: Mapping[str, str], 
 
 
 def test_a_policy_of_another_version_deletes_nothing(log_rule: LogRule) -> None:
-    log_rule.expect("there is no key 'keep-forever'.*no snapshot is deleted for it")
-    layer = policy_layer(b'{"retention": {"keep-forever": 1, "keep-daily": 1}}')
-    assert layer.origin.startswith(POLICY)
-    found = effective([layer])
+    log_rule.expect("there is no key 'keep-forever'.*no snapshot is deleted")
+    of_the_file = Settings(keep_last=1, space_limit_bytes=1, free_limit=Share(0.5), undelete_ns=1, snapdir=SnapDir.HIDDEN)
+    configuration = Configuration((), (), named=False, path=Path("/file"), file=of_the_file)
+    found = configuration.effective(b'{"retention": {"keep-forever": 1, "keep-daily": 1, "undelete-time": "1w"}}')
+    assert found.origins["keep_last"].startswith(POLICY)
     assert found.retention.keep_last == 999_999_999
     assert found.retention.keep_daily == 30
+    assert found.undelete_ns == CENTURY_NS
+    assert excess(found.retention, used_bytes=2**40, free_bytes=0, total_bytes=2**40) == 0
+    assert found.snapdir is SnapDir.HIDDEN, "what is not the policy's business stays"

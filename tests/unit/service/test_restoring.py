@@ -272,6 +272,18 @@ async def test_what_was_not_begun_in_time_is_told_with_the_next(
     await kernel.tells(2)
 
 
+async def test_what_was_cancelled_before_it_was_begun_is_told_with_the_next() -> None:
+    kernel = Kernel()
+    forgetter = Forgetter(kernel.forget)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await forgetter.forget(Touched([(2, b"a"), (3, b"b")], set()))
+    assert scope.cancelled_caught
+    await forgetter.forget(Touched())
+    assert sorted(kernel.told) == [(2, b"a"), (3, b"b")]
+    assert forgetter.held() == 0
+
+
 async def test_a_refusal_is_logged(log_rule: LogRule) -> None:
     log_rule.expect("the kernel refuses to forget what was restored: Operation not permitted")
 
