@@ -345,7 +345,7 @@ def lacking(document: Document) -> str:
 # --- comparing ------------------------------------------------------------------------------------------------------
 
 _WORD_LIST: Final = frozenset(Mnemonic("english").wordlist)
-_SNAPSHOT: Final = re.compile(r"\b[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{6}Z(?:-[0-9]{3})?")
+_SNAPSHOT: Final = re.compile(r"\b[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{6}Z(?:-[0-9]{3,})?")
 _FORECAST: Final = (
     (re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?: +[0-9]+){3} +[0-9.]+ [KMGTPE]?i?B  h*d*m*y*"), "<forecast row>"),
     (re.compile(r"  (?:last [a-z0-9 ]+|older) +[0-9]+(?:  [.|#]+)?"), "<forecast timeline>"),

@@ -714,7 +714,7 @@ class FileSystem:
                 if serial >= limits.SNAPSHOTS_EVER_MAX:
                     raise BackupfsError(f"this repository has had {serial - 1} snapshots, and no more can be numbered; begin a new one")
                 self._volume.counters.serial += 1
-                given = self._claim(name) if name else self._snapshots.new_name(now, self._volume.snapshot_name_prf)
+                given = self._claim(name) if name else self._snapshots.new_name(serial, now)
                 info = self._snapshots.take(serial, now, given, why, message, tags, before_restore)
                 self._volume.counters.written_bytes = 0
                 ticket = self._committer.freeze()
@@ -732,10 +732,13 @@ class FileSystem:
         """UsageError for a name that will not do for a new snapshot, FileSystemError EEXIST for one that is, or has been, another's."""
         if fault := name_fault(name):
             raise UsageError(f"{name!r}: {fault}")
-        self._snapshots.check_unclaimed(name, self._volume.snapshot_name_prf(name))
+        self._snapshots.check_unclaimed(name, self._name_prf(name))
 
     def _claim(self, name: str) -> str:
-        return self._snapshots.claim_name(name, self._volume.snapshot_name_prf(name))
+        return self._snapshots.claim_name(name, self._name_prf(name))
+
+    def _name_prf(self, name: str) -> bytes:
+        return self._volume.keys.name_prf(ROOT_INO, name.encode())
 
     async def _take_named(self, name: str) -> object:
         return await self.create_snapshot("mkdir", name=name)

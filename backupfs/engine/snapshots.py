@@ -8,7 +8,7 @@ what is written later already follows the rules without this snapshot.
 import errno
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,7 +21,7 @@ from backupfs.engine.attributes import SnapshotInfo
 from backupfs.errors import FileSystemError, UsageError
 from backupfs.format import catalog as records
 from backupfs.format.catalog import Snapshot, SnapshotState, Table, number_key
-from backupfs.rules.names import snapshot_name, utc_second
+from backupfs.rules.names import snapshot_name
 
 _STATE_NAMES = {SnapshotState.KEPT: "kept", SnapshotState.DELETED: "deleted", SnapshotState.PURGING: "purging"}
 
@@ -82,35 +82,24 @@ class Snapshots:
         self._refresh()
         return self._info(serial)
 
-    def new_name(self, time_ns: int, prf: Callable[[str], bytes]) -> str:
-        """A name for a snapshot taken now: none that a snapshot has, or has had. It counts as given. `prf` gives what stands for a name."""
-        taken = {snapshot.name for snapshot in self._by_serial.values()}
-        last = self._catalog.get(Table.META, records.META_LAST_NAME)
-        name = snapshot_name(time_ns, taken)
-        while self._is_claimed(prf(name)) or (
-            last is not None and name.startswith(last.decode()[: len(utc_second(time_ns))]) and name <= last.decode()
-        ):
-            taken.add(name)
-            name = snapshot_name(time_ns, taken)
-        self._catalog.put(Table.META, records.META_LAST_NAME, name.encode())
+    def new_name(self, serial: int, time_ns: int) -> str:
+        """A name for the snapshot of that number, taken now: none that another has, or has had. It counts as given."""
+        known = self._catalog.get(Table.META, records.META_LAST_NAME)
+        greatest = "" if known is None else known.decode()
+        name = snapshot_name(time_ns, serial, greatest)
+        self._catalog.put(Table.META, records.META_LAST_NAME, max(name, greatest).encode())
         return name
 
     def claim_name(self, name: str, prf: bytes) -> str:
         """Take a name that a person chose, for ever. As `check_unclaimed` when that is not possible; `prf` stands for the name."""
         self.check_unclaimed(name, prf)
-        self._claim(prf)
+        self._catalog.put(Table.META, records.META_NAME_PREFIX + prf, records.encode(0))
         return name
 
     def check_unclaimed(self, name: str, prf: bytes) -> None:
         """FileSystemError EEXIST when a snapshot has, or has had, that name."""
-        if any(s.name == name for s in self._by_serial.values()) or self._is_claimed(prf):
+        if any(s.name == name for s in self._by_serial.values()) or self._catalog.get(Table.META, records.META_NAME_PREFIX + prf) is not None:
             raise FileSystemError(errno.EEXIST)
-
-    def _is_claimed(self, prf: bytes) -> bool:
-        return self._catalog.get(Table.META, records.META_NAME_PREFIX + prf) is not None
-
-    def _claim(self, prf: bytes) -> None:
-        self._catalog.put(Table.META, records.META_NAME_PREFIX + prf, records.encode(0))
 
     def delete(self, names: Iterable[str], now_ns: int) -> None:
         """Mark snapshots deleted: all, or none when there is no such one, or one is pinned or held, which UsageError says."""
@@ -200,9 +189,8 @@ class Snapshots:
             gaps[bisect_left(kept, epoch)] = epoch
         return [Gap(kept, first, kept[place] if place < len(kept) else self._catalog.epoch) for place, first in sorted(gaps.items())]
 
-    def end_purge(self, serial: int, prf: bytes) -> None:
-        """The snapshot is gone. `prf` stands for its name, which nobody gets again: not even when the clock is set back to when it was taken."""
-        self._claim(prf)
+    def end_purge(self, serial: int) -> None:
+        """The snapshot is gone."""
         del self._by_serial[serial]
         self._given_up.discard(serial)
         self._catalog.put(Table.SNAPSHOTS, number_key(serial), None)

@@ -245,7 +245,7 @@ class Upkeep:
             records_looked_at, at = self._snapshots.purge_step(serial, at)
             self._purged_records += records_looked_at
             await trio.lowlevel.checkpoint()
-        self._snapshots.end_purge(serial, self._volume.snapshot_name_prf(self._snapshots.name_of(serial)))
+        self._snapshots.end_purge(serial)
         await self._committer.commit()
 
     async def _count(self, serial: int) -> None:

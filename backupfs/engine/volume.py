@@ -19,7 +19,6 @@ from backupfs.engine.seams import Seams
 from backupfs.engine.space import Space
 from backupfs.errors import BackupfsError, ReadOnlyError
 from backupfs.format.catalog import Counters
-from backupfs.ids import ROOT_INO
 from backupfs.journal.checkpoints import Checkpoints
 from backupfs.journal.segments import JournalReader
 from backupfs.journal.writer import JournalWriter
@@ -89,10 +88,6 @@ class Volume:
         number = self.counters.blob
         self.counters.blob += 1
         return number
-
-    def snapshot_name_prf(self, name: str) -> bytes:
-        """What stands for a snapshot's name in the record that says that it has been given."""
-        return self.keys.name_prf(ROOT_INO, name.encode())
 
     def check_writable(self) -> None:
         """Raises ReadOnlyError when nothing can be made durable any more."""

@@ -2,7 +2,6 @@
 
 import enum
 import re
-from collections.abc import Container
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -32,17 +31,14 @@ def utc_second(time_ns: int) -> str:
     return f"{moment.year:04d}-{moment.month:02d}-{moment.day:02d}T{moment.hour:02d}{moment.minute:02d}{moment.second:02d}Z"
 
 
-def snapshot_name(time_ns: int, taken: Container[str]) -> str:
-    """A name for a snapshot cut at `time_ns` that is not in `taken`: names ever given, deleted snapshots' included.
+def snapshot_name(time_ns: int, serial: int, greatest: str) -> str:
+    """A name for the snapshot number `serial`, cut at `time_ns`; `greatest` is the greatest name ever made from a time, empty before the first.
 
-    The second snapshot of one second is `…Z-002`, the third `…Z-003`: they sort in the order in which they were taken.
+    The second alone, if it is later than all before. Otherwise (two in one second, a clock that was set back) the number follows, as in `…Z-017`:
+    no other snapshot has it, so no name is given twice, and nothing but the greatest has to be remembered.
     """
     base = utc_second(time_ns)
-    name, number = base, 1
-    while name in taken:
-        number += 1
-        name = f"{base}-{number:03d}"
-    return name
+    return base if base > greatest else f"{base}-{serial:03d}"
 
 
 NAME_MAX_BYTES: Final = 200

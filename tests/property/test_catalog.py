@@ -135,7 +135,7 @@ class VersionRules:
         _, following = self.snapshots.purge_step(serial, start)
         self.purging = None if following is None else (serial, following)
         if following is None:
-            self.snapshots.end_purge(serial, bytes(16))
+            self.snapshots.end_purge(serial)
 
     # --- chunks -----------------------------------------------------------------------------------------------------
 

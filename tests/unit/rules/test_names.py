@@ -15,7 +15,7 @@ TIMES = st.integers(-(10**18), 10**19)
 
 def test_the_example_of_the_product() -> None:
     noon = calendar.timegm((2026, 10, 4, 12, 0, 0)) * SECOND_NS
-    assert snapshot_name(noon + 999_999_999, set()) == "2026-10-04T120000Z"
+    assert snapshot_name(noon + 999_999_999, 7, "") == "2026-10-04T120000Z"
 
 
 @given(TIMES)
@@ -31,11 +31,21 @@ def test_no_time_is_too_strange_for_a_name(time_ns: int) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d{6}Z", utc_second(time_ns))
 
 
-@given(st.lists(st.integers(0, 5 * SECOND_NS), max_size=50))
-def test_names_are_unique_and_sort_as_they_were_taken_while_the_clock_runs_forward(times: list[int]) -> None:
-    taken: list[str] = []
-    for time_ns in sorted(times):
-        name = snapshot_name(time_ns, taken)
-        assert name not in taken
-        assert not taken or taken[-1] < name
-        taken.append(name)
+def names_of(times: list[int], first: int) -> list[str]:
+    names: list[str] = []
+    for serial, time_ns in enumerate(times, first):
+        names.append(snapshot_name(time_ns, serial, max(names, default="")))
+    return names
+
+
+@given(st.lists(st.integers(0, 5 * SECOND_NS), max_size=50), st.integers(1, 900))
+def test_names_sort_as_they_were_taken_while_the_clock_runs_forward(times: list[int], first: int) -> None:
+    names = names_of(sorted(times), first)
+    assert names == sorted(set(names))
+
+
+@given(st.lists(st.integers(0, 5 * SECOND_NS), max_size=50), st.integers(1, 1200))
+def test_no_name_is_given_twice_wherever_the_clock_jumps(times: list[int], first: int) -> None:
+    names = names_of(times, first)
+    assert len(set(names)) == len(names)
+    assert [name[:18] for name in names] == [utc_second(time_ns) for time_ns in times]
