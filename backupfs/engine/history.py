@@ -269,11 +269,13 @@ class History:
         """Every name that fits a shell pattern and that a kept snapshot or the present shows; with a slash in it the pattern is for whole paths."""
         await self._settle()
         kept = [(info, self._snapshots.epoch_of(info.serial)) for info in self._snapshots.kept()]
+        # A pattern for whole paths has the path of every name looked up.
+        step = limits.COMPARED_PER_STEP if "/" in pattern else limits.RECKON_RECORDS_PER_STEP
         start = b""
         newer: tuple[bytes, int] = (b"", 0)
         with self._snapshots.reading(*(info.serial for info, _ in kept)):
             while True:
-                rows = self._volume.catalog.applied_rows(Table.DENTRIES, start, limits.RECKON_RECORDS_PER_STEP)
+                rows = self._volume.catalog.applied_rows(Table.DENTRIES, start, step)
                 for key, value in rows:
                     object_key, epoch = records.split_version(key)
                     until = newer[1] - 1 if newer[0] == object_key else EPOCH_MAX
@@ -282,7 +284,7 @@ class History:
                         found = self._found(pattern, records.number_of(object_key), records.decode_dentry(value), epoch, until, kept)
                         if found is not None:
                             yield found
-                if len(rows) < limits.RECKON_RECORDS_PER_STEP:
+                if len(rows) < step:
                     return
                 start = rows[-1][0] + b"\0"
                 await trio.lowlevel.checkpoint()

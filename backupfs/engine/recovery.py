@@ -238,14 +238,16 @@ def _load(reader: JournalReader, sequence: int, in_store: bool, start: Position,
     return segment
 
 
-def _covered(checkpoints: Checkpoints) -> int:
-    """The segment up to which the newest checkpoint whose manifest holds stands for the journal; 0 without one."""
+def _newest(checkpoints: Checkpoints) -> tuple[int, int]:
+    """(the segment up to which it stands for the journal, its bytes) of the newest checkpoint whose manifest holds; zeros without one. Its parts are
+    not read.
+    """
     for number in reversed(checkpoints.sequences()):
         try:
-            return checkpoints.manifest(number).segment
+            return checkpoints.manifest(number).segment, checkpoints.size_bytes(number)
         except (DamageError, StoreError) as error:
             _does_not_hold(number, error)
-    return 0
+    return 0, 0
 
 
 def _fault(index: Index, reader: JournalReader, checkpoints: Checkpoints) -> str:
@@ -255,7 +257,7 @@ def _fault(index: Index, reader: JournalReader, checkpoints: Checkpoints) -> str
         # What stands in it may have ended since: the checkpoint that it is built from now does not say so.
         return "was half built"
     left = [sequence for sequence, _ in reader.sequences()]
-    if left and segment and segment not in left and segment <= _covered(checkpoints):
+    if left and segment and segment not in left and segment <= _newest(checkpoints)[0]:
         return "is older than what is left of the journal, which has been cut off because checkpoints took its place"
     return ""
 
@@ -336,14 +338,7 @@ def expect(batch: Batch, before: int) -> None:
 
 def journal_since_checkpoint(reader: JournalReader, checkpoints: Checkpoints, store: Store) -> tuple[int, int]:
     """(bytes of the closed segments behind the newest checkpoint, bytes of that checkpoint). One that does not hold counts as none. Blocks."""
-    covered, size = 0, 0
-    for number in reversed(checkpoints.sequences()):
-        try:
-            covered, size = checkpoints.manifest(number).segment, checkpoints.size_bytes(number)
-        except (DamageError, StoreError) as error:
-            log.error("checkpoint %d does not hold: %s", number, error)
-            continue
-        break
+    covered, size = _newest(checkpoints)
     return sum(store.size(segment_name(sequence)) for sequence, in_store in reader.sequences() if in_store and sequence > covered), size
 
 

@@ -9,8 +9,10 @@ import errno
 import os
 import stat
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import islice
 
 import trio
 
@@ -169,19 +171,14 @@ class Restorer:
             self._set_attributes(step.live_ino, record, then.xattrs(step.old_ino))
             directories.append((step.live_ino, record))
             return
-        above = self._names.directory(parent)
-        mtime_ns = above.record.mtime_ns
         ino = made.get(step.old_ino) or (step.shared_ino if self._is_as_then(step.shared_ino, record) else 0)
         if ino and self._may_be_linked(ino):
-            self._replace_name(parent, name, ino)
+            self._replace_name(step, parent, name, ino)
         else:
             state = await self._copy(step, record, plan.serial, parent, name)
             made[step.old_ino] = state.ino
             if stat.S_ISDIR(record.mode):
                 directories.append((state.ino, record))
-        if step.action == Action.REPLACE.value:
-            # It has the same names as before.
-            above.record.mtime_ns = mtime_ns
 
     async def _copy(self, step: RestoreStep, record: Inode, serial: int, parent: int, name: bytes) -> InodeState:
         """A new inode under a name, replacing what the plan has there, that shares the extents of an old one."""
@@ -205,10 +202,8 @@ class Restorer:
 
     def _put_copy(self, step: RestoreStep, record: Inode, data: int, serial: int, parent: int, name: bytes) -> InodeState:
         xattrs = self._view(serial).xattrs(step.old_ino)
-        self._make_way(parent, name)
-        state = self._names.adopt(parent, name, record, data, xattrs)
-        self._touch_name(parent, name)
-        return state
+        with self._making_way(step, parent, name):
+            return self._names.adopt(parent, name, record, data, xattrs)
 
     async def _copy_regions(self, old: int, new: int, serial: int) -> None:
         """The regions of a file under a new number, in steps. Until a name leads to them they are on record as to be ended."""
@@ -236,17 +231,24 @@ class Restorer:
         state = self._inodes.get(ino) if ino else None
         return state is not None and state.clean and state.record.size == then.size and not attributes_differ(then, state.record)
 
-    def _replace_name(self, parent: int, name: bytes, ino: int) -> None:
+    def _replace_name(self, step: RestoreStep, parent: int, name: bytes, ino: int) -> None:
         """Another name for what has been brought back already."""
-        self._make_way(parent, name)
-        self._names.link(ino, parent, name)
+        with self._making_way(step, parent, name):
+            self._names.link(ino, parent, name)
         self.touched.inodes.add(ino)
-        self._touch_name(parent, name)
 
-    def _make_way(self, parent: int, name: bytes) -> None:
-        """Remove what has this name, if anything has. FileSystemError ENOTEMPTY for a directory that is not empty."""
+    @contextmanager
+    def _making_way(self, step: RestoreStep, parent: int, name: bytes) -> Iterator[None]:
+        """Without what has this name, if anything has. FileSystemError ENOTEMPTY for a directory that is not empty."""
+        above = self._names.directory(parent)
+        mtime_ns = above.record.mtime_ns
         if self._names.find(parent, name) is not None:
             self._remove(parent, name)
+        yield
+        self._touch_name(parent, name)
+        if step.action == Action.REPLACE.value:
+            # It has the same names as before.
+            above.record.mtime_ns = mtime_ns
 
     def _remove(self, parent: int, name: bytes) -> None:
         entry = self._names.find(parent, name)
@@ -472,15 +474,25 @@ class Comparison:
 
 
 def _walk(view: View, path: bytes, ino: int | None, *, only_itself: bool = False) -> Iterator[tuple[bytes, int, Inode]]:
-    """(path, inode, record) of an entry and everything below it, from the top downwards."""
+    """(path, inode, record) of an entry and everything below it, from the top downwards. Of a large directory only so much is read at once that
+    others need not wait for it.
+    """
     waiting = [] if ino is None else [(path, ino)]
-    while waiting:
-        at, number = waiting.pop()
-        record = view.inode(number)
-        if record is not None:
-            yield at, number, record
-            if stat.S_ISDIR(record.mode) and not only_itself:
-                waiting += [(_join(at, entry.name), entry.ino) for _, entry in view.entries(number, b"")]
+    to_list: list[tuple[bytes, int, bytes]] = []
+    while waiting or to_list:
+        if waiting:
+            at, number = waiting.pop()
+            record = view.inode(number)
+            if record is not None:
+                yield at, number, record
+                if stat.S_ISDIR(record.mode) and not only_itself:
+                    to_list.append((at, number, b""))
+        else:
+            at, number, after = to_list.pop()
+            found = list(islice(view.entries(number, after), limits.COMPARED_PER_STEP))
+            waiting += [(_join(at, entry.name), entry.ino) for _, entry in found]
+            if len(found) == limits.COMPARED_PER_STEP:
+                to_list.append((at, number, found[-1][0]))
 
 
 def _join(path: bytes, name: bytes) -> bytes:

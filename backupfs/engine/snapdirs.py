@@ -105,11 +105,11 @@ class SnapshotDirectories:
         if ino != SNAPSHOTS_INO and (not ino & _VIRTUAL or _serial(ino)):
             raise FileSystemError(errno.ENOTDIR)
         owner = ROOT_INO if ino == SNAPSHOTS_INO else ino & _INO_MASK
-        found = [info for info in self._snapshots.kept() if owner == ROOT_INO or self._was_there(owner, info.serial)]
-        if found and start < _COOKIE_LATEST and found[-1].name.encode() == self._snapshots_latest():
+        kept = self._snapshots.kept()
+        if kept and start < _COOKIE_LATEST and self._was_there(owner, kept[-1].serial):
             yield DirectoryEntry(LATEST_NAME, self._lookup_inside(ino, LATEST_NAME), _COOKIE_LATEST)
-        for info in found:
-            if COOKIE_FIRST + info.serial > start:
+        for info in kept:
+            if COOKIE_FIRST + info.serial > start and self._was_there(owner, info.serial):
                 yield DirectoryEntry(info.name.encode(), self._lookup_inside(ino, info.name.encode()), COOKIE_FIRST + info.serial)
 
     def _lookup_inside(self, directory: int, name: bytes) -> Attributes:
@@ -167,7 +167,7 @@ class SnapshotDirectories:
         return self._snapshots.serial_of(self._latest().decode()) or 0
 
     def _was_there(self, owner: int, serial: int) -> bool:
-        return self._view(serial).inode(owner) is not None
+        return owner == ROOT_INO or self._view(serial).inode(owner) is not None
 
     def _view(self, serial: int) -> View:
         return View(self._volume.catalog, self._volume.keys, self._snapshots.epoch_of(serial))

@@ -156,7 +156,7 @@ class SnapshotRequests:
 
     async def _hold(self, request: SnapshotHoldRequest) -> SnapshotsChanged:
         names = self._named(request.names, self._engine.snapshots(), "changed")
-        if 0 < request.until_ns <= self._clock.now_ns():
+        if request.until_ns and request.until_ns <= self._clock.now_ns():
             raise UsageError("the end of the hold has passed; nothing was changed. `backupfs snapshot hold --release` lets go of a snapshot")
         await self._engine.hold_snapshots(names, request.until_ns)
         return SnapshotsChanged(names)

@@ -295,6 +295,44 @@ def test_what_comes_to_stand_there_while_a_large_file_is_copied_is_left_alone(tm
 
 
 @simulated
+async def test_a_directory_keeps_the_time_of_what_others_do_while_a_large_file_is_copied(tmp_path: Path, in_steps: None) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        await m.mkdir(b"d")
+        await m.put(b"d/file", random.Random(2).randbytes(2_000_000))
+        info = await m.fs.create_snapshot("manual")
+        await m.put(b"d/file", b"other")
+        directory = await m.ino(b"d")
+        made_ns = 0
+
+        async def act() -> None:
+            nonlocal made_ns
+            await m.put(b"d/made meanwhile", b"x")
+            made_ns = (await m.fs.getattr(directory)).mtime_ns
+
+        await interrupted(m, await m.fs.restorer.plan(info.serial, b"d/file", overwrite=True), act)
+        assert (await m.fs.getattr(directory)).mtime_ns == made_ns
+
+
+@simulated
+async def test_large_directories_are_walked_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "COMPARED_PER_STEP", 3)
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        await m.mkdir(b"d")
+        for number in range(9):
+            await m.mkdir(b"d/sub%d" % number)
+            for below in range(number):
+                await m.put(b"d/sub%d/file%d" % (number, below), b"%d" % below)
+        then = await m.tree(b"d")
+        info = await m.fs.create_snapshot("manual")
+        await m.rename(b"d", b"e")
+        await restore(m, await m.fs.restorer.plan(info.serial, b"", overwrite=True, delete=True))
+        assert shown(await m.tree(b"d")) == shown(then)
+        assert b"e" not in await m.names(b"")
+
+
+@simulated
 async def test_a_restore_that_fails_half_way_leaves_nothing_behind(tmp_path: Path, in_steps: None) -> None:
     world = World.new(tmp_path / "w")
     async with world.mounted() as m:
