@@ -88,7 +88,7 @@ def _expect_same_repository(root: Path, repository_id: bytes, files: Files) -> N
 def _ids_in_journal(root: Path, files: Files) -> Iterator[bytes]:
     """The repository that each segment of the journal says it is of, as far as that can be read."""
     store = LocalStore(root, files)
-    for name in [*store.list("journal"), *(name for name in store.list("open") if name.startswith(f"open/{OPEN_PREFIX}"))]:
+    for name in [*store.list("journal"), *(f"open/{name}" for name in files.list(root / "open") if name.startswith(OPEN_PREFIX))]:
         try:
             yield objects.decode(store.get(name, 0, HEADER_BYTES), JOURNAL_MAGIC, name).repository_id
         except DamageError:

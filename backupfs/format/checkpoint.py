@@ -8,14 +8,7 @@ sorted by table and key, `CHANGES` left out. A part is named by the hex of its o
 order.
 """
 
-import re
-from typing import Final
-
 import msgspec
-
-from backupfs.errors import DamageError
-
-_NAME: Final = re.compile(r"checkpoints/([0-9a-f]{16})(?:-([0-9a-f]{32}))?", re.ASCII)
 
 
 class Part(msgspec.Struct, array_like=True, frozen=True):
@@ -50,8 +43,6 @@ def part_name(sequence: int, object_id: bytes) -> str:
 
 
 def decode_name(name: str) -> tuple[int, bytes | None]:
-    """(number of the checkpoint, object id of the part or None for the manifest). Raises DamageError."""
-    match = _NAME.fullmatch(name)
-    if match is None:
-        raise DamageError(f"{name!r} is no name of a checkpoint's object")
-    return int(match[1], 16), bytes.fromhex(match[2]) if match[2] else None
+    """(number of the checkpoint, object id of the part or None for the manifest) of an object below `checkpoints/`."""
+    sequence, _, part = name.removeprefix("checkpoints/").partition("-")
+    return int(sequence, 16), bytes.fromhex(part) if part else None

@@ -5,6 +5,7 @@ known. Malice is found by commitments, MACs and seals.
 """
 
 import enum
+import re
 import struct
 import zlib
 from typing import Final
@@ -15,6 +16,10 @@ FORMAT_VERSION: Final = 1
 CHECKSUM: Final = struct.Struct(">I")
 SEAL_OVERHEAD_BYTES: Final = 16
 """Both AEADs used append a tag of 16 bytes."""
+_OBJECT_NAME: Final = re.compile(
+    r"config(\.copy)?|keys/[0-9a-f]{32}(\.copy)?|packs/([0-9a-f]{2})/\3[0-9a-f]{30}|journal/[0-9a-f]{16}|checkpoints/[0-9a-f]{16}(-[0-9a-f]{32})?",
+    re.ASCII,
+)
 _BINDING = struct.Struct(">16sB16sQQ")
 _NONCE = struct.Struct(">IQ")
 
@@ -34,6 +39,11 @@ class Sealed(enum.IntEnum):
     CHECKPOINT_MANIFEST = 11
     HEAD = 12
     SORTED_RUN = 13
+
+
+def is_object_name(name: str) -> bool:
+    """Whether an object of a repository can have this name. What else lies in its folders (a desktop's file, a synchroniser's) is no part of it."""
+    return _OBJECT_NAME.fullmatch(name) is not None
 
 
 def binding(repository_id: bytes, what: Sealed, object_id: bytes, position: int, detail: int = 0) -> bytes:

@@ -4,6 +4,7 @@ The rules of `docs/format.md`, "Journal": a segment counts as far as its success
 to its first bad frame, unless a good frame stands behind that: then it is damaged.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from backupfs.stores.files import Files
 from backupfs.stores.port import Store
 
 OPEN_PREFIX = "journal-"
+_OPEN = re.compile(OPEN_PREFIX + "[0-9a-f]{16}", re.ASCII)
 _decode_open = msgspec.msgpack.Decoder(SegmentOpen).decode
 
 
@@ -78,7 +80,7 @@ class JournalReader:
 
     def sync_open(self) -> None:
         """Make durable what a dead process left in the open directory. It may stand in the page cache only, and what is read of it counts."""
-        left = [name for name in self._files.list(self._directory) if name.startswith(OPEN_PREFIX)]
+        left = [name for name in self._files.list(self._directory) if _OPEN.fullmatch(name)]
         for name in left:
             handle = self._files.open(self._directory / name)
             try:
@@ -92,10 +94,10 @@ class JournalReader:
         """(sequence, whether it is in the store) of all segments, in order."""
         found: dict[int, bool] = {}
         for name in self._files.list(self._directory):
-            if name.startswith(OPEN_PREFIX):
-                found[_number(name.removeprefix(OPEN_PREFIX))] = False
+            if _OPEN.fullmatch(name):
+                found[int(name.removeprefix(OPEN_PREFIX), 16)] = False
         for name in self._store.list("journal"):
-            found[_number(name.removeprefix("journal/"))] = True
+            found[int(name.removeprefix("journal/"), 16)] = True
         return sorted(found.items())
 
     def read(self, sequence: int, in_store: bool) -> bytes:
@@ -203,10 +205,3 @@ class JournalReader:
                 continue
             return True
         return False
-
-
-def _number(text: str) -> int:
-    try:
-        return int(text, 16)
-    except ValueError:
-        raise DamageError(f"journal: {text!r} is no segment's name") from None

@@ -2,14 +2,18 @@
 directory synced.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from backupfs.errors import StoreError
+from backupfs.format.layout import is_object_name
 from backupfs.stores.files import Files
 
 _ASIDE = ".partial"
+_SHARD: Final = re.compile("[0-9a-f]{2}", re.ASCII)
 
 
 class LocalStore:
@@ -69,11 +73,12 @@ class LocalStore:
 
     def list(self, prefix: str) -> Iterator[str]:
         """See `Store`."""
+        folders = [prefix]
         if prefix == "packs":
-            for shard in self._files.list(self.root / prefix):
-                yield from (f"{prefix}/{shard}/{name}" for name in self._files.list(self.root / prefix / shard) if _whole(name))
-        else:
-            yield from (f"{prefix}/{name}" for name in self._files.list(self._path(prefix)) if _whole(name))
+            folders = [f"{prefix}/{shard}" for shard in self._files.list(self.root / prefix) if _SHARD.fullmatch(shard)]
+        for folder in folders:
+            names = (f"{folder}/{name}" for name in self._files.list(self._path(folder)))
+            yield from filter(is_object_name, names)
 
     def delete(self, name: str) -> None:
         """See `Store`."""
@@ -85,7 +90,7 @@ class LocalStore:
         """See `Store`."""
         folder = self._path(prefix)
         for name in self._files.list(folder):
-            if not _whole(name):
+            if name.endswith(_ASIDE):
                 self._files.unlink(folder / name)
 
     def _path(self, name: str) -> Path:
@@ -103,7 +108,3 @@ class LocalStore:
         for directory in reversed(missing):
             self._files.make_directory(directory)
             self._files.sync_directory(directory.parent)
-
-
-def _whole(name: str) -> bool:
-    return not name.endswith(_ASIDE)

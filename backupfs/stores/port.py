@@ -33,7 +33,7 @@ class Store(Protocol):
         ...
 
     def list(self, prefix: str) -> Iterator[str]:
-        """Names of the objects below a folder (`packs`, `journal`, …), sorted."""
+        """Names of the objects below a folder (`packs`, `journal`, …), sorted. What else lies there is nobody's and left out."""
         ...
 
     def delete(self, name: str) -> None:

@@ -105,6 +105,28 @@ def test_lists_are_sorted_and_whole_names(store: Store) -> None:
     assert list(store.list("keys")) == []
 
 
+@pytest.mark.parametrize("folder", ["packs", "packs/ab", "journal", "checkpoints", "keys"])
+def test_what_is_no_object_is_not_listed_and_not_touched(store: Store, files: Files, tmp_path: Path, folder: str) -> None:
+    objects = [
+        PACK,
+        "journal/0000000000000001",
+        f"checkpoints/{7:016x}",
+        f"checkpoints/{7:016x}-{'c' * 32}",
+        "keys/" + 32 * "a",
+        f"keys/{32 * 'a'}.copy",
+    ]
+    for name in objects:
+        store.put(name, b"")
+    strays = [tmp_path / "repository" / folder / name for name in (".DS_Store", "desktop.ini", "ab", "0000000000000002 (copy)", f"{32 * 'a'}.bak")]
+    for stray in strays:
+        if not files.exists(stray):
+            files.close(files.create(stray))
+    for prefix in ("packs", "journal", "checkpoints", "keys"):
+        assert list(store.list(prefix)) == [name for name in sorted(objects) if name.startswith(f"{prefix}/")]
+        store.sweep(prefix)
+    assert all(files.exists(stray) for stray in strays)
+
+
 def test_deleted_is_gone_and_its_name_is_free(store: Store) -> None:
     store.put(PACK, b"first")
     store.delete(PACK)

@@ -356,11 +356,15 @@ def test_another_key_opens_nothing() -> None:
         list(chain(log.reader(make_keys(bytes([9]) * 32)), START, None, None, []))
 
 
-def test_a_name_that_is_no_number() -> None:
+def test_what_lies_there_and_is_no_segment_is_left_alone() -> None:
     log, _ = two_segments()
-    log.disk.close(log.disk.create(ROOT / "journal" / "xyz"))
-    with pytest.raises(DamageError, match="no segment's name"):
-        log.read()
+    read = log.read()
+    strays = [ROOT / "journal" / "xyz", ROOT / "journal" / ".DS_Store", OPEN / "journal-xyz", OPEN / "journal-0000000000000001 (copy)"]
+    for stray in strays:
+        log.disk.close(log.disk.create(stray))
+    assert log.read() == read
+    log.reader().sync_open()
+    assert all(log.disk.exists(stray) for stray in strays)
 
 
 def test_an_open_segment_that_vanishes() -> None:
