@@ -236,10 +236,7 @@ def _check_size(path: Path) -> None:
     Layout: struct MDB_meta of LMDB 0.9 (mdb.c): magic, version, address, map size, two MDB_db of 48 bytes (the first one's pad is the page
     size), last page, transaction.
     """
-    if not path.exists():
-        return
-    size = path.stat().st_size
-    if size == 0:
+    if not path.exists() or not path.stat().st_size:
         return
     with path.open("rb") as file:
         first = file.read(4096)
@@ -256,6 +253,8 @@ def _check_size(path: Path) -> None:
         if len(page) < 4096 or _META.unpack_from(page)[0] != _META_MAGIC:
             raise DamageError(f"{path} has a damaged meta page")
         last = max(last, struct.unpack_from("<Q", page, _META_LAST_PAGE_OFFSET)[0])
+    # Only now: another process may be writing to it, and it grows before its meta page says so.
+    size = path.stat().st_size
     if size < (last + 1) * page_bytes:
         raise DamageError(f"{path} is cut off: {size} bytes instead of {(last + 1) * page_bytes}")
 

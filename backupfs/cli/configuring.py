@@ -61,8 +61,9 @@ def _sources(where: str | None, config: str | None) -> _Sources:
     if told is not None and config is None:
         return _Sources(told, policy_known=True)
     mine = read_configuration((), config, os.environ).layers()
-    policy = [layer for layer in told or () if layer.origin.startswith(POLICY)]
-    return _Sources([*mine, *policy], policy_known=told is not None)
+    policy = [layer for layer in told or () if layer.origin == POLICY]
+    unreadable = [layer for layer in told or () if layer.origin.startswith(POLICY) and layer.origin != POLICY]
+    return _Sources([*unreadable, *mine, *policy], policy_known=told is not None)
 
 
 def _told(where: str | None) -> list[Layer] | None:

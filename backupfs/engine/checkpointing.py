@@ -89,8 +89,9 @@ class Checkpointer:
         """In a thread."""
         volume = self._volume
         checkpoints = volume.checkpoints
+        breathe = volume.seams.offload.breathe
         checkpoints.sweep()
-        base = recovery.sound_checkpoint(checkpoints)
+        base = recovery.sound_checkpoint(checkpoints, lambda _: breathe())
         if journal.previous_sequence == (base.manifest.segment if base else 0):
             # Nothing has been written since: two checkpoints of one place would let go of the segment that the next one names.
             return
@@ -101,7 +102,6 @@ class Checkpointer:
         files.make_directory(scratch)
         for run in files.list(scratch):
             files.unlink(scratch / run)
-        breathe = volume.seams.offload.breathe
         sorter = RecordSorter(scratch, files, volume.keys, volume.seams.randomness, breathe)
         try:
             for changes in _journal_since(volume.journal_reader, base, journal):

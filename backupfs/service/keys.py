@@ -1,6 +1,7 @@
 """What is done with the keys of a repository, mounted or not, in the command's own process. Everything here blocks."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -10,7 +11,7 @@ from backupfs.engine.key_export import Imported
 from backupfs.engine.keyring import SlotInfo, calibrated_kdf
 from backupfs.engine.repository import unlock
 from backupfs.engine.seams import Seams
-from backupfs.errors import UsageError, WrongPasswordError
+from backupfs.errors import StoreError, UsageError, WrongPasswordError
 from backupfs.rules.labels import KeyKind
 
 NewSecret = Callable[[], bytes]
@@ -98,10 +99,16 @@ def write_export(text: str, path: Path, lost_with: list[Path], seams: Seams) -> 
         raise UsageError(f"{path} is there already, and is not overwritten; choose another name")
     handle = files.create(path)
     try:
-        files.write_at(handle, 0, [text.encode()])
-        files.sync(handle)
-    finally:
-        files.close(handle)
+        try:
+            files.write_at(handle, 0, [text.encode()])
+            files.sync(handle)
+        finally:
+            files.close(handle)
+    except StoreError:
+        # Half an export looks like one, and stands in the way of the next try.
+        with suppress(StoreError):
+            files.unlink(path)
+        raise
     files.sync_directory(path.parent)
 
 

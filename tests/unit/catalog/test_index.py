@@ -169,6 +169,24 @@ def test_cut_at_any_page(tmp_path: Path) -> None:
             opened(tmp_path)
 
 
+def test_a_file_that_grows_while_it_is_looked_at_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(tmp_path)
+    path = tmp_path / "data.mdb"
+    content = path.read_bytes()
+    path.write_bytes(content[:-PAGE])
+    look = Path.open
+
+    def grown(at: Path, mode: str) -> object:
+        monkeypatch.undo()
+        path.write_bytes(content)
+        return look(at, mode)
+
+    monkeypatch.setattr(Path, "open", grown)
+    index = opened(tmp_path)
+    assert index.position == (1, 4096, 1)
+    index.close()
+
+
 def test_an_empty_file_is_a_new_index(tmp_path: Path) -> None:
     (tmp_path / "data.mdb").touch()
     index = opened(tmp_path)

@@ -14,11 +14,12 @@ from backupfs import limits
 from backupfs.cli.main import commands
 from backupfs.cli.options import Verbs
 from backupfs.engine import keyring
-from backupfs.errors import StoreError
+from backupfs.errors import StoreError, StoreFullError
 from backupfs.service import keys
 from backupfs.service.messages import MountRecord
 from backupfs.service.places import state_home
 from backupfs.service.state import StateDirectory
+from backupfs.stores.files import Handle, SystemFiles
 from scripts.check_docs import verbs_of
 
 Command = Callable[..., int]
@@ -295,6 +296,20 @@ def test_where_an_export_does_not_go(command: Command, repository: Path, tmp_pat
         assert command("key", "export", repository, "--output", path) == 2
         assert why in capsys.readouterr().err
     assert there.read_text() == "mine"
+
+
+def test_an_export_that_cannot_be_written_leaves_nothing_behind(
+    command: Command, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(files: SystemFiles, handle: Handle) -> None:
+        raise StoreFullError("sync: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SystemFiles, "sync", refuse)
+        assert command("key", "export", repository, "--output", tmp_path / "keys.txt") == StoreFullError.exit_code
+    assert "No space left" in capsys.readouterr().err
+    assert not (tmp_path / "keys.txt").exists()
+    assert command("key", "export", repository, "--output", tmp_path / "keys.txt") == 0
 
 
 @pytest.mark.parametrize(

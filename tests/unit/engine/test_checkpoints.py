@@ -13,6 +13,7 @@ from backupfs.catalog.index import Index
 from backupfs.engine import filesystem
 from backupfs.engine.checking import Checker, Finding, check
 from backupfs.errors import DamageError, RollbackError, StoreError, StoreFullError
+from backupfs.format.layout import Sealed
 from tests.conftest import LogRule
 from tests.unit.engine.test_snapshots import SlowOffload
 from tests.unit.engine.world import REPOSITORY, Mounted, World, simulated
@@ -233,6 +234,36 @@ async def test_a_checkpoint_that_fails_leaves_the_journal_whole_and_nothing_else
     world.without_index()
     async with world.mounted() as m:
         assert await m.tree() == tree
+
+
+@simulated
+async def test_whoever_unmounts_need_not_wait_until_the_last_checkpoint_is_read(tmp_path: Path, small: None) -> None:
+    class EnoughError(Exception):
+        """Stands for a cancellation."""
+
+    def breathe() -> None:
+        raise EnoughError
+
+    world = World.new(tmp_path / "a")
+    async with world.mounted() as m:
+        for number in range(200):
+            await m.put(b"file%d" % number, b"%d" % number)
+        await m.fs.make_checkpoint()
+        await live_a_little(m, 1)
+        checkpoints = m.fs._volume.checkpoints
+        read: list[str] = []
+        opened = checkpoints._open
+
+        def noted(name: str, object_id: bytes, what: Sealed) -> bytes:
+            read.append(name)
+            return opened(name, object_id, what)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(checkpoints, "_open", noted)
+            patch.setattr(world.offload, "breathe", breathe)
+            with pytest.raises(EnoughError):
+                await m.fs.make_checkpoint()
+        assert len(read) == 2 < len(world.objects("checkpoints")), "the manifest and one part"
 
 
 @simulated
