@@ -92,10 +92,12 @@ class Checkpoints:
                 # Its removal was interrupted before, or its making.
                 continue
 
-    def unfinished(self) -> list[int]:
-        """Numbers of checkpoints of which there are parts and no manifest."""
+    def sweep(self) -> None:
+        """Remove what an interruption left: parts without a manifest, and files that were being written. Nobody may be making a checkpoint."""
         names = self._names()
-        return sorted({sequence for sequence, _ in names} - {sequence for sequence, part in names if part is None})
+        for unfinished in sorted({sequence for sequence, _ in names} - {sequence for sequence, part in names if part is None}):
+            self.remove(unfinished)
+        self._store.sweep(_FOLDER)
 
     def _names(self) -> list[tuple[int, bytes | None]]:
         return [decode_name(name) for name in self._store.list(_FOLDER)]

@@ -75,7 +75,7 @@ class LocalStore:
         self._files.sync_directory(path.parent)
 
     def sweep(self, prefix: str) -> None:
-        """Remove what a `put` that was cut short left below a folder. Nobody else may put anything there meanwhile."""
+        """See `Store`."""
         folder = self._path(prefix)
         for name in self._files.list(folder):
             if not _whole(name):

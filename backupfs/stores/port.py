@@ -39,3 +39,7 @@ class Store(Protocol):
     def delete(self, name: str) -> None:
         """Remove an object, durably; MissingObjectError when there is none."""
         ...
+
+    def sweep(self, prefix: str) -> None:
+        """Remove what a `put` that was cut short left below a folder. Nobody else may put anything there meanwhile."""
+        ...

@@ -122,9 +122,13 @@ def test_names_do_not_lead_out_of_the_store(store: Store, finish: Finish, name: 
             ask(name)
 
 
-def test_what_a_put_left_unfinished_is_neither_listed_nor_in_the_way(store: Store, files: Files, tmp_path: Path) -> None:
+def test_what_a_put_left_unfinished_is_neither_listed_nor_in_the_way_and_can_be_swept_away(store: Store, files: Files, tmp_path: Path) -> None:
     store.put("journal/0000000000000001", b"")
-    files.close(files.create(tmp_path / "repository" / "journal" / "0000000000000002.partial"))
+    folder = tmp_path / "repository" / "journal"
+    for number in (2, 3):
+        files.close(files.create(folder / f"{number:016x}.partial"))
     assert list(store.list("journal")) == ["journal/0000000000000001"]
     store.put("journal/0000000000000002", b"whole")
     assert store.get("journal/0000000000000002") == b"whole"
+    store.sweep("journal")
+    assert files.list(folder) == [f"{1:016x}", f"{2:016x}"]

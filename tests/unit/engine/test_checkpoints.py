@@ -181,7 +181,8 @@ async def test_many_records_are_sorted_in_runs(tmp_path: Path, monkeypatch: pyte
 
 
 @simulated
-async def test_a_checkpoint_that_fails_leaves_the_journal_whole_and_the_next_one_cleans_up(tmp_path: Path) -> None:
+async def test_a_checkpoint_that_fails_leaves_the_journal_whole_and_the_next_one_cleans_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CHECKPOINT_PART_BYTES", 500)
     world = World.new(tmp_path / "a")
     async with world.mounted() as m:
         await live_a_little(m, 0)
@@ -193,6 +194,7 @@ async def test_a_checkpoint_that_fails_leaves_the_journal_whole_and_the_next_one
         assert m.fs.stats().batches >= before
         m.fs._volume.checkpoints._store._files = world.disk  # type: ignore[attr-defined]
         left = world.objects("checkpoints")
+        assert [path.suffix for path in left if "-" in path.name and path.suffix], "a part that was written and not put in place"
         await live_a_little(m, 1)
         await m.fs.make_checkpoint()
         assert not set(left) & set(world.objects("checkpoints"))
