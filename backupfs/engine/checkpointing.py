@@ -1,8 +1,8 @@
 """Making checkpoints, and cutting the journal behind them.
 
 Order: the journal's segment is closed · the image is written, its manifest last · the index has applied what the image holds · this host remembers
-how far it has seen the journal · checkpoints and segments that nobody needs any more go. An interruption anywhere leaves parts without a manifest, or
-segments that a checkpoint covers: the next one begins with removing both.
+how far it has seen the journal · checkpoints and segments that nobody needs any more go. An interruption anywhere leaves a file half written, parts
+without a manifest, or segments that a checkpoint covers: the next one removes them.
 """
 
 import logging
