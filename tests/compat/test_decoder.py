@@ -161,7 +161,7 @@ class SteppingStill:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Twin:
-    """At rest, with three snapshots, deep regions, links beyond eight."""
+    """At rest, with four snapshots, the last one named by a person, deep regions, links beyond eight."""
     twin = Twin(tmp_path_factory.mktemp("whole"), "whole")
 
     async def main() -> None:
@@ -171,6 +171,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Twin:
                 await twin.many_links()
                 await twin.take_snapshot()
             await twin.delete_snapshot(sorted(twin.snapshots)[2])
+            await twin.act(20)
+            await twin.take_snapshot("by a person")
             await twin.act(20)
             await twin.settle()
             await fs.idle()
@@ -225,6 +227,14 @@ def left_snapshot(found: Repository) -> None:
 def purged_snapshot(found: Repository) -> None:
     """Its row is gone, what only it saw is not."""
     del found.catalog.snapshots[min(found.catalog.snapshots)]
+
+
+def lost_given_name(found: Repository) -> None:
+    found.catalog.given_names.clear()
+
+
+def lost_last_name(found: Repository) -> None:
+    found.catalog.last_name = None
 
 
 def newest(found: Repository, table: int) -> tuple[bytes, list[Version]]:
@@ -286,6 +296,8 @@ SPOILERS: dict[str, Callable[[Repository], None]] = {
     "snapshot left": left_snapshot,
     "snapshot half purged": purged_snapshot,
     "tombstone left": left_tombstone,
+    "name given lost": lost_given_name,
+    "name made lost": lost_last_name,
     **{f"{name} lost": lost_object(table) for name, table in TABLES.items() if table != catalog.XATTRS},
     **{f"{name} version left": left_version(table) for name, table in TABLES.items()},
     **{f"{name} without an owner": left_object(table) for name, table in TABLES.items()},

@@ -511,9 +511,9 @@ class Twin:
             await self._write(handle, self.draw.randrange(node.content.size - 5000), self.draw.randbytes(self.draw.randrange(1, 5000)))
         await self.release(handle)
 
-    async def take_snapshot(self) -> str:
+    async def take_snapshot(self, name: str = "") -> str:
         await self.look()
-        info = await self.fs.create_snapshot("test", f"message {next(self._names)}", ["one", "two"])
+        info = await self.fs.create_snapshot("test", f"message {next(self._names)}", ["one", "two"], name)
         self.snapshots[info.name] = walk(self.tree)
         return info.name
 

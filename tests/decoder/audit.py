@@ -58,7 +58,7 @@ def audit_opened(
     if not records.batch:
         return ["there is no batch"]
     lines = [*repository.history.faults, *_journal(repository, settled=settled, closed=settled and closed)]
-    lines += [*_counters(records), *_snapshots(records), *_versions(records, settled=settled)]
+    lines += [*_counters(records), *_snapshots(repository), *_versions(records, settled=settled)]
     lines += _references(records, region_bytes, settled=settled)
     lines += _packs(repository, settled=settled, closed=settled and closed)
     epochs = {f"snapshot {s.name}": s.epoch for s in records.snapshots.values() if s.state != catalog.PURGING}
@@ -124,7 +124,8 @@ def _counters(records: Catalog) -> Iterator[str]:
             yield f"{name} {highest} is in use, and the counter stands at {limit}"
 
 
-def _snapshots(records: Catalog) -> Iterator[str]:
+def _snapshots(repository: Repository) -> Iterator[str]:
+    records = repository.catalog
     in_order = [snapshot for _, snapshot in sorted(records.snapshots.items())]
     for older, newer in pairwise(in_order):
         if older.epoch >= newer.epoch:
@@ -132,11 +133,11 @@ def _snapshots(records: Catalog) -> Iterator[str]:
     for name, count in Counter(snapshot.name for snapshot in in_order).items():
         if count > 1:
             yield f"snapshot {name}: {count} of this name"
-    counters = records.counters
-    if counters is not None and counters.next_snapshot - 1 in records.snapshots:
-        last = records.snapshots[counters.next_snapshot - 1].name
-        if records.last_name != last:
-            yield f"snapshot {last}: the last, but the last name given is {records.last_name}"
+    serial = records.counters.next_snapshot - 1 if records.counters is not None else 0
+    while serial in records.snapshots and repository.name_key(ROOT, records.snapshots[serial].name.encode()) in records.given_names:
+        serial -= 1
+    if serial in records.snapshots and records.snapshots[serial].name != records.last_name:
+        yield f"snapshot {records.snapshots[serial].name}: the last that no person named, but the last name made is {records.last_name}"
     for snapshot in in_order:
         if snapshot.state not in {catalog.KEPT, catalog.DELETED, catalog.PURGING}:
             yield f"snapshot {snapshot.name}: state {snapshot.state}"

@@ -147,6 +147,9 @@ class Catalog:
     orphans: dict[tuple[int, int], Orphan] = field(default_factory=dict)
     counters: Counters | None = None
     last_name: str | None = None
+    """The last name that was made from a time."""
+    given_names: set[bytes] = field(default_factory=set)
+    """PRF of each name that a person gave to a snapshot."""
     policy: bytes = b""
     idle: tuple[int, ...] = ()
     """Blobs on record that nothing refers to."""
@@ -242,6 +245,8 @@ def _read_meta(catalog: Catalog, key: bytes, value: bytes) -> None:
         catalog.counters = Counters(*_ints(_list(messagepack.decode(value))[:6], 6))
     elif key == b"last-name":
         catalog.last_name = value.decode()
+    elif key.startswith(b"name/"):
+        catalog.given_names.add(key.removeprefix(b"name/"))
     elif key == b"idle":
         catalog.idle = tuple(map(_int, _list(messagepack.decode(value))))
     elif key == b"policy":
