@@ -14,7 +14,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -143,7 +143,12 @@ def stop(pid: int) -> None:
 
 
 def _states(pid: int) -> list[str]:
-    return [stat.read_text().rpartition(") ")[2][0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+    """Of the threads that there are; one may end meanwhile."""
+    states = []
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            states.append(stat.read_text().rpartition(") ")[2][0])
+    return states
 
 
 def kill_at(place: Place, made: Repository, watch: Watch, meanwhile: Callable[[], None]) -> int:
@@ -206,9 +211,10 @@ def test_killed_while_checkpoints_are_made(make_repository: Callable[..., Reposi
         place = list(Place)[number % len(Place)]
         life = f"life-{number}"
         (made.directory / life).mkdir()
-        watch = Watch(made.path, keys, parts_wanted=rng.randint(1, PARTS_MAX))
         writer = Writer(made.directory / life, rng.randrange(1 << 30))
         try:
+            writer.listen_for(rng.randrange(1, 60))
+            watch = Watch(made.path, keys, parts_wanted=rng.randint(1, PARTS_MAX))
             stops = kill_at(place, made, watch, writer.hear)
             writer.rest()
         finally:
