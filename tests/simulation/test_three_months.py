@@ -1,4 +1,5 @@
 """Three months of a mounted directory at high speed, on a real local store: what stands is exactly what the rules' model says, and as it was.
+In the last weeks a space limit acts: the bytes are those of the files.
 
 `--scale` multiplies the number of days, `--seed` gives other ones.
 """
