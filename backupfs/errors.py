@@ -5,7 +5,9 @@ with. Facts go into `fields`, so that a reader does not have to parse the senten
 """
 
 import errno as _errno
-from typing import ClassVar
+from typing import ClassVar, TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 
 class BackupfsError(Exception):
@@ -103,3 +105,13 @@ class FileSystemError(Exception):
     def __init__(self, code: int) -> None:
         super().__init__(_errno.errorcode.get(code, str(code)))
         self.errno = code
+
+
+def again(error: E) -> E:
+    """The same error, to be kept, or to be raised where it has been kept: without the frames that it came through.
+
+    An error that a frame keeps while it passes through it keeps this frame, with whatever was to be stored, until cycles are looked for.
+    """
+    made = type(error).__new__(type(error), *error.args)
+    made.__dict__.update(error.__dict__)
+    return made

@@ -12,7 +12,7 @@ import trio
 from backupfs import limits
 from backupfs.blobs.packs import Location, NewBlob
 from backupfs.engine.volume import Volume
-from backupfs.errors import BackupfsError, DamageError, MissingObjectError, StoreError, StoreFullError
+from backupfs.errors import BackupfsError, DamageError, MissingObjectError, StoreError, StoreFullError, again
 from backupfs.format.catalog import Blob
 
 
@@ -81,7 +81,7 @@ class BlobStore:
                 with trio.CancelScope(shield=True):
                     self._register(new, await self._append(new))
         except BackupfsError as failure:
-            error = failure
+            error = again(failure)
         finally:
             for blob_id, pending in mine:
                 del self._pending[blob_id]
@@ -92,7 +92,7 @@ class BlobStore:
             error = error or pending.error
         if error is not None:
             self.unpin(numbers)
-            raise error
+            raise again(error)
         return numbers
 
     def unpin(self, numbers: Sequence[int | None]) -> None:
@@ -168,7 +168,7 @@ class BlobStore:
             try:
                 halves[index] = await self._append_part(blobs)
             except BackupfsError as error:
-                errors.append(error)
+                errors.append(again(error))
 
         errors: list[BackupfsError] = []
         async with trio.open_nursery() as nursery:
@@ -176,7 +176,7 @@ class BlobStore:
             nursery.start_soon(part, 1, new[middle:])
         if errors:
             self._volume.packs.disclaim({blob.number for blob in new})
-            raise errors[0]
+            raise again(errors[0])
         return halves[0] + halves[1]
 
     async def _append_part(self, new: list[NewBlob]) -> list[Location]:

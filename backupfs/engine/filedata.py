@@ -19,7 +19,7 @@ from backupfs import limits
 from backupfs.engine.blobstore import BlobStore, Chunk
 from backupfs.engine.inodes import InodeState, InodeTable
 from backupfs.engine.volume import Volume
-from backupfs.errors import BackupfsError, DamageError
+from backupfs.errors import BackupfsError, DamageError, StoreFullError, again
 from backupfs.format import catalog as records
 from backupfs.format.catalog import TOMBSTONE, Extent, Inode, Orphan, Table, number_key, region_key
 from backupfs.rules import extents as rules
@@ -86,6 +86,8 @@ class FileData:
         self._ended_to: dict[int, bytes] = {}
         self.stuck = False
         """The last attempt to store something failed: waiting for room would be waiting for ever."""
+        self._no_room = False
+        """It failed because the disk is full."""
         self.ended: deque[tuple[int, Orphan]] = deque()
         """Data whose regions are still to be ended."""
 
@@ -197,16 +199,19 @@ class FileData:
         self._room.set()
         self._room = trio.Event()
 
-    async def flush_all(self) -> None:
-        """Store everything received so far. One file's trouble does not keep the others from being stored; the first is raised at the end."""
+    async def flush_all(self, *, where_there_is_room: bool = False) -> None:
+        """Store everything received so far. One file's trouble does not keep the others from being stored; the first is raised at the end. Nothing is
+        tried of what a full disk is known to have no room for, if that is asked for.
+        """
         trouble: BackupfsError | None = None
         for group in _groups(list(self._dirty.values())):
             try:
-                await self.flush(group, FlushMode.ALL)
+                if not where_there_is_room or await self._has_room(group, FlushMode.ALL):
+                    await self.flush(group, FlushMode.ALL)
             except BackupfsError as error:
-                trouble = trouble or error
+                trouble = trouble or again(error)
         if trouble is not None:
-            raise trouble
+            raise again(trouble)
 
     def unstored(self) -> list[InodeState]:
         """Files with bytes not stored."""
@@ -350,12 +355,23 @@ class FileData:
 
     async def _store_quietly(self, states: list[InodeState], mode: FlushMode) -> None:
         try:
-            await self._store([s for s in states if not s.flushing and s.runs], mode)
+            due = [s for s in states if not s.flushing and s.runs]
+            if await self._has_room(due, mode):
+                await self._store([s for s in due if not s.flushing and s.runs], mode)
         except BackupfsError as error:
             log.error("%d files could not be stored and will be tried again: %s", len(states), error)
             self._volume.errors.append(f"files could not be stored and will be tried again: {error}")
         finally:
             self._jobs.release()
+
+    async def _has_room(self, states: list[InodeState], mode: FlushMode) -> bool:
+        """False while a disk that was full still is: that has been told, and chunking, hashing and compressing once more would change nothing."""
+        if not self._no_room:
+            return True
+        needed_bytes = sum(s.runs.total_bytes for s in states)
+        if mode is FlushMode.STREAM:
+            needed_bytes = min(needed_bytes, limits.FLUSH_JOB_BYTES)
+        return await self._volume.seams.offload.disk(self._volume.space.room_bytes) >= needed_bytes
 
     async def _store(self, states: list[InodeState], mode: FlushMode) -> None:
         """Store bytes of files that nobody is storing. Atomic up to the first await: the files are marked."""
@@ -376,12 +392,13 @@ class FileData:
                     at += len(cut.chunks)
                 self._blobs.unpin(numbers)
                 numbers = []
-                self.stuck = False
+                self.stuck = self._no_room = False
                 for state in states:
                     await self._rechunk(state)
         except BaseException as error:
             # Whatever it was, the bytes go back to where the next attempt finds them.
             self.stuck = True
+            self._no_room = isinstance(error, StoreFullError)
             self._blobs.unpin(numbers)
             code = error.errno if isinstance(error, BackupfsError) else errno.EIO
             for job in jobs:

@@ -48,7 +48,7 @@ from backupfs.engine.upkeep import Upkeep
 from backupfs.engine.usage import Usage, measure
 from backupfs.engine.view import View
 from backupfs.engine.volume import Volume
-from backupfs.errors import BackupfsError, DamageError, FileSystemError, UsageError
+from backupfs.errors import BackupfsError, DamageError, FileSystemError, UsageError, again
 from backupfs.format import catalog as records
 from backupfs.format.catalog import Inode, Orphan, Table
 from backupfs.ids import INO_BITS, ROOT_INO
@@ -263,7 +263,7 @@ class FileSystem:
             await trio.sleep(limits.COMMIT_DELAY_S)
             try:
                 await volume.seams.offload.disk(volume.space.refresh, self._data.dirty_bytes)
-                await self._data.flush_all()
+                await self._data.flush_all(where_there_is_room=True)
             except BackupfsError as error:
                 # Whoever fsyncs is told by the file's own error; here it is only put on record.
                 log.error("the regular commit: %s", error)
@@ -947,7 +947,7 @@ class FileSystem:
                 try:
                     await self._data.flush_all()
                 except BackupfsError as error:
-                    trouble = error
+                    trouble = again(error)
                 nursery.cancel_scope.cancel()
         except BaseException:
             self._unpark()
@@ -956,7 +956,7 @@ class FileSystem:
         if not stored:
             self._unpark()
         if trouble is not None:
-            raise trouble
+            raise again(trouble)
         return stored
 
     async def _unpark_later(self, parked: trio.Event) -> None:

@@ -35,7 +35,10 @@ class Space:
     def require_room(self, size_bytes: int) -> None:
         """StoreFullError when so many bytes of contents do not fit any more. Blocks."""
         if size_bytes > self.room_bytes():
-            raise StoreFullError(f"no space is left for {size_bytes} bytes in {self._directory}: remove files or snapshots, or make room on the disk")
+            raise StoreFullError(
+                f"no space is left for {size_bytes} bytes in {self._directory}: make room on the disk, or remove files or snapshots"
+                " (`backupfs gc --now` frees at once what deleted snapshots hold)"
+            )
 
     @property
     def margin_bytes(self) -> int:

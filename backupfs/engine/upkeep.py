@@ -18,7 +18,7 @@ from backupfs.engine.namespace import Namespace
 from backupfs.engine.seams import Progress, unwatched
 from backupfs.engine.snapshots import Snapshots
 from backupfs.engine.volume import Volume
-from backupfs.errors import BackupfsError
+from backupfs.errors import BackupfsError, again
 from backupfs.format import catalog as records
 from backupfs.format.catalog import TOMBSTONE, Table
 
@@ -119,7 +119,7 @@ class Upkeep:
                         return
                     log.error("collecting space was interrupted and goes on later: %s", error)
                     self._volume.errors.append(f"collecting space was interrupted: {error}")
-                    self._interruption = asked, error
+                    self._interruption = asked, again(error)
                 self._answered = asked
                 self._is_collecting = False
                 self._tell_collected()
@@ -147,7 +147,7 @@ class Upkeep:
             await self._collected.wait()
         self._volume.check_writable()
         if self._interruption is not None and self._interruption[0] >= asked:
-            raise self._interruption[1]
+            raise again(self._interruption[1])
 
     def collect_soon(self) -> None:
         """Get all space back that is dead already, in the background and with pauses."""

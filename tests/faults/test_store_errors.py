@@ -5,15 +5,19 @@ failure everything goes on; after many the mount may have become read-only, and 
 """
 
 import errno
+import gc
 import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import trio
 
 from backupfs import limits
+from backupfs.blobs.packs import NewBlob
+from backupfs.engine.blobstore import Chunk
 from backupfs.engine.filesystem import FileSystem
 from backupfs.errors import BackupfsError, FileSystemError
 from tests.conftest import LogRule
@@ -363,6 +367,81 @@ async def test_writes_already_taken_in_find_room(tmp_path: Path, monkeypatch: py
     async with world.mounted() as m:
         for name, content in accepted.items():
             assert await m.get(name) == content
+
+
+def leave_room(world: World, size_bytes: int) -> None:
+    """From now on so many bytes of contents find room, and records as many as are kept free for them."""
+    world.disk.set_capacity(world.disk._used_bytes + min(limits.RECORDS_ROOM_BYTES, 50_000_000 // 32) + size_bytes)
+
+
+@simulated
+async def test_what_cannot_be_stored_is_held_once_however_often_it_is_tried(tmp_path: Path, log_rule: LogRule) -> None:
+    """An error that holds the frames that it came through, and is held by them, would keep each attempt's chunks until cycles are looked for."""
+    log_rule.expect("could not be stored")
+    log_rule.allow("the reserve of|the regular commit")
+    world = World.new(tmp_path / "w", compression=False, capacity_bytes=50_000_000)
+    async with world.mounted() as m:
+        fs: FileSystem = m.fs
+        handles = [await m.open(b"f%d" % number) for number in range(3)]
+        await fs.idle()
+        gc.collect()
+        gc.disable()
+        try:
+            leave_room(world, 10 * KIB)
+            for number, fh in enumerate(handles):
+                await fs.write(fh, 0, noise(2 * limits.FLUSH_SMALL_BYTES, number))
+            await trio.sleep(4 * limits.DIRTY_AGE_S)
+            for attempt in (fs.fsync(handles[0], datasync=False), fs.create_snapshot("test"), fs.commit()):
+                with pytest.raises(BackupfsError):
+                    await attempt
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            held = [each for each in gc.garbage if isinstance(each, Chunk | NewBlob | memoryview)]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+        assert held == []
+        world.disk.set_capacity(50_000_000)
+        for fh in handles:
+            with suppress(FileSystemError):  # what failed in the background is told once
+                await fs.flush(fh)
+            await fs.fsync(fh, datasync=False)
+
+
+@simulated
+async def test_on_a_full_disk_what_waits_is_not_worked_on_until_there_is_room(
+    tmp_path: Path, log_rule: LogRule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_rule.expect("could not be stored")
+    log_rule.allow("the reserve of|the regular commit")
+    world = World.new(tmp_path / "w", compression=False, capacity_bytes=50_000_000)
+    async with world.mounted() as m:
+        fs: FileSystem = m.fs
+        await fs.idle()
+        worked: list[int] = []
+        identify = fs._data._blobs.identify
+
+        def counted(pieces: Sequence[bytes | memoryview]) -> list[Chunk]:
+            worked.append(len(pieces))
+            return identify(pieces)
+
+        monkeypatch.setattr(fs._data._blobs, "identify", counted)
+        fh = await m.open(b"f")
+        leave_room(world, 10 * KIB)
+        await fs.write(fh, 0, noise(6144 * KIB, "full"))
+        await trio.sleep(5 * limits.DIRTY_AGE_S)
+        tried = len(worked)
+        assert tried > 0
+        await trio.sleep(100 * limits.DIRTY_AGE_S)
+        assert len(worked) == tried
+        world.disk.set_capacity(50_000_000)
+        await trio.sleep(5 * limits.DIRTY_AGE_S)
+        assert not fs._data.unstored()
+        with suppress(FileSystemError):
+            await fs.flush(fh)
+        await fs.fsync(fh, datasync=False)
+        assert await m.get(b"f") == noise(6144 * KIB, "full")
 
 
 @simulated
