@@ -42,7 +42,7 @@ def renameat2(source: str, target: str, flags: int) -> int:
 
 
 def access(path: str, mode: int, flags: int = 0) -> int:
-    """Goes by the real ids, as access(2) does; flags are those of faccessat(2), AT_EACCESS and AT_SYMLINK_NOFOLLOW."""
+    """What may be done with it, by the real ids; flags are those of faccessat(2): AT_EACCESS and AT_SYMLINK_NOFOLLOW."""
     return c("faccessat", AT_FDCWD, path, mode, flags)
 
 
@@ -91,8 +91,12 @@ def main(uid: int, gid: int, groups: tuple[int, ...], umask: int) -> None:
         os.setresuid(uid, uid, uid)
     os.umask(umask)
     calls, answers = sys.stdin.buffer, sys.stdout.buffer
-    while calls.peek(1):
-        name, positional, named = pickle.load(calls)
+    while True:
+        try:
+            name, positional, named = pickle.load(calls)
+        except EOFError:
+            return
+        answer: tuple[int | None, Any]
         try:
             answer = (0, (_OWN.get(name) or getattr(os, name))(*positional, **named))
         except OSError as error:
