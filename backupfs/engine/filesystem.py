@@ -476,7 +476,7 @@ class FileSystem:
             self._set_acl(state, xattrs, name, value)
         else:
             xattrs[name] = value
-        if sum(len(n) + len(v) for n, v in xattrs.items()) > limits.XATTRS_MAX_BYTES:
+        if not posix.attributes_fit(xattrs):
             raise FileSystemError(errno.ENOSPC)
         self._set_xattrs(state, xattrs)
 
@@ -1156,6 +1156,8 @@ async def _ended(tasks: Sequence[_Task]) -> None:
 
 
 def _must_be_attribute(name: bytes) -> None:
+    if posix.is_bare_namespace(name):
+        raise FileSystemError(errno.EINVAL)
     if not posix.is_attribute_name(name):
         raise FileSystemError(errno.EOPNOTSUPP)
 

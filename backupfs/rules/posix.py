@@ -1,8 +1,10 @@
 """Attribute rules of POSIX and Linux that are this side's duty: the kernel checks permissions, but the bits change here."""
 
 import stat
+from collections.abc import Mapping
 from typing import Final
 
+from backupfs import limits
 from backupfs.rules import acl
 
 _NAMESPACES: Final = (b"user.", b"trusted.", b"security.")
@@ -25,11 +27,22 @@ def new_owner(parent_mode: int, parent_gid: int, mode: int, gid: int) -> tuple[i
     return (mode | stat.S_ISGID if stat.S_ISDIR(mode) else mode), parent_gid
 
 
+def is_bare_namespace(name: bytes) -> bool:
+    """Whether this is where names of extended attributes begin, and no name."""
+    return name in _NAMESPACES
+
+
 def is_attribute_name(name: bytes) -> bool:
     """Whether an extended attribute may have this name. The kernel checks who may set the named kinds; of `system.` only the access lists are
     anything, and of others it would let anybody do anything.
     """
-    return name in (acl.ACCESS, acl.DEFAULT) or (name.startswith(_NAMESPACES) and name not in _NAMESPACES)
+    return name in (acl.ACCESS, acl.DEFAULT) or (name.startswith(_NAMESPACES) and not is_bare_namespace(name))
+
+
+def attributes_fit(attributes: Mapping[bytes, bytes]) -> bool:
+    """Whether one file may have all of these extended attributes: they stand in one record, and what can be set can be listed."""
+    total_bytes = sum(len(name) + len(value) for name, value in attributes.items())
+    return total_bytes <= limits.XATTRS_MAX_BYTES and sum(len(name) + 1 for name in attributes) <= limits.XATTR_NAMES_MAX_BYTES
 
 
 def is_listed(name: bytes, for_root: bool) -> bool:

@@ -40,3 +40,22 @@ def test_a_set_gid_directory_hands_its_group_on() -> None:
     assert posix.new_owner(parent, 50, REGULAR | 0o644, 7) == (REGULAR | 0o644, 50)
     assert posix.new_owner(parent, 50, stat.S_IFDIR | 0o755, 7) == (stat.S_IFDIR | 0o2755, 50)
     assert posix.new_owner(stat.S_IFDIR | 0o775, 50, stat.S_IFDIR | 0o755, 7) == (stat.S_IFDIR | 0o755, 7)
+
+
+def test_a_namespace_alone_is_no_name() -> None:
+    for namespace in (b"user.", b"trusted.", b"security."):
+        assert posix.is_bare_namespace(namespace)
+        assert not posix.is_attribute_name(namespace)
+        assert not posix.is_bare_namespace(namespace + b"x")
+        assert posix.is_attribute_name(namespace + b"x")
+    assert not posix.is_bare_namespace(b"user")
+    assert not posix.is_attribute_name(b"user")
+
+
+def test_attributes_fit_while_they_can_be_listed_and_stand_in_a_record() -> None:
+    names = {b"user.%0250d" % n: b"" for n in range(256)}
+    assert sum(len(name) + 1 for name in names) == 64 << 10
+    assert posix.attributes_fit(names)
+    assert not posix.attributes_fit({**names, b"user.more": b""})
+    assert posix.attributes_fit({b"user.%d" % n: bytes(65_530) for n in range(4)})
+    assert not posix.attributes_fit({b"user.%d" % n: bytes(65_530) for n in range(5)})
