@@ -83,10 +83,10 @@ def test_unlike_ext4_posix_fallocate_needs_to_read_and_not_to_append(file: Path,
 
 
 def test_unlike_ext4_allocated_room_is_not_reserved(file: Path) -> None:
-    """Zeros become a hole, so what was allocated takes no space, and writing there can fail for lack of room."""
+    """Chunks of zeros become holes, so what was allocated takes no space, and writing there can fail for lack of room."""
     descriptor = os.open(file, os.O_RDWR)
     assert outcome(os.posix_fallocate, descriptor, 0, 8 << 20) is None
     os.fsync(descriptor)
     os.close(descriptor)
     assert file.stat().st_size == 8 << 20
-    assert (file.stat().st_blocks * 512 < 1 << 20) is here_or_on_ext4(True, False)
+    assert (file.stat().st_blocks * 512 <= 2 << 20) is here_or_on_ext4(True, False)
