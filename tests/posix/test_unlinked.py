@@ -104,9 +104,7 @@ def test_unlike_ext4_o_tmpfile_is_not_supported(place: Path, me: Actor) -> None:
 
 
 def test_temporary_files_of_programs(place: Path, me: Actor) -> None:
-    """tempfile and tmpfile(3) try O_TMPFILE first."""
-    import tempfile  # noqa: PLC0415  # what is tried is how it falls back
-
+    """They try O_TMPFILE first."""
     with tempfile.TemporaryFile(dir=place) as file:
         file.write(b"temporary")
         file.seek(0)

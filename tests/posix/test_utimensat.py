@@ -168,14 +168,16 @@ def test_a_right_from_an_access_list_is_enough_for_now(file: Path, bob: Actor) -
     assert bob.call("utimensat", file, NOW, NOW) == "EACCES"
     file.chmod(0o640)
     entries = ((1, 6, -1), (2, 6, bob.uid), (4, 0, -1), (16, 6, -1), (32, 0, -1))
-    value = (2).to_bytes(4, "little") + b"".join(t.to_bytes(2, "little") + p.to_bytes(2, "little") + (i & 0xFFFFFFFF).to_bytes(4, "little") for t, p, i in entries)
+    value = (2).to_bytes(4, "little") + b"".join(
+        t.to_bytes(2, "little") + p.to_bytes(2, "little") + (i & 0xFFFFFFFF).to_bytes(4, "little") for t, p, i in entries
+    )
     os.setxattr(file, "system.posix_acl_access", value)
     assert bob.call("utimensat", file, NOW, NOW) == 0
     assert bob.call("utimensat", file, FIRST, SECOND) == "EPERM"
 
 
 def test_a_descriptor_to_write_with_is_no_right(file: Path, bob: Actor) -> None:
-    """futimens looks at the file's mode of now, not at how the descriptor was opened."""
+    """What counts is the file's mode of now, not how the descriptor was opened."""
     file.chmod(0o666)
     descriptor = bob.call("open", file, os.O_WRONLY)
     file.chmod(0o644)
