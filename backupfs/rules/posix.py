@@ -10,29 +10,14 @@ from backupfs.rules import acl
 _NAMESPACES: Final = (b"user.", b"trusted.", b"security.")
 
 
-def needs_membership(mode: int) -> bool:
-    """Whether it makes a difference below if whoever changes a file of this mode is in its group."""
-    return mode & (stat.S_ISGID | stat.S_IXGRP) == stat.S_ISGID
+def mode_after_write(mode: int, writer_is_root: bool) -> int:
+    """Mode of a regular file after its content or size was changed: set-id bits go, unless root did it."""
+    return mode if writer_is_root else _without_set_id(mode)
 
 
-def mode_after_write(mode: int, by_root: bool, by_member: bool) -> int:
-    """Mode of a regular file after its content or size was changed: set-id bits go, unless root did it.
-
-    Set-gid without the group's right to execute makes no program of the group's; it goes only when somebody outside of the group did it.
-    """
-    return mode if by_root else _without_set_id(mode, by_member)
-
-
-def mode_after_chown(mode: int, by_member: bool) -> int:
-    """Mode after the owner or group was set: set-id bits go, root or not, as ext4 has it; directories keep theirs. `by_member`: root, or somebody
-    in the group that the file had.
-    """
-    return mode if stat.S_ISDIR(mode) else _without_set_id(mode, by_member)
-
-
-def mode_after_acl(mode: int, by_member: bool) -> int:
-    """Mode after an access list was set: set-gid is only for root and whoever is in the group to give, as with chmod(2)."""
-    return mode if by_member else mode & ~stat.S_ISGID
+def mode_after_chown(mode: int) -> int:
+    """Mode after the owner or group was set: set-id bits go, root or not, as ext4 has it; directories keep theirs."""
+    return mode if stat.S_ISDIR(mode) else _without_set_id(mode)
 
 
 def new_owner(parent_mode: int, parent_gid: int, mode: int, gid: int) -> tuple[int, int]:
@@ -65,10 +50,10 @@ def is_listed(name: bytes, for_root: bool) -> bool:
     return for_root or not name.startswith(b"trusted.")
 
 
-def _without_set_id(mode: int, by_member: bool) -> int:
+def _without_set_id(mode: int) -> int:
     if not stat.S_ISREG(mode):
         return mode
     mode &= ~stat.S_ISUID
-    if mode & stat.S_IXGRP or not by_member:
+    if mode & stat.S_IXGRP:
         mode &= ~stat.S_ISGID
     return mode

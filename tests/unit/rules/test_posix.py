@@ -15,33 +15,24 @@ REGULAR = stat.S_IFREG
         (0o644, 0o644),
         (0o4755, 0o755),
         (0o2755, 0o755),
-        (0o2745, 0o2745),  # without group execution it is no set-group-id program
+        (0o2745, 0o2745),  # without group execution it marks mandatory locking, not a set-group-id program
         (0o6777, 0o777),
         (0o1777, 0o1777),
     ],
 )
 def test_set_id_goes_when_content_or_owner_changes(mode: int, expected: int) -> None:
-    assert posix.mode_after_write(REGULAR | mode, by_root=False, by_member=True) == REGULAR | expected
-    assert posix.mode_after_chown(REGULAR | mode, by_member=True) == REGULAR | expected
-    assert posix.mode_after_write(REGULAR | mode, by_root=False, by_member=False) == REGULAR | mode & 0o1777
-    assert posix.mode_after_chown(REGULAR | mode, by_member=False) == REGULAR | mode & 0o1777
-    assert posix.needs_membership(mode) is (expected & stat.S_ISGID != 0)
+    assert posix.mode_after_write(REGULAR | mode, writer_is_root=False) == REGULAR | expected
+    assert posix.mode_after_chown(REGULAR | mode) == REGULAR | expected
 
 
 def test_root_writes_without_losing_bits() -> None:
-    assert posix.mode_after_write(REGULAR | 0o6755, by_root=True, by_member=True) == REGULAR | 0o6755
+    assert posix.mode_after_write(REGULAR | 0o6755, writer_is_root=True) == REGULAR | 0o6755
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO])
 def test_other_types_keep_theirs(kind: int) -> None:
-    assert posix.mode_after_write(kind | 0o6777, by_root=False, by_member=False) == kind | 0o6777
-    assert posix.mode_after_chown(kind | 0o6777, by_member=False) == kind | 0o6777
-
-
-def test_an_access_list_gives_set_gid_to_members_only() -> None:
-    for kind in (stat.S_IFREG, stat.S_IFDIR):
-        assert posix.mode_after_acl(kind | 0o6755, by_member=True) == kind | 0o6755
-        assert posix.mode_after_acl(kind | 0o6755, by_member=False) == kind | 0o4755
+    assert posix.mode_after_write(kind | 0o6777, writer_is_root=False) == kind | 0o6777
+    assert posix.mode_after_chown(kind | 0o6777) == kind | 0o6777
 
 
 def test_a_set_gid_directory_hands_its_group_on() -> None:
