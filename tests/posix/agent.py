@@ -55,9 +55,14 @@ def linkat(source: str, target: str, flags: int = 0, directory: int = AT_FDCWD) 
 
 
 def bind(path: str) -> None:
-    """Make a socket's name; the socket itself is closed again."""
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(path)
+    """Make a socket's name; the socket itself is closed again. An address is shorter than a path may be, hence the way through /proc."""
+    above, name = os.path.split(path)
+    directory = os.open(above or ".", os.O_PATH | os.O_DIRECTORY)
+    try:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(f"/proc/self/fd/{directory}/{name}")
+    finally:
+        os.close(directory)
 
 
 def create(path: str, mode: int = 0o644) -> None:
@@ -100,6 +105,8 @@ def main(uid: int, gid: int, groups: tuple[int, ...], umask: int) -> None:
         try:
             answer = (0, (_OWN.get(name) or getattr(os, name))(*positional, **named))
         except OSError as error:
+            if not error.errno:
+                raise
             answer = (error.errno, None)
         pickle.dump(answer, answers, 4)
         answers.flush()
