@@ -12,6 +12,7 @@ import math
 import os
 import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -82,6 +83,8 @@ class _FileHandle:
     direct: bool = False
     internal: bool = False
     by_root: bool = False
+    groups: AbstractSet[int] = frozenset()
+    """Groups of whoever opened it; the supplementary ones only if a set-gid bit hung on them then."""
     errors_seen: int = 0
     next_offset: int = 0
 
@@ -136,6 +139,8 @@ class FileSystem:
         )
         self.snapdirs = SnapshotDirectories(volume, self._names, self._snapshots, self._attributes_then)
         self._take_by_name: Callable[[str], Awaitable[object]] = self._take_named
+        self.groups_of: Callable[[int], AbstractSet[int]] = lambda _: frozenset()
+        """The supplementary groups of a process that waits for an answer. Set by the mount before the first request."""
         self.own_threads: set[int] = set()
         """Threads of this process that are using its own mount (the kernel's `pid` of a request is a thread's): their fsync commits nothing."""
 
@@ -415,9 +420,10 @@ class FileSystem:
             now = self._volume.now_ns()
             record.mtime_ns = record.mtime_ns if changes.size is None else now
         if changes.uid is not None or changes.gid is not None:
+            is_member = self._is_member(record, who)
             record.uid = record.uid if changes.uid is None else changes.uid
             record.gid = record.gid if changes.gid is None else changes.gid
-            record.mode = posix.mode_after_chown(record.mode)
+            record.mode = posix.mode_after_chown(record.mode, is_member)
             self._drop_capability(state)
         if changes.mode is not None:
             record.mode = stat.S_IFMT(record.mode) | stat.S_IMODE(changes.mode)
@@ -447,7 +453,7 @@ class FileSystem:
         if self._data.ended:
             self.upkeep.wake()
         await self._admit_change(ino)
-        self._drop_privileges(state, who.uid == 0)
+        self._drop_privileges(state, who.uid == 0, self._is_member(record, who))
         return differs
 
     async def getxattr(self, ino: int, name: bytes) -> bytes:
@@ -558,7 +564,7 @@ class FileSystem:
         self._data.write(state, offset, data)
         self._volume.counters.written_bytes += len(data)
         now = self._volume.now_ns()
-        self._drop_privileges(state, handle.by_root)
+        self._drop_privileges(state, handle.by_root, state.record.gid in handle.groups)
         if handle.direct:
             state.record.mtime_ns = state.record.ctime_ns = now
             self._inodes.touch(state)
@@ -1074,6 +1080,7 @@ class FileSystem:
             direct=direct,
             internal=who.pid in self.own_threads,
             by_root=who.uid == 0,
+            groups={who.gid} | (self.groups_of(who.pid) if writes and posix.is_group_mark(state.record.mode) else frozenset()),
             errors_seen=state.error_count,
         )
         state.handles += 1
@@ -1115,8 +1122,16 @@ class FileSystem:
         state.record.ctime_ns = self._volume.now_ns()
         self._inodes.touch(state)
 
-    def _drop_privileges(self, state: InodeState, by_root: bool) -> None:
-        mode = posix.mode_after_write(state.record.mode, by_root)
+    def _is_member(self, record: Inode, who: Caller) -> bool:
+        """Whether set-gid without execution by the group stays when this caller changes the file: root and members of its group keep it. Others'
+        supplementary groups are asked for only if there is such a bit, since that takes a look at their process.
+        """
+        if who.uid == 0 or who.gid == record.gid:
+            return True
+        return posix.is_group_mark(record.mode) and record.gid in self.groups_of(who.pid)
+
+    def _drop_privileges(self, state: InodeState, by_root: bool, is_member: bool) -> None:
+        mode = posix.mode_after_write(state.record.mode, by_root, is_member)
         if mode != state.record.mode:
             state.record.mode = mode
             self._inodes.touch(state)
