@@ -24,7 +24,7 @@ def is_group_mark(mode: int) -> bool:
     """Whether this is set-gid without execution by the group: no program, so it stays when a member of the file's group, or root, changes the file,
     and goes with a change by anybody else.
     """
-    return stat.S_ISREG(mode) and mode & (stat.S_ISGID | stat.S_IXGRP) == stat.S_ISGID
+    return not stat.S_ISDIR(mode) and mode & (stat.S_ISGID | stat.S_IXGRP) == stat.S_ISGID
 
 
 def new_owner(parent_mode: int, parent_gid: int, mode: int, gid: int) -> tuple[int, int]:
@@ -47,7 +47,5 @@ def is_listed(name: bytes, for_root: bool) -> bool:
 
 
 def _without_set_id(mode: int, is_member: bool) -> int:
-    if not stat.S_ISREG(mode):
-        return mode
     kept = is_member and is_group_mark(mode)
     return mode & ~stat.S_ISUID if kept else mode & ~(stat.S_ISUID | stat.S_ISGID)

@@ -76,9 +76,9 @@ def owner_of(path: Path) -> tuple[int, int]:
 
 
 def tick() -> None:
-    """Wait until a file system's clock shows another time than now: it goes in steps of a few milliseconds."""
-    before = time.clock_gettime_ns(_COARSE)
-    while time.clock_gettime_ns(_COARSE) == before:
+    """Wait until whatever happens next gets a later time than everything before: a file system's clock goes in steps of some milliseconds."""
+    now = time.time_ns()
+    while time.clock_gettime_ns(_COARSE) <= now:
         os.sched_yield()
 
 
