@@ -413,13 +413,18 @@ class FileSystem:
         await self._admit_change(ino)
         state = self._names.inode(ino)
         record = state.record
+        is_chown = changes.uid is not None or changes.gid is not None
+        if not is_chown and _is_chown_of_nothing(record, changes):
+            is_chown = True
+            if who.uid not in (0, record.uid) and posix.mode_after_chown(record.mode, self._is_member(record, who)) != record.mode:
+                raise FileSystemError(errno.EPERM)
         if changes.size is not None and not await self._resize(ino, state, changes.size, who):
             # The kernel keeps the times of a file that has been given the size it had, and so does this side.
             now = record.ctime_ns
         else:
             now = self._volume.now_ns()
             record.mtime_ns = record.mtime_ns if changes.size is None else now
-        if changes.uid is not None or changes.gid is not None:
+        if is_chown:
             is_member = self._is_member(record, who)
             record.uid = record.uid if changes.uid is None else changes.uid
             record.gid = record.gid if changes.gid is None else changes.gid
@@ -1156,6 +1161,13 @@ class FileSystem:
         # The log lies in the clear: what is inside the mount is not named there, only to whoever asks the process.
         log.error("reading inode %d at %d: %s; `backupfs status` names the file", handle.ino, offset, error)
         self._volume.errors.append(f"damaged: {shown}: {error}")
+
+
+def _is_chown_of_nothing(record: Inode, changes: AttributeChanges) -> bool:
+    """Whether a request that sets nothing is chown(2) with neither a user nor a group, which ends set-id bits all the same, for those who may change
+    the mode. Of a regular file the kernel keeps the times and sends its own ctime with it; without that it is about to write to the file.
+    """
+    return changes == AttributeChanges(ctime_ns=changes.ctime_ns) and stat.S_ISREG(record.mode) == (changes.ctime_ns is not None)
 
 
 async def _end(tasks: Sequence[_Task]) -> None:
