@@ -416,7 +416,7 @@ class FileSystem:
         is_chown = changes.uid is not None or changes.gid is not None
         if not is_chown and _is_chown_of_nothing(record, changes):
             is_chown = True
-            if who.uid not in (0, record.uid) and posix.mode_after_chown(record.mode, self._is_member(record, who)) != record.mode:
+            if who.uid not in (0, record.uid) and posix.mode_after_chown(record.mode, self._keeps_mark(record, who)) != record.mode:
                 raise FileSystemError(errno.EPERM)
         if changes.size is not None and not await self._resize(ino, state, changes.size, who):
             # The kernel keeps the times of a file that has been given the size it had, and so does this side.
@@ -425,7 +425,7 @@ class FileSystem:
             now = self._volume.now_ns()
             record.mtime_ns = record.mtime_ns if changes.size is None else now
         if is_chown:
-            is_member = self._is_member(record, who)
+            is_member = self._keeps_mark(record, who)
             record.uid = record.uid if changes.uid is None else changes.uid
             record.gid = record.gid if changes.gid is None else changes.gid
             record.mode = posix.mode_after_chown(record.mode, is_member)
@@ -458,7 +458,7 @@ class FileSystem:
         if self._data.ended:
             self.upkeep.wake()
         await self._admit_change(ino)
-        self._drop_privileges(state, who.uid == 0, self._is_member(record, who))
+        self._drop_privileges(state, who.uid == 0, self._keeps_mark(record, who))
         return differs
 
     async def getxattr(self, ino: int, name: bytes) -> bytes:
@@ -484,7 +484,7 @@ class FileSystem:
         if len(name) > limits.NAME_MAX_BYTES or len(value) > limits.XATTR_VALUE_MAX_BYTES:
             raise FileSystemError(errno.ERANGE if len(name) > limits.NAME_MAX_BYTES else errno.E2BIG)
         if name in (acl.ACCESS, acl.DEFAULT):
-            self._set_acl(state, xattrs, name, value)
+            self._set_acl(state, xattrs, name, value, who)
         else:
             xattrs[name] = value
         if sum(len(n) + len(v) for n, v in xattrs.items()) > limits.XATTRS_MAX_BYTES:
@@ -1106,7 +1106,7 @@ class FileSystem:
         else:
             self.upkeep.reap_later(state)
 
-    def _set_acl(self, state: InodeState, xattrs: dict[bytes, bytes], name: bytes, value: bytes) -> None:
+    def _set_acl(self, state: InodeState, xattrs: dict[bytes, bytes], name: bytes, value: bytes, who: Caller) -> None:
         try:
             entries = acl.decode(value)
         except ValueError:
@@ -1116,7 +1116,8 @@ class FileSystem:
                 raise FileSystemError(errno.EACCES)
             xattrs[name] = value
             return
-        state.record.mode = acl.mode_of(entries, state.record.mode)
+        mode = acl.mode_of(entries, state.record.mode)
+        state.record.mode = mode if not mode & stat.S_ISGID or self._is_member(state.record.gid, who) else mode & ~stat.S_ISGID
         xattrs.pop(name, None)
         if not acl.is_minimal(entries):
             xattrs[name] = value
@@ -1127,13 +1128,12 @@ class FileSystem:
         state.record.ctime_ns = self._volume.now_ns()
         self._inodes.touch(state)
 
-    def _is_member(self, record: Inode, who: Caller) -> bool:
-        """Whether set-gid without execution by the group stays when this caller changes the file: root and members of its group keep it. Others'
-        supplementary groups are asked for only if there is such a bit, since that takes a look at their process.
-        """
-        if who.uid == 0 or who.gid == record.gid:
-            return True
-        return posix.is_group_mark(record.mode) and record.gid in self.groups_of(who.pid)
+    def _is_member(self, gid: int, who: Caller) -> bool:
+        """Whether a caller may give set-gid of a group: root and its members. Takes a look at the caller's process, so it is not asked in vain."""
+        return who.uid == 0 or who.gid == gid or gid in self.groups_of(who.pid)
+
+    def _keeps_mark(self, record: Inode, who: Caller) -> bool:
+        return posix.is_group_mark(record.mode) and self._is_member(record.gid, who)
 
     def _drop_privileges(self, state: InodeState, by_root: bool, is_member: bool) -> None:
         mode = posix.mode_after_write(state.record.mode, by_root, is_member)

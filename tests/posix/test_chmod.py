@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import pytest
 
+from tests.oracle.awkward import acl
 from tests.posix.actors import Actor
 from tests.posix.conftest import ALICE, CAROL, TEAM
 from tests.posix.scene import KINDS, Watch, each, make, mode_of, nothing_changes
@@ -131,6 +132,20 @@ def test_effective_ids_decide(root: Actor, place: Path) -> None:
     root.call("effective", ALICE, ALICE)
     assert root.call("chmod", path, 0o644) is None
     root.call("effective", 0, 0)
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "fifo"])
+def test_an_access_list_ends_set_gid_of_a_group_that_one_is_not_in(root: Actor, alice: Actor, place: Path, kind: str) -> None:
+    path = make(root, kind, place / "x")
+    for actor, group, kept in ((alice, ALICE, True), (alice, TEAM, True), (alice, CAROL, False), (root, CAROL, True)):
+        for value in (acl(7, 5, 4), acl(7, 5, 4, users={CAROL: 7})):
+            for mode in (0o2755, 0o6640):
+                root.call("chown", path, ALICE, group)
+                root.call("chmod", path, mode)
+                assert actor.call("setxattr", path, "system.posix_acl_access", value) is None
+                assert mode_of(path) & 0o6000 == (mode & 0o6000 if kept else mode & 0o4000), (actor, group, oct(mode))
+                assert mode_of(path) & 0o777 == (0o754 if len(value) == len(acl(7, 5, 4)) else 0o774)
+                root.call("removexattr", path, "system.posix_acl_access")
 
 
 @pytest.mark.parametrize("how", ["write", "truncate", "ftruncate", "open", "fallocate"])
