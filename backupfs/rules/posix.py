@@ -10,14 +10,23 @@ from backupfs.rules import acl
 _NAMESPACES: Final = (b"user.", b"trusted.", b"security.")
 
 
-def mode_after_write(mode: int, writer_is_root: bool) -> int:
-    """Mode of a regular file after its content or size was changed: set-id bits go, unless root did it."""
-    return mode if writer_is_root else _without_set_id(mode)
+def mode_after_write(mode: int, writer_is_root: bool, is_member: bool) -> int:
+    """Mode of a regular file after its content or size was changed: set-id bits go, unless root did it. `is_member`: see `is_group_mark`."""
+    return mode if writer_is_root else _without_set_id(mode, is_member)
 
 
-def mode_after_chown(mode: int) -> int:
-    """Mode after the owner or group was set: set-id bits go, root or not, as ext4 has it; directories keep theirs."""
-    return mode if stat.S_ISDIR(mode) else _without_set_id(mode)
+def mode_after_chown(mode: int, is_member: bool) -> int:
+    """Mode after the owner or group was set: set-id bits go, root or not, as ext4 has it; directories keep theirs. `is_member` of the group that the
+    file had: see `is_group_mark`.
+    """
+    return mode if stat.S_ISDIR(mode) else _without_set_id(mode, is_member)
+
+
+def is_group_mark(mode: int) -> bool:
+    """Whether this is set-gid without execution by the group: no program, so it stays when a member of the file's group, or root, changes the file,
+    and goes with a change by anybody else.
+    """
+    return not stat.S_ISDIR(mode) and mode & (stat.S_ISGID | stat.S_IXGRP) == stat.S_ISGID
 
 
 def new_owner(parent_mode: int, parent_gid: int, mode: int, gid: int) -> tuple[int, int]:
@@ -50,10 +59,6 @@ def is_listed(name: bytes, for_root: bool) -> bool:
     return for_root or not name.startswith(b"trusted.")
 
 
-def _without_set_id(mode: int) -> int:
-    if not stat.S_ISREG(mode):
-        return mode
-    mode &= ~stat.S_ISUID
-    if mode & stat.S_IXGRP:
-        mode &= ~stat.S_ISGID
-    return mode
+def _without_set_id(mode: int, is_member: bool) -> int:
+    kept = is_member and is_group_mark(mode)
+    return mode & ~stat.S_ISUID if kept else mode & ~(stat.S_ISUID | stat.S_ISGID)

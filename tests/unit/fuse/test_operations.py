@@ -42,6 +42,10 @@ class Failing:
 
     umask_applied = True
 
+    @staticmethod
+    def groups_of(pid: int) -> frozenset[int]:
+        return frozenset()
+
     def __init__(self, failure: BaseException) -> None:
         self.failure = failure
 
