@@ -19,7 +19,7 @@ NOFOLLOW_PATH: Final = os.O_PATH | os.O_NOFOLLOW
 
 
 def handle_of(path: Path, flags: int = 0, room: int = 128) -> bytes | str:
-    """struct file_handle, or the name of the error."""
+    """A struct file_handle, or the name of the error."""
     buffer = ctypes.create_string_buffer(struct.pack("Ii", room, 0), 8 + 128)
     mount = ctypes.c_int()
     if _libc.name_to_handle_at(-100, os.fsencode(path), buffer, ctypes.byref(mount), flags):

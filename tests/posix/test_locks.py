@@ -20,7 +20,7 @@ _FLOCK: Final = struct.Struct("hhqqi4x")
 
 
 def region(kind: int, start: int = 0, length: int = 0) -> bytes:
-    """struct flock; length 0: to the end, wherever that is."""
+    """A struct flock; length 0: to the end, wherever that is."""
     return _FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
 
 

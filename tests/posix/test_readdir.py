@@ -40,9 +40,12 @@ class Directory:
         name = ctypes.string_at(address + _HEAD.size, length - _HEAD.size).split(b"\0")[0]
         return os.fsdecode(name), ino, kind
 
-    def names(self) -> Iterator[str]:
+    def entries(self) -> Iterator[tuple[str, int, int]]:
         while (entry := self.next()) is not None:
-            yield entry[0]
+            yield entry
+
+    def names(self) -> Iterator[str]:
+        return (entry[0] for entry in self.entries())
 
     def tell(self) -> int:
         return int(_libc.telldir(self._stream))
@@ -78,8 +81,8 @@ def many(place: Path) -> Path:
 
 def test_dot_and_dot_dot_come_once(place: Path, many: Path) -> None:
     with opened(many) as directory:
-        entries = list(iter(directory.next, None))
-    numbers = {entry[0]: entry[1] for entry in entries if entry is not None}
+        entries = list(directory.entries())
+    numbers = {name: ino for name, ino, _ in entries}
     assert len(entries) == len(numbers) == 602
     assert numbers["."] == many.stat().st_ino
     assert numbers[".."] == place.stat().st_ino
@@ -103,7 +106,7 @@ def test_kinds(place: Path, me: Actor) -> None:
     me.call("chdir", place)
     me.call("bind", "socket")
     with opened(place) as directory:
-        kinds = {entry[0]: entry[2] << 12 for entry in iter(directory.next, None) if entry is not None}
+        kinds = {name: kind << 12 for name, _, kind in directory.entries()}
     assert kinds == {name: stat.S_IFMT((place / name).lstat().st_mode) for name in [*os.listdir(place), ".", ".."]}
 
 
