@@ -49,8 +49,10 @@ class MountOptions:
     eager: bool = True
 
     def names(self) -> list[str]:
-        """As mount(8) takes them. Never `auto_unmount`: see the top of this module."""
-        chosen = ["fsname=backupfs", "subtype=backupfs", "default_permissions", "nosuid", "nodev"]
+        """As mount(8) takes them. Never `auto_unmount`: see the top of this module. `noatime` says what is so anyway: FUSE leaves the times of
+        reading to the file system, and none are kept here.
+        """
+        chosen = ["fsname=backupfs", "subtype=backupfs", "default_permissions", "nosuid", "nodev", "noatime"]
         if self.read_only:
             chosen.append("ro")
         if self.allow_other:

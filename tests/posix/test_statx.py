@@ -9,6 +9,7 @@ from typing import Final
 
 import pytest
 
+from tests.fuse.conftest import NATIVE
 from tests.posix.actors import Actor
 from tests.posix.differing import here_or_on_ext4
 
@@ -80,6 +81,7 @@ def test_the_file_system(place: Path) -> None:
     assert 0 < told.f_bavail <= told.f_bfree < told.f_blocks
     assert 0 < told.f_favail <= told.f_ffree < told.f_files
     assert not told.f_flag & os.ST_RDONLY
+    assert told.f_flag & os.ST_NOATIME or NATIVE
     file = place / "file"
     file.touch()
     descriptor = os.open(file, os.O_PATH)

@@ -177,6 +177,18 @@ def test_the_limit_of_a_process(file: Path) -> None:
     assert file.stat().st_size == 10_000
 
 
+def test_unlike_ext4_there_is_room_up_to_the_last_byte_that_off_t_can_say(file: Path, me: Actor) -> None:
+    last = 2**63 - 2
+    descriptor = me.call("open", file, os.O_RDWR)
+    assert me.call("pwrite", descriptor, b"x", last) == here_or_on_ext4(1, "EFBIG")
+    assert me.call("pwrite", descriptor, b"xy", last) == "EINVAL"
+    assert me.call("pwrite", descriptor, b"y", last + 1) == "EINVAL"
+    assert me.call("fsync", descriptor) is None
+    assert file.stat().st_size == here_or_on_ext4(2**63 - 1, 10)
+    assert me.call("pread", descriptor, 10, last) == here_or_on_ext4(b"x", b"")
+    assert me.call("pread", descriptor, 20, 0)[:10] == b"0123456789"
+
+
 @pytest.mark.parametrize("mode", [0o6777, 0o4666, 0o2666])
 def test_set_id_bits_go_with_a_write(place: Path, file: Path, alice: Actor, root: Actor, mode: int) -> None:
     for who in (root, alice):
