@@ -39,7 +39,7 @@ from backupfs.engine.committer import Committer
 from backupfs.engine.filedata import FileData, FlushMode
 from backupfs.engine.history import History
 from backupfs.engine.inodes import InodeState, InodeTable
-from backupfs.engine.namespace import RENAME_EXCHANGE, SNAPSHOTS_NAME, Namespace
+from backupfs.engine.namespace import RENAME_EXCHANGE, RENAME_WHITEOUT, SNAPSHOTS_NAME, Namespace
 from backupfs.engine.reckoning import Reckoner
 from backupfs.engine.restoring import Restorer
 from backupfs.engine.seams import Progress
@@ -381,7 +381,7 @@ class FileSystem:
     async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, who: Caller) -> None:
         """Move a name. A file that replaces another has its data stored first, so that no batch shows it empty."""
         self._must_be_live(new_parent)
-        await self._admit_change(parent)
+        await (self._admit_new(parent) if flags & RENAME_WHITEOUT else self._admit_change(parent))
         entry, target = self._names.find(parent, name), self._names.find(new_parent, new_name)
         if entry is not None and target is not None:
             moved = (entry, target) if flags & RENAME_EXCHANGE else (entry,)
@@ -389,7 +389,7 @@ class FileSystem:
             if unstored:
                 await self._data.flush(unstored, FlushMode.ALL)
                 await self._admit_change(parent)
-        replaced = self._names.rename(parent, name, new_parent, new_name, flags)
+        replaced = self._names.rename(parent, name, new_parent, new_name, flags, who)
         if replaced is not None:
             self._maybe_reap(replaced)
 

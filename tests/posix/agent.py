@@ -5,8 +5,10 @@ library, and nothing newer than Python 3.10. Calls and answers are pickles: `(na
 """
 
 import ctypes
+import fcntl
 import os
 import pickle
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -70,6 +72,12 @@ def create(path: str, mode: int = 0o644) -> None:
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
 
 
+def lease(descriptor: int, kind: int) -> None:
+    """Take a lease on an open file, or give it back; nobody is to be signalled."""
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
+    fcntl.fcntl(descriptor, fcntl.F_SETLEASE, kind)
+
+
 def effective(uid: int, gid: int) -> None:
     """Take other effective ids than the real ones; needs root as the real user."""
     os.setegid(gid)
@@ -84,7 +92,7 @@ def reset(umask: int) -> None:
 
 
 _OWN: dict[str, Callable[..., Any]] = {
-    made.__name__: made for made in (access, bind, c, create, effective, fchmodat, linkat, renameat2, reset, utimensat)
+    made.__name__: made for made in (access, bind, c, create, effective, fchmodat, lease, linkat, renameat2, reset, utimensat)
 }
 
 

@@ -104,7 +104,8 @@ def nothing_changes(**paths: Path) -> Iterator[None]:
     """A call that fails leaves no trace."""
     watch = Watch(**paths)
     yield
-    assert watch.changes() == {}
+    changes = watch.changes()
+    assert not changes, changes
 
 
 def _seen(path: Path) -> dict[str, int] | None:
