@@ -39,14 +39,14 @@ def each(kinds: tuple[str, ...]) -> list[Any]:
 def make(actor: Actor, kind: str, path: Path, mode: int | None = None, owner: tuple[int, int] | None = None) -> Path:
     """A new object, made by somebody, with exactly this mode; then given away, if an owner is named."""
     usual = 0o755 if kind == "directory" else 0o644
-    made = {
+    call, *arguments = {
         "file": ("create", path, usual),
         "directory": ("mkdir", path, usual),
         "fifo": ("mkfifo", path, usual),
         "socket": ("bind", path),
         "symlink": ("symlink", "nowhere", path),
     }.get(kind) or ("mknod", path, _NODES[kind] | usual, os.makedev(1, 2))
-    assert actor.call(*made) in {None, 0}, kind
+    assert actor.call(str(call), *arguments) is None, kind
     if mode is not None and kind != "symlink":
         assert actor.call("chmod", path, mode) is None
     if owner is not None:

@@ -89,3 +89,19 @@ def test_nothing_goes_in_or_out(me: Actor, live: Path, past: Path) -> None:
         assert me.call("link", live / "file", past / "new") == "EROFS"
         assert me.call("link", past / "file", live / "new") == "EROFS"
         assert me.call("link", past / "file", past / "directory/new") == "EROFS"
+
+
+def test_the_way_to_the_past_is_a_name_that_nobody_else_has(me: Actor, live: Path) -> None:
+    top = live / "directory"
+    name = top / ".snapshots"
+    with nothing_changes(top=top, file=live / "file"):
+        assert me.call("mkdir", name, 0o755) == "EEXIST"
+        assert me.call("open", name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644) == "EEXIST"
+        assert me.call("symlink", "target", name) == "EEXIST"
+        assert me.call("link", live / "file", name) == "EEXIST"
+        assert me.call("rename", live / "file", name) == "EISDIR"
+        assert me.call("rmdir", name) == "EPERM"
+        assert me.call("unlink", name) == "EISDIR"
+        assert me.call("chmod", name, 0o700) == "EROFS"
+    assert me.call("listdir", top) == [], "and it is not listed"
+    assert isinstance(me.call("listdir", name), list)
