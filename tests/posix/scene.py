@@ -85,11 +85,12 @@ def tick() -> None:
 class Watch:
     """What a call changes of some objects. The access time is left out: looking changes it, on some file systems."""
 
-    def __init__(self, **paths: Path) -> None:
-        """Look now, and wait until a change gives another time."""
+    def __init__(self, *, wait: bool = True, **paths: Path) -> None:
+        """Look now, and wait until a change gives another time; not when many are made, after which one `tick` is enough."""
         self._paths = paths
         self._before = {name: _seen(path) for name, path in paths.items()}
-        tick()
+        if wait:
+            tick()
 
     def changes(self, **moved: Path) -> dict[str, str]:
         """The names of changed attributes in alphabetical order, for each object that has some; those given have another path now. "gone" and
