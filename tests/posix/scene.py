@@ -85,12 +85,21 @@ def tick() -> None:
 class Watch:
     """What a call changes of some objects. The access time is left out: looking changes it, on some file systems."""
 
-    def __init__(self, *, wait: bool = True, **paths: Path) -> None:
-        """Look now, and wait until a change gives another time; not when many are made, after which one `tick` is enough."""
+    def __init__(self, **paths: Path) -> None:
+        """Look now, and wait until a change gives another time."""
+        self._look(paths)
+        tick()
+
+    @classmethod
+    def at_once(cls, **paths: Path) -> "Watch":
+        """Look now. After many of these, one `tick` is enough."""
+        made = cls.__new__(cls)
+        made._look(paths)
+        return made
+
+    def _look(self, paths: dict[str, Path]) -> None:
         self._paths = paths
         self._before = {name: _seen(path) for name, path in paths.items()}
-        if wait:
-            tick()
 
     def changes(self, **moved: Path) -> dict[str, str]:
         """The names of changed attributes in alphabetical order, for each object that has some; those given have another path now. "gone" and

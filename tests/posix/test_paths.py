@@ -342,6 +342,53 @@ def test_above_an_open_directory_without_a_name_there_is_still_a_way(me: Actor, 
     assert me.call("rename", place / "none", "new") == "ENOENT"
 
 
+RELATIVE: Final[dict[str, tuple[tuple[Any, ...], tuple[str, ...]]]] = {
+    # a call, and the names under which it takes directories
+    "stat": (("stat", "x"), ("dir_fd",)),
+    "chmod": (("chmod", "x", 0o600), ("dir_fd",)),
+    "chown": (("chown", "x", -1, -1), ("dir_fd",)),
+    "open": (("open", "x", os.O_RDONLY), ("dir_fd",)),
+    "open, create": (("open", "new", os.O_CREAT | os.O_WRONLY, 0o644), ("dir_fd",)),
+    "mkdir": (("mkdir", "new", 0o755), ("dir_fd",)),
+    "mkfifo": (("mkfifo", "new", 0o644), ("dir_fd",)),
+    "mknod": (("mknod", "new", S_IFIFO | 0o644), ("dir_fd",)),
+    "symlink": (("symlink", "target", "new"), ("dir_fd",)),
+    "readlink": (("readlink", "link"), ("dir_fd",)),
+    "unlink": (("unlink", "x"), ("dir_fd",)),
+    "rmdir": (("rmdir", "d"), ("dir_fd",)),
+    "link": (("link", "x", "new"), ("src_dir_fd", "dst_dir_fd")),
+    "rename": (("rename", "x", "new"), ("src_dir_fd", "dst_dir_fd")),
+    "utime": (("utime", "x"), ("dir_fd",)),
+}
+
+
+@pytest.mark.parametrize("call", RELATIVE)
+def test_a_path_may_begin_at_an_open_directory(me: Actor, place: Path, call: str) -> None:
+    """Wherever that has gone, and whatever is the working directory."""
+    words, parameters = RELATIVE[call]
+    make(me, "directory", place / "top")
+    make(me, "file", place / "top/x")
+    make(me, "directory", place / "top/d")
+    make(me, "symlink", place / "top/link")
+    make(me, "directory", place / "aside")
+    for flags in (os.O_RDONLY, os.O_PATH):
+        file = me.call("open", place / "top/x", flags)
+        with nothing_changes(top=place / "top", x=place / "top/x", place=place):
+            assert me.call(*words, **dict.fromkeys(parameters, file)) == "ENOTDIR"
+            assert me.call(*words, **dict.fromkeys(parameters, 99)) == "EBADF"
+    directory = me.call("open", place / "top", os.O_PATH | os.O_DIRECTORY)
+    assert me.call("rename", place / "top", place / "aside/moved") is None
+    make(me, "directory", place / "top")
+    before = sorted(os.listdir(place / "aside/moved"))
+    answer = me.call(*words, **dict.fromkeys(parameters, directory))
+    assert not isinstance(answer, str) or answer == "nowhere"
+    after = sorted(os.listdir(place / "aside/moved"))
+    gone = {"unlink": {"x"}, "rename": {"x"}, "rmdir": {"d"}}.get(call, set())
+    come = {"new"} if "new" in words else set()
+    assert set(after) == set(before) - gone | come
+    assert os.listdir(place / "top") == []
+
+
 @pytest.mark.parametrize("call", ["mkdir", "rmdir", "rename directory", "rename file", "stat", "mkfifo", "symlink", "create", "unlink"])
 def test_a_slash_at_the_end_asks_for_a_directory(me: Actor, place: Path, call: str) -> None:
     make(me, "directory", place / "d")

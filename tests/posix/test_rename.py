@@ -64,7 +64,7 @@ class Pair:
         if self.target not in {NONE, FULL, "directory"}:
             assert actor.call("link", self.new, self.e / "also new") is None
         self.numbers = [path.lstat().st_ino if os.path.lexists(path) else 0 for path in (self.old, self.new)]
-        self.watch = Watch(wait=False, old=self.old, new=self.new, also=self.e / "also new", d=self.d, e=self.e, above=self.d.parent)
+        self.watch = Watch.at_once(old=self.old, new=self.new, also=self.e / "also new", d=self.d, e=self.e, above=self.d.parent)
 
 
 def pairs(actor: Actor, place: Path, source: str, *, apart: bool) -> list[Pair]:
