@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from backupfs.clock import SystemClock
+from backupfs.clock import SystemClock, TickClock
 from backupfs.engine.seams import Seams
 from backupfs.offload import ThreadOffload
 from backupfs.randomness import SystemRandomness
@@ -56,7 +56,7 @@ class Verbs(click.Group):
 
 def system_seams() -> Seams:
     """What the engine is given on a real machine."""
-    return Seams(SystemFiles(), SystemClock(), SystemRandomness(), ThreadOffload())
+    return Seams(SystemFiles(), SystemClock(), SystemRandomness(), ThreadOffload(), TickClock())
 
 
 def state_home() -> Path:

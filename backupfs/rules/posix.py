@@ -1,21 +1,32 @@
 """Attribute rules of POSIX and Linux that are this side's duty: the kernel checks permissions, but the bits change here."""
 
 import stat
+from collections.abc import Mapping
 from typing import Final
 
+from backupfs import limits
 from backupfs.rules import acl
 
 _NAMESPACES: Final = (b"user.", b"trusted.", b"security.")
 
 
-def mode_after_write(mode: int, writer_is_root: bool) -> int:
-    """Mode of a regular file after its content or size was changed: set-id bits go, unless root did it."""
-    return mode if writer_is_root else _without_set_id(mode)
+def mode_after_write(mode: int, writer_is_root: bool, is_member: bool) -> int:
+    """Mode of a regular file after its content or size was changed: set-id bits go, unless root did it. `is_member`: see `is_group_mark`."""
+    return mode if writer_is_root else _without_set_id(mode, is_member)
 
 
-def mode_after_chown(mode: int) -> int:
-    """Mode after the owner or group was set: set-id bits go, root or not, as ext4 has it; directories keep theirs."""
-    return mode if stat.S_ISDIR(mode) else _without_set_id(mode)
+def mode_after_chown(mode: int, is_member: bool) -> int:
+    """Mode after the owner or group was set: set-id bits go, root or not, as ext4 has it; directories keep theirs. `is_member` of the group that the
+    file had: see `is_group_mark`.
+    """
+    return mode if stat.S_ISDIR(mode) else _without_set_id(mode, is_member)
+
+
+def is_group_mark(mode: int) -> bool:
+    """Whether this is set-gid without execution by the group: no program, so it stays when a member of the file's group, or root, changes the file,
+    and goes with a change by anybody else.
+    """
+    return not stat.S_ISDIR(mode) and mode & (stat.S_ISGID | stat.S_IXGRP) == stat.S_ISGID
 
 
 def new_owner(parent_mode: int, parent_gid: int, mode: int, gid: int) -> tuple[int, int]:
@@ -25,11 +36,22 @@ def new_owner(parent_mode: int, parent_gid: int, mode: int, gid: int) -> tuple[i
     return (mode | stat.S_ISGID if stat.S_ISDIR(mode) else mode), parent_gid
 
 
+def is_bare_namespace(name: bytes) -> bool:
+    """Whether this is where names of extended attributes begin, and no name."""
+    return name in _NAMESPACES
+
+
 def is_attribute_name(name: bytes) -> bool:
     """Whether an extended attribute may have this name. The kernel checks who may set the named kinds; of `system.` only the access lists are
     anything, and of others it would let anybody do anything.
     """
-    return name in (acl.ACCESS, acl.DEFAULT) or (name.startswith(_NAMESPACES) and name not in _NAMESPACES)
+    return name in (acl.ACCESS, acl.DEFAULT) or (name.startswith(_NAMESPACES) and not is_bare_namespace(name))
+
+
+def attributes_fit(attributes: Mapping[bytes, bytes]) -> bool:
+    """Whether one file may have all of these extended attributes: they stand in one record, and what can be set can be listed."""
+    total_bytes = sum(len(name) + len(value) for name, value in attributes.items())
+    return total_bytes <= limits.XATTRS_MAX_BYTES and sum(len(name) + 1 for name in attributes) <= limits.XATTR_NAMES_MAX_BYTES
 
 
 def is_listed(name: bytes, for_root: bool) -> bool:
@@ -37,10 +59,6 @@ def is_listed(name: bytes, for_root: bool) -> bool:
     return for_root or not name.startswith(b"trusted.")
 
 
-def _without_set_id(mode: int) -> int:
-    if not stat.S_ISREG(mode):
-        return mode
-    mode &= ~stat.S_ISUID
-    if mode & stat.S_IXGRP:
-        mode &= ~stat.S_ISGID
-    return mode
+def _without_set_id(mode: int, is_member: bool) -> int:
+    kept = is_member and is_group_mark(mode)
+    return mode & ~stat.S_ISUID if kept else mode & ~(stat.S_ISUID | stat.S_ISGID)

@@ -2,6 +2,8 @@
 
 import errno
 import inspect
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import pyfuse3
@@ -44,6 +46,7 @@ class Failing:
 
     def __init__(self, failure: BaseException) -> None:
         self.failure = failure
+        self.groups_of: Callable[[int], AbstractSet[int]] = lambda _: frozenset()
 
     def negative_cacheable(self, parent: int, name: bytes) -> bool:
         return False
