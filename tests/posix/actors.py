@@ -32,7 +32,7 @@ class Actor:
     def __repr__(self) -> str:
         return f"Actor({self.uid}, {self.gid}, {self.groups})"
 
-    def call(self, name: str, *positional: Any, **named: Any) -> Any:
+    def call(self, name: str, /, *positional: Any, **named: Any) -> Any:
         """Make a call; its value, or the name of its error, as in "EPERM".
 
         `name` is a function of `os`, or one of `tests/posix/agent.py`, for which `os` has no words: `call("chmod", path, 0o644)`,
