@@ -22,6 +22,8 @@ from backupfs.service.messages import Ready
 @click.option("--foreground", is_flag=True, help="Serve in this process until SIGINT, SIGTERM or an unmount.")
 @click.option("--read-only/--read-write", default=None, help="Nothing can be changed through the mount.")
 @click.option("--allow-other/--only-me", default=None, help="Other users may use the mount, within its permissions.")
+@click.option("--suid/--no-suid", default=None, help="Set-user-id and set-group-id programs lend their rights. For root.")
+@click.option("--dev/--no-dev", default=None, help="Device nodes open. For root.")
 @click.option("--snapdir", metavar="visible|hidden|disabled", help="Whether .snapshots is listed, or only leads somewhere, or is not there.")
 @click.option("--at", "--snapshot", "at", metavar="TIME|NAME", help="Mount that one snapshot, read-only; also beside a mount that is there.")
 @click.option("--accept-rollback", is_flag=True, help="Take the repository as it is, though this host has seen a newer state of it.")
@@ -34,6 +36,8 @@ def mount(
     foreground: bool,
     read_only: bool | None,
     allow_other: bool | None,
+    suid: bool | None,
+    dev: bool | None,
     snapdir: str | None,
     at: str | None,
     accept_rollback: bool,
@@ -49,8 +53,10 @@ def mount(
     place = locate.at_repository(repository_path(repo[0] if repo else None), state_home(), seams.files)
     words = {
         "--every": ("schedules", every),
-        "--read-only": ("read_only", None if read_only is None else str(read_only).lower()),
-        "--allow-other": ("allow_other", None if allow_other is None else str(allow_other).lower()),
+        "--read-only": ("read_only", _word(read_only)),
+        "--allow-other": ("allow_other", _word(allow_other)),
+        "--suid": ("suid", _word(suid)),
+        "--dev": ("dev", _word(dev)),
         "--snapdir": ("snapdir", snapdir),
     }
     options = [from_option(field, word, origin) for origin, (field, word) in words.items() if word is not None]
@@ -86,6 +92,10 @@ def mount(
         return mounting.serve(job, state, secret, seams, os.environ, mounted)
     mounted(mounting.start(job, state, secret, seams, os.environ))
     return 0
+
+
+def _word(switch: bool | None) -> str | None:
+    return None if switch is None else str(switch).lower()
 
 
 @click.command()

@@ -24,6 +24,14 @@ class Attributes:
     cacheable: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Disarmed:
+    """What the past must not let anybody do again, although it did then: use rights that set-id bits lend, or devices."""
+
+    set_id: bool = False
+    devices: bool = False
+
+
 @dataclass(slots=True)
 class AttributeChanges:
     """What setattr is to set; None leaves a field alone."""

@@ -25,6 +25,7 @@ from backupfs.engine.attributes import (
     Attributes,
     Caller,
     DirectoryEntry,
+    Disarmed,
     EngineStatus,
     Opened,
     SnapshotInfo,
@@ -66,6 +67,7 @@ _COOKIE_SELF = 1
 _COOKIE_PARENT = 2
 _COOKIE_SNAPSHOTS = 3
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR
+_SET_IDS = stat.S_ISUID | stat.S_ISGID
 _CUT_ATTEMPTS = 8
 _STORE_ATTEMPTS = 3
 """At the end each attempt goes to another pack."""
@@ -138,6 +140,8 @@ class FileSystem:
             volume, self._inodes, self._data, self._names, self._snapshots, self.history, self._admit_restore, self._maybe_reap, self.upkeep.wake
         )
         self.snapdirs = SnapshotDirectories(volume, self._names, self._snapshots, self._attributes_then)
+        self.disarms_past = Disarmed()
+        """What is not shown of the past."""
         self._take_by_name: Callable[[str], Awaitable[object]] = self._take_named
         self.groups_of: Callable[[int], AbstractSet[int]] = lambda _: frozenset()
         """The supplementary groups of a process that waits for an answer. Set by the mount before the first request."""
@@ -1014,13 +1018,14 @@ class FileSystem:
     def _past_attributes(self, serial: int, ino: int, r: Inode) -> Attributes:
         top = ino == ROOT_INO
         number = serial << INO_BITS | ino
+        disarmed = self.disarms_past
         return Attributes(
             number,
-            r.mode,
+            r.mode & ~_SET_IDS if disarmed.set_id and not stat.S_ISDIR(r.mode) else r.mode,
             r.nlink,
             r.uid,
             r.gid,
-            r.rdev,
+            0 if disarmed.devices else r.rdev,
             _size(r),
             r.atime_ns,
             r.mtime_ns,

@@ -45,6 +45,8 @@ class MountOptions:
 
     read_only: bool = False
     allow_other: bool = False
+    suid: bool = False
+    dev: bool = False
     handshake: bool = True
     eager: bool = True
 
@@ -52,7 +54,8 @@ class MountOptions:
         """As mount(8) takes them. Never `auto_unmount`: see the top of this module. `noatime` says what is so anyway: FUSE leaves the times of
         reading to the file system, and none are kept here.
         """
-        chosen = ["fsname=backupfs", "subtype=backupfs", "default_permissions", "nosuid", "nodev", "noatime"]
+        chosen = ["fsname=backupfs", "subtype=backupfs", "default_permissions", "noatime"]
+        chosen += ["suid" if self.suid else "nosuid", "dev" if self.dev else "nodev"]
         if self.read_only:
             chosen.append("ro")
         if self.allow_other:
@@ -132,7 +135,7 @@ class Mount:
 
     async def _prepare(self) -> None:
         uid = os.geteuid()
-        check_machine(uid, self._options.allow_other)
+        check_machine(uid, allow_other=self._options.allow_other, suid=self._options.suid, dev=self._options.dev)
         if await trio.to_thread.run_sync(clear_stale, self._directory, abandon_on_cancel=True):
             log.warning("%s had a mount of a process that is gone; it was cleared", self._directory)
         await trio.to_thread.run_sync(check_directory, self._directory, uid, abandon_on_cancel=True)

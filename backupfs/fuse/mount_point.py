@@ -15,8 +15,17 @@ _DEVICE: Final = Path("/dev/fuse")
 _FUSE_CONF: Final = Path("/etc/fuse.conf")
 
 
-def check_machine(uid: int, allow_other: bool, device: Path = _DEVICE, fuse_conf: Path = _FUSE_CONF, search: str | None = None) -> None:
-    """Raise UnsupportedError when user `uid` cannot mount anything here, UsageError when `allow_other` is not for him. `search` stands in for
+def check_machine(
+    uid: int,
+    *,
+    allow_other: bool,
+    suid: bool,
+    dev: bool,
+    device: Path = _DEVICE,
+    fuse_conf: Path = _FUSE_CONF,
+    search: str | None = None,
+) -> None:
+    """Raise UnsupportedError when user `uid` cannot mount anything here, UsageError when these options are not for him. `search` stands in for
     PATH.
     """
     _check_device(device)
@@ -28,6 +37,8 @@ def check_machine(uid: int, allow_other: bool, device: Path = _DEVICE, fuse_conf
     found = os.stat(fusermount)
     if not (found.st_mode & stat.S_ISUID and found.st_uid == 0):
         raise UnsupportedError(f"{fusermount} is not set-uid root, so only root can mount: reinstall the package fuse3")
+    if suid or dev:
+        raise UsageError(f"--{'suid' if suid else 'dev'} is for root: whoever serves a file system could make himself anybody by it")
     if allow_other and not _user_allow_other(fuse_conf):
         raise UsageError(f"--allow-other needs the line user_allow_other in {fuse_conf}, which only root can add")
 

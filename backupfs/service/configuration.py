@@ -118,6 +118,8 @@ def from_environment(environ: Mapping[str, str]) -> list[Layer]:
         "BACKUPFS_EVERY": "schedules",
         "BACKUPFS_READ_ONLY": "read_only",
         "BACKUPFS_ALLOW_OTHER": "allow_other",
+        "BACKUPFS_SUID": "suid",
+        "BACKUPFS_DEV": "dev",
         "BACKUPFS_SNAPDIR": "snapdir",
     }
     return [from_option(field, environ[name], name) for name, field in variables.items() if environ.get(name)]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import trio
 
+from backupfs.engine.attributes import Disarmed
 from backupfs.engine.filesystem import FileSystem
 from backupfs.engine.keyring import Unlocked
 from backupfs.engine.repository import open_filesystem, unlock
@@ -54,7 +55,7 @@ def plan(
     state.make()
     with state.locked(files):
         clear_stale(directory)
-    check_machine(os.geteuid(), options.allow_other)
+    check_machine(os.geteuid(), allow_other=options.allow_other, suid=options.suid, dev=options.dev)
     # Before it is said that the directory is not empty, with advice for that.
     refuse_overlap(directory, {"repository": place.repository, "local state": place.state.path})
     check_directory(directory, os.geteuid())
@@ -64,6 +65,8 @@ def plan(
         directory=Path(os.path.realpath(directory)),
         read_only=options.read_only or bool(at),
         allow_other=options.allow_other,
+        suid=options.suid,
+        dev=options.dev,
         snapdir=SnapDir.DISABLED if at else options.snapdir,
         configuration=configuration,
         owner=owner,
@@ -125,7 +128,7 @@ def _wired(
     job: MountJob, state: StateDirectory, unlocked: Unlocked, seams: Seams, recent: RecentTrouble, environ: Mapping[str, str]
 ) -> Serving[FileSystem]:
     """Everything that serves one mount, put together."""
-    options = MountOptions(read_only=job.read_only, allow_other=job.allow_other)
+    options = MountOptions(read_only=job.read_only, allow_other=job.allow_other, suid=job.suid, dev=job.dev)
 
     main = StateDirectory(state.path.parent, job.repository_id)
 
@@ -147,6 +150,7 @@ def _wired(
 
     def make_mount(filesystem: FileSystem) -> Mount:
         filesystem.snapdirs.mode = job.snapdir
+        filesystem.disarms_past = Disarmed(set_id=job.suid, devices=job.dev)
         return Mount(filesystem, job.directory, options)
 
     serving = Serving(job, state, open_engine, make_mount, seams.clock, recent, environ)

@@ -19,7 +19,7 @@ from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import trio
 
@@ -75,6 +75,8 @@ from backupfs.service.vocabulary import document, from_json, to_json
 
 _AboutSnapshots = SnapshotListRequest | SnapshotShowRequest | SnapshotDeleteRequest | Changing
 _AboutSpace = StatsRequest | OutlookRequest | PruneRequest | CollectRequest
+_MOUNT_FIELDS: Final = ("read_only", "allow_other", "suid", "dev", "snapdir")
+"""What is settled when it is mounted."""
 _log = logging.getLogger(__name__)
 
 
@@ -172,6 +174,8 @@ class MountJob:
     directory: Path
     read_only: bool
     allow_other: bool
+    suid: bool
+    dev: bool
     snapdir: SnapDir
     configuration: Configuration
     owner: tuple[int, int]
@@ -357,7 +361,7 @@ class Serving(Generic[E]):
         if running.scheduler is not None and before.schedules != now.schedules:
             running.scheduler.reschedule(now.schedules, _taken(running.engine))
         job = self._job
-        if not job.at and (job.read_only, job.allow_other, job.snapdir) != (now.read_only, now.allow_other, now.snapdir):
+        if not job.at and any(getattr(job, field) != getattr(now, field) for field in _MOUNT_FIELDS):
             _log.warning("options of the mount have changed in the configuration; they count from the next mount on")
 
     # --- the end --------------------------------------------------------------------------------------------------

@@ -49,6 +49,8 @@ class Settings:
     hook_timeout_ns: int | None = None
     read_only: bool | None = None
     allow_other: bool | None = None
+    suid: bool | None = None
+    dev: bool | None = None
     snapdir: SnapDir | None = None
 
 
@@ -99,6 +101,8 @@ DEFAULTS: Final = Layer(
         hook_timeout_ns=DEFAULT_HOOK_TIMEOUT_NS,
         read_only=False,
         allow_other=False,
+        suid=False,
+        dev=False,
         snapdir=SnapDir.VISIBLE,
     ),
 )
@@ -160,6 +164,16 @@ class Effective:
     def allow_other(self) -> bool:
         """Whether other users may use the mount."""
         return bool(self.settings.allow_other)
+
+    @property
+    def suid(self) -> bool:
+        """Whether set-id bits lend rights."""
+        return bool(self.settings.suid)
+
+    @property
+    def dev(self) -> bool:
+        """Whether device nodes open."""
+        return bool(self.settings.dev)
 
     @property
     def snapdir(self) -> SnapDir:

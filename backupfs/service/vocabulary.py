@@ -280,6 +280,8 @@ KEYS: Final = (
     Key("hooks", "timeout", "hook_timeout_ns", _LENGTH),
     Key("mount", "read-only", "read_only", _SWITCH),
     Key("mount", "allow-other", "allow_other", _SWITCH),
+    Key("mount", "suid", "suid", _SWITCH),
+    Key("mount", "dev", "dev", _SWITCH),
     Key("mount", "snapdir", "snapdir", _SNAPDIR),
 )
 POLICY_TABLES: Final = ("", "retention")

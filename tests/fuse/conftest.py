@@ -65,14 +65,14 @@ def make_repository(base: Path) -> Iterator[Callable[..., Repository]]:
 
 
 @contextmanager
-def on_shared_mount() -> Iterator[Path]:
-    """A mount for many tests, open to all users (if root makes it), or a directory on the disk instead."""
+def on_shared_mount(*more: str) -> Iterator[Path]:
+    """A mount for many tests, open to all users and with `more` options if root makes it, or a directory on the disk instead."""
     with workspace() as place:
         if NATIVE:
             (place / "native").mkdir()
             yield place / "native"
             return
-        options = ["--allow-other"] if os.geteuid() == 0 else []
+        options = ["--allow-other", *more] if os.geteuid() == 0 else []
         with mounted.repository(place / "r", *options) as made:
             yield made.directory
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +61,30 @@ def test_only_the_owner_takes_snapshots_by_mkdir(make_repository: Callable[..., 
         done = run([*command, shared.directory / ".snapshots/mine"], user=12345, expect=None)
         assert done.returncode == 1
         assert "denied" in done.stderr or "No such" in done.stderr
+
+
+@pytest.mark.root
+def test_what_lends_rights_lends_none_from_the_past(make_repository: Callable[..., Repository]) -> None:
+    lending, plain = make_repository("--suid", "--dev"), make_repository()
+    for each in (lending, plain):
+        program, device = each.directory / "program", each.directory / "null"
+        program.write_bytes(b"#!/bin/true\n")
+        os.mkdir(each.directory / "shared")
+        os.chmod(each.directory / "shared", 0o2775)
+        os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        program.chmod(0o6755)
+        past = each.directory / ".snapshots" / each.snapshot().name
+        assert stat.S_IMODE(os.stat(past / "shared").st_mode) == 0o2775, "there it lends nothing"
+        told = os.stat(past / "program").st_mode & 0o7777, os.stat(past / "null").st_rdev
+        assert told == ((0o755, 0) if each is lending else (0o6755, os.makedev(1, 3)))
+        with pytest.raises(OSError) as refused:
+            os.open(past / "null", os.O_RDONLY)
+        assert refused.value.errno == (errno.ENXIO if each is lending else errno.EACCES)
+        program.unlink()
+        each.command("restore", program, "--at", "latest")
+        assert os.stat(program).st_mode & 0o7777 == 0o6755
+        # What is compared at the end is compared on a mount without these options.
+        each.command("snapshot", "delete", each.directory, *(name for name in os.listdir(past.parent) if name != "latest"))
 
 
 def test_one_snapshot_is_mounted_beside_the_running_mount(mounted_repository: Repository, base: Path) -> None:

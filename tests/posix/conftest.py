@@ -29,8 +29,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def posix_mount() -> Iterator[Path]:
-    """The one mount, open to all users if root makes it."""
-    with on_shared_mount() as directory:
+    """The one mount, as open as a disk's if root makes it."""
+    with on_shared_mount("--suid", "--dev") as directory:
         yield directory
 
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import shutil
 import stat
 import struct
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Final
 import pytest
 
 from tests.fuse.conftest import NATIVE
+from tests.mounted import run
 from tests.posix.actors import Actor
+from tests.posix.conftest import ALICE
 from tests.posix.differing import here_or_on_ext4
 
 BASIC: Final = 0x7FF
@@ -90,12 +93,16 @@ def test_the_file_system(place: Path) -> None:
 
 
 @pytest.mark.root
-def test_unlike_ext4_devices_are_closed_and_set_id_bits_lend_nothing(place: Path, me: Actor) -> None:
-    """Mounts are `nodev` and `nosuid`: what a user may make on a file system of a process of his is no device of the machine's."""
-    flags = os.statvfs(place).f_flag & (os.ST_NODEV | os.ST_NOSUID)
-    assert flags == here_or_on_ext4(os.ST_NODEV | os.ST_NOSUID, 0)
-    os.mknod(place / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
-    assert (me.call("open", place / "null", os.O_RDONLY) == "EACCES") is here_or_on_ext4(True, False)
+def test_devices_open_and_set_id_programs_lend_their_rights(place: Path, alice: Actor) -> None:
+    """Where root has mounted it so (`--dev`, `--suid`)."""
+    assert os.statvfs(place).f_flag & (os.ST_NODEV | os.ST_NOSUID) == 0
+    os.mknod(place / "null", stat.S_IFCHR, os.makedev(1, 3))
+    (place / "null").chmod(0o666)
+    assert isinstance(alice.call("open", place / "null", os.O_RDWR), int)
+    program = place / "id"
+    shutil.copy("/usr/bin/id", program)
+    program.chmod(0o4755)
+    assert "euid=0(root)" in run([program], user=ALICE, cwd=Path("/")).stdout
 
 
 def test_inodes_that_are_used_are_counted(place: Path) -> None:

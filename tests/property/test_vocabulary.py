@@ -55,6 +55,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "hook_timeout_ns": lengths,
     "read_only": st.booleans(),
     "allow_other": st.booleans(),
+    "suid": st.booleans(),
+    "dev": st.booleans(),
     "snapdir": st.sampled_from(SnapDir),
 }
 settings = st.builds(Settings, **{name: st.one_of(st.none(), values) for name, values in VALUES.items()})

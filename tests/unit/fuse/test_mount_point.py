@@ -29,8 +29,16 @@ def machine(tmp_path: Path) -> Callable[..., None]:
     device.touch()
     search = program(tmp_path / "bin", 0o755)
 
-    def check(uid: int = 0, allow_other: bool = False, device: Path = device, fuse_conf: Path = conf, search: str = search) -> None:
-        check_machine(uid, allow_other, device, fuse_conf, search)
+    def check(
+        uid: int = 0,
+        allow_other: bool = False,
+        suid: bool = False,
+        dev: bool = False,
+        device: Path = device,
+        fuse_conf: Path = conf,
+        search: str = search,
+    ) -> None:
+        check_machine(uid, allow_other=allow_other, suid=suid, dev=dev, device=device, fuse_conf=fuse_conf, search=search)
 
     return check
 
@@ -83,6 +91,16 @@ def test_allow_other_is_roots_to_give(
             machine(USER, allow_other=True)
 
 
+def test_rights_and_devices_are_roots_to_give(machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    as_root = os.stat_result((0o104755, 1, 1, 1, 0, 0, 0, 0, 0, 0))
+    monkeypatch.setattr(mount_point.os, "stat", lambda path: as_root)  # type: ignore[attr-defined]
+    machine(0, suid=True, dev=True)
+    with pytest.raises(UsageError, match="--suid is for root"):
+        machine(USER, suid=True)
+    with pytest.raises(UsageError, match="--dev is for root"):
+        machine(USER, dev=True)
+
+
 def test_an_empty_directory_will_do(tmp_path: Path) -> None:
     check_directory(tmp_path, os.geteuid())
 
@@ -120,3 +138,6 @@ def test_options_are_safe_ones() -> None:
     assert {"default_permissions", "nosuid", "nodev", "noatime", "subtype=backupfs"} <= set(MountOptions().names())
     assert not {"auto_unmount", "allow_other", "ro"} & set(MountOptions().names())
     assert {"allow_other", "ro"} <= set(MountOptions(allow_other=True, read_only=True).names())
+    open_to_all = set(MountOptions(suid=True, dev=True).names())
+    assert {"suid", "dev"} <= open_to_all
+    assert not {"nosuid", "nodev"} & open_to_all

@@ -186,10 +186,19 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_each_variable_is_heard() -> None:
-    environ = {"BACKUPFS_EVERY": "off", "BACKUPFS_READ_ONLY": "1", "BACKUPFS_ALLOW_OTHER": "no", "BACKUPFS_SNAPDIR": "disabled", "BACKUPFS_X": "1"}
+    environ = {
+        "BACKUPFS_EVERY": "off",
+        "BACKUPFS_READ_ONLY": "1",
+        "BACKUPFS_ALLOW_OTHER": "no",
+        "BACKUPFS_SUID": "1",
+        "BACKUPFS_DEV": "yes",
+        "BACKUPFS_SNAPDIR": "disabled",
+        "BACKUPFS_X": "1",
+    }
     found = effective(from_environment(environ))
     assert (found.schedules, found.read_only, found.allow_other, found.snapdir) == ((), True, False, SnapDir.DISABLED)
-    assert [found.origins[field] for field in ("schedules", "read_only", "allow_other", "snapdir")] == list(environ)[:4]
+    assert (found.suid, found.dev) == (True, True)
+    assert [found.origins[field] for field in ("schedules", "read_only", "allow_other", "suid", "dev", "snapdir")] == list(environ)[:6]
     assert from_environment(dict.fromkeys(environ, "")) == []
 
 

@@ -239,7 +239,9 @@ class House:
         given = Settings(schedules=self.schedules, read_only=self.read_only or None)
         layers = (Layer("test", given),) if given != NOTHING else ()
         self.configuration = Configuration(layers, self.files, named=bool(self.files)).reread()
-        job = MountJob(Path("/repository"), REPOSITORY_ID, Path("/mount"), self.read_only, False, SnapDir.VISIBLE, self.configuration, (0, 0))
+        job = MountJob(
+            Path("/repository"), REPOSITORY_ID, Path("/mount"), self.read_only, False, False, False, SnapDir.VISIBLE, self.configuration, (0, 0)
+        )
         return Serving(job, self.state, self.engine.opened, lambda _: self.mount, SystemClock(), self.recent, os.environ)
 
     def note_ready(self, told: Ready) -> None:

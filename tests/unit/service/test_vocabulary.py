@@ -66,6 +66,8 @@ timeout = "90s"
 [mount]
 read-only = true
 allow-other = false
+suid = true
+dev = false
 snapdir = "hidden"
 """
 
@@ -99,6 +101,8 @@ MEANT = Settings(
     hook_timeout_ns=90 * SECOND_NS,
     read_only=True,
     allow_other=False,
+    suid=True,
+    dev=False,
     snapdir=SnapDir.HIDDEN,
 )
 
@@ -224,7 +228,16 @@ def test_a_policy_is_kept_as_json_without_what_a_repository_must_not_decide() ->
     kept = to_json(MEANT)
     assert from_json(kept, "policy") == policy_of(MEANT)
     assert policy_of(MEANT) == replace(
-        MEANT, before_snapshot=None, after_snapshot=None, on_failure=None, hook_timeout_ns=None, read_only=None, allow_other=None, snapdir=None
+        MEANT,
+        before_snapshot=None,
+        after_snapshot=None,
+        on_failure=None,
+        hook_timeout_ns=None,
+        read_only=None,
+        allow_other=None,
+        suid=None,
+        dev=None,
+        snapdir=None,
     )
     assert set(document(policy_of(MEANT))) == {"schedule", "retention"}
 
