@@ -363,8 +363,8 @@ class FileSystem:
 
     async def link(self, ino: int, parent: int, name: bytes, who: Caller) -> Attributes:
         """Give an inode another name."""
+        _must_be_on_one_side(ino, parent)
         await self._admit_change(parent)
-        self._must_be_live(ino)
         return self._entered(self._names.link(ino, parent, name))
 
     async def unlink(self, parent: int, name: bytes, who: Caller) -> None:
@@ -384,7 +384,7 @@ class FileSystem:
 
     async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, who: Caller) -> None:
         """Move a name. A file that replaces another has its data stored first, so that no batch shows it empty."""
-        self._must_be_live(new_parent)
+        _must_be_on_one_side(parent, new_parent)
         await (self._admit_new(parent) if flags & RENAME_WHITEOUT else self._admit_change(parent))
         entry, target = self._names.find(parent, name), self._names.find(new_parent, new_name)
         if entry is not None and target is not None:
@@ -946,7 +946,7 @@ class FileSystem:
             raise FileSystemError(errno.ENOSPC)
 
     def _must_be_live(self, ino: int) -> None:
-        if ino >> INO_BITS or is_virtual(ino):
+        if _is_past(ino):
             raise FileSystemError(errno.EROFS)
 
     def _is_short(self) -> bool:
@@ -1192,6 +1192,16 @@ def _must_be_attribute(name: bytes) -> None:
         raise FileSystemError(errno.EINVAL)
     if not posix.is_attribute_name(name):
         raise FileSystemError(errno.EOPNOTSUPP)
+
+
+def _is_past(ino: int) -> bool:
+    return bool(ino >> INO_BITS) or is_virtual(ino)
+
+
+def _must_be_on_one_side(one: int, other: int) -> None:
+    """Between the present and a snapshot nothing is moved or linked: to programs they are two file systems, and `mv` knows what to do."""
+    if _is_past(one) != _is_past(other):
+        raise FileSystemError(errno.EXDEV)
 
 
 def _size(record: Inode) -> int:
