@@ -190,15 +190,15 @@ class Repository:
         """As the root's `.snapshots` lists them, oldest first."""
         return sorted(name for name in os.listdir(self.directory / SNAPSHOTS) if name != "latest")
 
-    def end_without_index(self) -> None:
-        """Unmount, lose the index, look whether everything in present and past is still the same, unmount again."""
+    def end_without_index(self, *options: str) -> None:
+        """Unmount, lose the index, look whether everything in present and past is still the same (mounted with `options`), unmount again."""
         if self.is_damaged or self.user is not None:
             self.unmount()
             return
         before = manifest(self.directory)
         self.unmount()
         shutil.rmtree(self.index)
-        self.mount("--every", "off")
+        self.mount("--every", "off", *options)
         assert_same(before, manifest(self.directory))
         self.unmount()
 
@@ -332,7 +332,7 @@ def repository(base: Path, *options: str, mounted: bool = True, init: Sequence[s
         unexpected = made.trouble()
         assert not unexpected, "\n".join(unexpected)
         if mounted and made.is_mounted():
-            made.end_without_index()
+            made.end_without_index(*(option for option in options if option in ("--suid", "--dev")))
             unexpected = made.trouble()
             assert not unexpected, "\n".join(unexpected)
     finally:

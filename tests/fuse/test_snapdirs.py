@@ -83,8 +83,6 @@ def test_what_lends_rights_lends_none_from_the_past(make_repository: Callable[..
         program.unlink()
         each.command("restore", program, "--at", "latest")
         assert os.stat(program).st_mode & 0o7777 == 0o6755
-        # What is compared at the end is compared on a mount without these options.
-        each.command("snapshot", "delete", each.directory, *(name for name in os.listdir(past.parent) if name != "latest"))
 
 
 def test_one_snapshot_is_mounted_beside_the_running_mount(mounted_repository: Repository, base: Path) -> None:
