@@ -1,0 +1,138 @@
+"""Where the two sides stand: ext4 mounted noatime, and a mount that takes snapshots and is mounted anew in a tenth of a second."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Protocol
+
+from tests.mounted import SNAPSHOTS, run
+from tests.oracle.manifest import Manifest, assert_same, manifest
+from tests.posix.quick import QuickRepository
+
+IMAGE_BYTES: Final = 1 << 30
+_OPTIONS: Final = ("--every", "off", *(("--allow-other",) if os.geteuid() == 0 else ()))
+
+
+class Ground(Protocol):
+    """What is held against ext4."""
+
+    @property
+    def root(self) -> Path:
+        """An empty directory at the beginning."""
+        ...
+
+    def snapshot(self) -> Path:
+        """Take one; where the root stands in it."""
+        ...
+
+    def remount(self) -> None:
+        """Nothing of it may be open."""
+        ...
+
+
+class MountGround:
+    """A mounted repository."""
+
+    def __init__(self, repository: QuickRepository) -> None:
+        self._repository = repository
+        self.root = repository.directory
+        self._taken = 0
+
+    def snapshot(self) -> Path:
+        """With mkdir, as anybody may do it who owns the mount."""
+        self._taken += 1
+        path = self.root / SNAPSHOTS / f"s{self._taken}"
+        path.mkdir()
+        return path
+
+    def remount(self) -> None:
+        """Clean: what was not written back by then is written back by it."""
+        self._repository.unmount()
+        self._repository.mount(*_OPTIONS)
+
+    def losing_index(self) -> None:
+        """Mounted anew from what the repository holds alone."""
+        self._repository.unmount()
+        shutil.rmtree(self._repository.index)
+        self._repository.mount(*_OPTIONS)
+
+    def trouble(self) -> list[str]:
+        """What the log says and should not."""
+        return self._repository.trouble()
+
+
+class DirectoryGround:
+    """A directory, whose snapshots are copies: two of them must never differ, or the comparison is wrong."""
+
+    def __init__(self, root: Path, copies: Path) -> None:
+        self.root = root
+        self._copies = copies
+        self._taken = 0
+
+    def snapshot(self) -> Path:
+        """A copy, as cp makes it."""
+        self._taken += 1
+        copy = self._copies / str(self._taken)
+        run(["cp", "-a", self.root, copy])
+        return copy
+
+    def remount(self) -> None:
+        """There is nothing to mount anew."""
+
+
+@contextmanager
+def ext4(place: Path) -> Iterator[Path]:
+    """A small ext4 of its own, mounted as the mount is and noatime; without the right or the means to mount one, a directory on the disk."""
+    directory = place / "ext4"
+    directory.mkdir()
+    image = place / "ext4.image"
+    if os.geteuid() != 0 or not _mounted_loop(image, directory):
+        yield directory
+        return
+    try:
+        yield directory
+    finally:
+        run(["umount", directory])
+
+
+def is_noatime(directory: Path) -> bool:
+    """Whether atimes can be compared there: backupfs behaves as noatime."""
+    return bool(os.statvfs(directory).f_flag & os.ST_NOATIME)
+
+
+def _mounted_loop(image: Path, directory: Path) -> bool:
+    with open(image, "wb") as file:
+        file.truncate(IMAGE_BYTES)
+    run(["mkfs.ext4", "-q", "-O", "^has_journal", "-m", "0", image])
+    return subprocess.run(["mount", "-o", "loop,noatime,nosuid,nodev", image, directory], check=False, capture_output=True).returncode == 0
+
+
+@contextmanager
+def mount(place: Path) -> Iterator[MountGround]:
+    """A new repository, mounted."""
+    repository = QuickRepository(place / "r")
+    try:
+        repository.init()
+        repository.mount(*_OPTIONS)
+        ground = MountGround(repository)
+        yield ground
+        trouble = ground.trouble()
+        assert not trouble, "\n".join(trouble)
+        repository.unmount()
+    finally:
+        repository.close()
+
+
+class KeptSnapshot:
+    """What a snapshot of a tree has to show, for ever."""
+
+    def __init__(self, path: Path, expected: Manifest) -> None:
+        self.path = path
+        self._expected = expected
+
+    def compare(self) -> None:
+        """AssertionError when it shows something else."""
+        assert_same(self._expected, manifest(self.path))
