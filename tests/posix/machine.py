@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import stat
 import time
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis import HealthCheck, Phase, reject, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
@@ -20,7 +21,7 @@ from tests.posix.calls import RENAME_EXCHANGE, RENAME_NOREPLACE, Time
 from tests.posix.comparing import ALL, WITHOUT_ATIME, Moment, seen_faults, tree_faults
 from tests.posix.grounds import Ground, KeptSnapshot, is_noatime
 from tests.posix.identities import ALICE, BOB, COMMON, NOBODY, Identity, acting_as, identities
-from tests.posix.side import Facts, Seen, Side, Stream, Times
+from tests.posix.side import Before, Facts, Seen, Side, Stream
 
 CLOCK_REALTIME_COARSE: Final = 5
 """Linux: the time of the last tick."""
@@ -79,6 +80,8 @@ class Counts:
     trees: int = 0
     snapshots: int = 0
     remounts: int = 0
+    survey: dict[str, tuple[int, str]] | None = None
+    """When it is a dictionary, a difference ends its sequence only, and is kept here: how often there was one of its kind, and the first of them."""
     calls: dict[str, list[int]] = field(default_factory=dict)
     """For each call how often it succeeded and how often it was refused."""
 
@@ -163,6 +166,8 @@ class SideBySide(RuleBasedStateMachine):
         self._compared = ALL if is_noatime(base) else WITHOUT_ATIME
         self._openers: dict[int, Identity] = {}
         self._steps = 0
+        self._differs = False
+        self._made: list[str] = []
         self._snapshot_at = self._remount_at = 0
         self._kept: list[KeptSnapshot] = []
         self.paths: list[bytes] = [b"."]
@@ -436,7 +441,7 @@ class SideBySide(RuleBasedStateMachine):
         self._steps += 1
         self.counts.steps += 1
         parents = tuple({os.path.dirname(path.rstrip(b"/")) or b"." for path in paths})
-        before = tuple(self._times_before(side, paths, parents, slots) for side in self._sides)
+        before = tuple(self._before(side, paths, parents, slots) for side in self._sides)
         begin = time.clock_gettime_ns(CLOCK_REALTIME_COARSE), time.time_ns()
         results = []
         for side in self._sides:
@@ -444,11 +449,12 @@ class SideBySide(RuleBasedStateMachine):
                 results.append(side.attempt(call, *arguments))
         moment = Moment(*begin, time.time_ns())
         expected, found = results
+        self._made.append(f"{call}({', '.join(map(_shown, arguments))}) by {who}, umask {umask:03o}: {_shown(expected)}")
         self.counts.count(call, isinstance(expected, str) and expected.isupper())
         faults = [] if expected == found else [f"{call} gives {_shown(expected)} on ext4 and {_shown(found)}"]
         if expected is None and found is None:
             self._keep(call, arguments, who)
-        faults += self._look(before, moment, paths, parents, slots, names)
+        faults += self._look(call, before, moment, paths, parents, slots, names)
         if faults:
             self._differ(f"{call}{arguments!r:.400} by {who}", faults)
         if names:
@@ -469,15 +475,16 @@ class SideBySide(RuleBasedStateMachine):
         elif call in {"opendir", "rewinddir"}:
             self._follow(arguments[0])
 
-    def _times_before(self, side: Side, paths: Iterable[bytes], parents: Iterable[bytes], slots: Iterable[int]) -> dict[int, Times]:
-        seen = [side.times(path, follow=follow) for path in paths for follow in (False, True)]
-        seen += [side.times(path, follow=True) for path in parents]
-        seen += [side.times_open(number) for number in slots]
+    def _before(self, side: Side, paths: Iterable[bytes], parents: Iterable[bytes], slots: Iterable[int]) -> dict[int, Before]:
+        seen = [side.before(path, follow=follow) for path in paths for follow in (False, True)]
+        seen += [side.before(path, follow=True) for path in parents]
+        seen += [side.before_open(number) for number in slots]
         return dict(each for each in seen if each is not None)
 
     def _look(
         self,
-        before: tuple[dict[int, Times], ...],
+        call: str,
+        before: tuple[dict[int, Before], ...],
         moment: Moment,
         paths: Iterable[bytes],
         parents: Iterable[bytes],
@@ -488,7 +495,7 @@ class SideBySide(RuleBasedStateMachine):
 
         def compare(what: str, look: Callable[[Side], Seen | str]) -> Seen | str:
             expected, found = look(self.expected), look(self.found)
-            faults.extend(seen_faults(what, expected, found, (before[0], before[1]), moment, self._compared))
+            faults.extend(seen_faults(what, expected, found, (before[0], before[1]), moment, self._compared, call))
             return expected
 
         for path in paths:
@@ -545,11 +552,19 @@ class SideBySide(RuleBasedStateMachine):
             self._differ("mounted anew", faults)
 
     def _differ(self, what: str, faults: list[str]) -> None:
-        shown = "\n  ".join(faults[:20])
-        raise Difference(f"step {self._steps}: {what}:\n  {shown}")
+        shown = f"step {self._steps}: {what}:\n  " + "\n  ".join(faults[:20])
+        if self.counts.survey is None:
+            raise Difference(shown)
+        kind = what.split("(")[0] + ": " + re.sub(r"-?[0-9]+|b'.*?'|b\".*?\"", "_", faults[0])[:120]
+        often, first = self.counts.survey.get(kind, (0, shown + "\nafter\n  " + "\n  ".join(self._made)))
+        self.counts.survey[kind] = often + 1, first
+        self._differs = True
+        reject()
 
     def teardown(self) -> None:
         try:
+            if self._differs:
+                return
             self._compare_trees()
             for side in self._sides:
                 side.close_all()

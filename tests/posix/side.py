@@ -46,6 +46,14 @@ class Seen:
     ino: int
 
 
+@dataclass(frozen=True, slots=True)
+class Before:
+    """Of an object before a step."""
+
+    times: Times
+    size: int
+
+
 @dataclass(slots=True)
 class OpenFile:
     descriptor: int
@@ -291,17 +299,17 @@ class Side:
 
     # --- looking ---
 
-    def times(self, path: bytes, *, follow: bool = False) -> tuple[int, Times] | None:
-        """Inode and times of what stands there."""
+    def before(self, path: bytes, *, follow: bool = False) -> tuple[int, Before] | None:
+        """Inode, times and size of what stands there."""
         try:
             status = os.stat(self.at(path), follow_symlinks=follow)
         except OSError:
             return None
-        return status.st_ino, _times(status)
+        return status.st_ino, Before(_times(status), status.st_size)
 
-    def times_open(self, slot: int) -> tuple[int, Times]:
+    def before_open(self, slot: int) -> tuple[int, Before]:
         status = os.fstat(self.files[slot].descriptor)
-        return status.st_ino, _times(status)
+        return status.st_ino, Before(_times(status), status.st_size)
 
     def look(self, path: bytes, *, follow: bool = False, content: bool = True) -> Seen | str:
         """Everything about what stands there, or the name of the error."""
