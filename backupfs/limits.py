@@ -84,6 +84,8 @@ NAME_MAX_BYTES: Final = 255
 XATTR_VALUE_MAX_BYTES: Final = 64 * KIB
 XATTRS_MAX_BYTES: Final = 256 * KIB
 """All of one file's, names included: they stand in one record."""
+XATTR_NAMES_MAX_BYTES: Final = 64 * KIB
+"""All names of one file's, each with a zero: the kernel lists no more (XATTR_LIST_MAX)."""
 LINKS_MAX: Final = 65_000
 FILE_SIZE_MAX_BYTES: Final = 2**63 - 1
 INODE_LINKS_INLINE: Final = 8

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import stat
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -82,6 +82,8 @@ class _FileHandle:
     direct: bool = False
     internal: bool = False
     by_root: bool = False
+    by_member: bool = True
+    """Of the file's group, when it was opened; asked only where it makes a difference."""
     errors_seen: int = 0
     next_offset: int = 0
 
@@ -136,6 +138,8 @@ class FileSystem:
         )
         self.snapdirs = SnapshotDirectories(volume, self._names, self._snapshots, self._attributes_then)
         self._take_by_name: Callable[[str], Awaitable[object]] = self._take_named
+        self.groups_of: Callable[[int], Collection[int]] = lambda pid: ()
+        """The supplementary groups of a caller, by its `pid`. Set by the mount."""
         self.own_threads: set[int] = set()
         """Threads of this process that are using its own mount (the kernel's `pid` of a request is a thread's): their fsync commits nothing."""
 
@@ -415,9 +419,10 @@ class FileSystem:
             now = self._volume.now_ns()
             record.mtime_ns = record.mtime_ns if changes.size is None else now
         if changes.uid is not None or changes.gid is not None:
+            by_member = not posix.needs_membership(record.mode) or self._is_member(record.gid, who)
             record.uid = record.uid if changes.uid is None else changes.uid
             record.gid = record.gid if changes.gid is None else changes.gid
-            record.mode = posix.mode_after_chown(record.mode)
+            record.mode = posix.mode_after_chown(record.mode, by_member)
             self._drop_capability(state)
         if changes.mode is not None:
             record.mode = stat.S_IFMT(record.mode) | stat.S_IMODE(changes.mode)
@@ -447,7 +452,7 @@ class FileSystem:
         if self._data.ended:
             self.upkeep.wake()
         await self._admit_change(ino)
-        self._drop_privileges(state, who.uid == 0)
+        self._drop_privileges(state, who.uid == 0, not posix.needs_membership(record.mode) or self._is_member(record.gid, who))
         return differs
 
     async def getxattr(self, ino: int, name: bytes) -> bytes:
@@ -473,10 +478,10 @@ class FileSystem:
         if len(name) > limits.NAME_MAX_BYTES or len(value) > limits.XATTR_VALUE_MAX_BYTES:
             raise FileSystemError(errno.ERANGE if len(name) > limits.NAME_MAX_BYTES else errno.E2BIG)
         if name in (acl.ACCESS, acl.DEFAULT):
-            self._set_acl(state, xattrs, name, value)
+            self._set_acl(state, xattrs, name, value, who)
         else:
             xattrs[name] = value
-        if sum(len(n) + len(v) for n, v in xattrs.items()) > limits.XATTRS_MAX_BYTES:
+        if not posix.attributes_fit(xattrs):
             raise FileSystemError(errno.ENOSPC)
         self._set_xattrs(state, xattrs)
 
@@ -558,7 +563,7 @@ class FileSystem:
         self._data.write(state, offset, data)
         self._volume.counters.written_bytes += len(data)
         now = self._volume.now_ns()
-        self._drop_privileges(state, handle.by_root)
+        self._drop_privileges(state, handle.by_root, handle.by_member)
         if handle.direct:
             state.record.mtime_ns = state.record.ctime_ns = now
             self._inodes.touch(state)
@@ -1074,6 +1079,7 @@ class FileSystem:
             direct=direct,
             internal=who.pid in self.own_threads,
             by_root=who.uid == 0,
+            by_member=not writes or not posix.needs_membership(state.record.mode) or self._is_member(state.record.gid, who),
             errors_seen=state.error_count,
         )
         state.handles += 1
@@ -1094,7 +1100,11 @@ class FileSystem:
         else:
             self.upkeep.reap_later(state)
 
-    def _set_acl(self, state: InodeState, xattrs: dict[bytes, bytes], name: bytes, value: bytes) -> None:
+    def _is_member(self, gid: int, who: Caller) -> bool:
+        """Whether somebody is root or in a group."""
+        return who.uid == 0 or who.gid == gid or gid in self.groups_of(who.pid)
+
+    def _set_acl(self, state: InodeState, xattrs: dict[bytes, bytes], name: bytes, value: bytes, who: Caller) -> None:
         try:
             entries = acl.decode(value)
         except ValueError:
@@ -1104,7 +1114,9 @@ class FileSystem:
                 raise FileSystemError(errno.EACCES)
             xattrs[name] = value
             return
-        state.record.mode = acl.mode_of(entries, state.record.mode)
+        record = state.record
+        by_member = not record.mode & stat.S_ISGID or self._is_member(record.gid, who)
+        record.mode = posix.mode_after_acl(acl.mode_of(entries, record.mode), by_member)
         xattrs.pop(name, None)
         if not acl.is_minimal(entries):
             xattrs[name] = value
@@ -1115,8 +1127,8 @@ class FileSystem:
         state.record.ctime_ns = self._volume.now_ns()
         self._inodes.touch(state)
 
-    def _drop_privileges(self, state: InodeState, by_root: bool) -> None:
-        mode = posix.mode_after_write(state.record.mode, by_root)
+    def _drop_privileges(self, state: InodeState, by_root: bool, by_member: bool) -> None:
+        mode = posix.mode_after_write(state.record.mode, by_root, by_member)
         if mode != state.record.mode:
             state.record.mode = mode
             self._inodes.touch(state)
@@ -1156,6 +1168,8 @@ async def _ended(tasks: Sequence[_Task]) -> None:
 
 
 def _must_be_attribute(name: bytes) -> None:
+    if posix.is_bare_namespace(name):
+        raise FileSystemError(errno.EINVAL)
     if not posix.is_attribute_name(name):
         raise FileSystemError(errno.EOPNOTSUPP)
 

@@ -21,6 +21,7 @@ import trio
 from backupfs.errors import UnsupportedError
 from backupfs.fuse import mount_table
 from backupfs.fuse.forgetting import Forgetting
+from backupfs.fuse.groups import groups_of
 from backupfs.fuse.handshake import HandshakeError, InitFlag, negotiate
 from backupfs.fuse.mount_point import check_directory, check_machine
 from backupfs.fuse.operations import FileSystem, Operations
@@ -140,6 +141,7 @@ class Mount:
         self.flags = InitFlag(0)
         if not self._options.handshake or not await self._mount_with_handshake(operations):
             self._mount_plainly(operations)
+        self._fs.groups_of = groups_of
         self._fs.umask_applied = InitFlag.DONT_MASK not in self.flags
         log.info("mounted on %s, with %s", self._directory, ", ".join(str(flag.name) for flag in self.flags) or "libfuse's flags only")
 

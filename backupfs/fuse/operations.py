@@ -8,7 +8,7 @@ one engine call.
 import errno
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import wraps
 from typing import Final, ParamSpec, Protocol, TypeVar
 
@@ -32,6 +32,9 @@ class FileSystem(Protocol):
 
     umask_applied: bool
     """Set by the mount before the first request: whether modes arrive with the caller's umask taken off."""
+
+    groups_of: Callable[[int], Collection[int]]
+    """Set by the mount before the first request: the supplementary groups of whoever has this `pid` and waits for an answer."""
 
     def negative_cacheable(self, parent: int, name: bytes) -> bool:
         """Whether the kernel may remember for ever that this name is missing."""

@@ -1,21 +1,38 @@
 """Attribute rules of POSIX and Linux that are this side's duty: the kernel checks permissions, but the bits change here."""
 
 import stat
+from collections.abc import Mapping
 from typing import Final
 
+from backupfs import limits
 from backupfs.rules import acl
 
 _NAMESPACES: Final = (b"user.", b"trusted.", b"security.")
 
 
-def mode_after_write(mode: int, writer_is_root: bool) -> int:
-    """Mode of a regular file after its content or size was changed: set-id bits go, unless root did it."""
-    return mode if writer_is_root else _without_set_id(mode)
+def needs_membership(mode: int) -> bool:
+    """Whether it makes a difference below if whoever changes a file of this mode is in its group."""
+    return mode & (stat.S_ISGID | stat.S_IXGRP) == stat.S_ISGID
 
 
-def mode_after_chown(mode: int) -> int:
-    """Mode after the owner or group was set: set-id bits go, root or not, as ext4 has it; directories keep theirs."""
-    return mode if stat.S_ISDIR(mode) else _without_set_id(mode)
+def mode_after_write(mode: int, by_root: bool, by_member: bool) -> int:
+    """Mode of a regular file after its content or size was changed: set-id bits go, unless root did it.
+
+    Set-gid without the group's right to execute makes no program of the group's; it goes only when somebody outside of the group did it.
+    """
+    return mode if by_root else _without_set_id(mode, by_member)
+
+
+def mode_after_chown(mode: int, by_member: bool) -> int:
+    """Mode after the owner or group was set: set-id bits go, root or not, as ext4 has it; directories keep theirs. `by_member`: root, or somebody
+    in the group that the file had.
+    """
+    return mode if stat.S_ISDIR(mode) else _without_set_id(mode, by_member)
+
+
+def mode_after_acl(mode: int, by_member: bool) -> int:
+    """Mode after an access list was set: set-gid is only for root and whoever is in the group to give, as with chmod(2)."""
+    return mode if by_member else mode & ~stat.S_ISGID
 
 
 def new_owner(parent_mode: int, parent_gid: int, mode: int, gid: int) -> tuple[int, int]:
@@ -25,11 +42,22 @@ def new_owner(parent_mode: int, parent_gid: int, mode: int, gid: int) -> tuple[i
     return (mode | stat.S_ISGID if stat.S_ISDIR(mode) else mode), parent_gid
 
 
+def is_bare_namespace(name: bytes) -> bool:
+    """Whether this is where names of extended attributes begin, and no name."""
+    return name in _NAMESPACES
+
+
 def is_attribute_name(name: bytes) -> bool:
     """Whether an extended attribute may have this name. The kernel checks who may set the named kinds; of `system.` only the access lists are
     anything, and of others it would let anybody do anything.
     """
-    return name in (acl.ACCESS, acl.DEFAULT) or (name.startswith(_NAMESPACES) and name not in _NAMESPACES)
+    return name in (acl.ACCESS, acl.DEFAULT) or (name.startswith(_NAMESPACES) and not is_bare_namespace(name))
+
+
+def attributes_fit(attributes: Mapping[bytes, bytes]) -> bool:
+    """Whether one file may have all of these extended attributes: they stand in one record, and what can be set can be listed."""
+    total_bytes = sum(len(name) + len(value) for name, value in attributes.items())
+    return total_bytes <= limits.XATTRS_MAX_BYTES and sum(len(name) + 1 for name in attributes) <= limits.XATTR_NAMES_MAX_BYTES
 
 
 def is_listed(name: bytes, for_root: bool) -> bool:
@@ -37,10 +65,10 @@ def is_listed(name: bytes, for_root: bool) -> bool:
     return for_root or not name.startswith(b"trusted.")
 
 
-def _without_set_id(mode: int) -> int:
+def _without_set_id(mode: int, by_member: bool) -> int:
     if not stat.S_ISREG(mode):
         return mode
     mode &= ~stat.S_ISUID
-    if mode & stat.S_IXGRP:
+    if mode & stat.S_IXGRP or not by_member:
         mode &= ~stat.S_ISGID
     return mode

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -21,10 +21,15 @@ _HERE: Final = Path(__file__).parent
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Everything here needs FUSE; what needs root says so itself."""
+    mark_mount_tests(items, _HERE)
+
+
+def mark_mount_tests(items: list[pytest.Item], below: Path) -> None:
+    """The tests below a directory need FUSE, and root if they are marked so: without it they are skipped."""
     no_fuse = pytest.mark.skip(reason="/dev/fuse cannot be opened here")
     no_root = pytest.mark.skip(reason="needs root")
     for item in items:
-        if _HERE not in item.path.parents:
+        if below not in item.path.parents:
             continue
         item.add_marker(pytest.mark.fuse)
         if not os.access("/dev/fuse", os.R_OK | os.W_OK):
@@ -59,9 +64,9 @@ def make_repository(base: Path) -> Iterator[Callable[..., Repository]]:
         yield make
 
 
-@pytest.fixture(scope="module")
-def shared_mount() -> Iterator[Path]:
-    """One mount for a whole module, open to all users (if root makes it): each test has a directory on it."""
+@contextmanager
+def on_shared_mount() -> Iterator[Path]:
+    """A mount for many tests, open to all users (if root makes it), or a directory on the disk instead."""
     with workspace() as place:
         if NATIVE:
             (place / "native").mkdir()
@@ -72,10 +77,24 @@ def shared_mount() -> Iterator[Path]:
             yield made.directory
 
 
-@pytest.fixture
-def place(shared_mount: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """An empty directory on the shared mount."""
-    made = shared_mount / re.sub("[^a-zA-Z0-9_.-]", "_", request.node.name)[:200]
+@contextmanager
+def place_on(mount: Path, name: str) -> Iterator[Path]:
+    """An empty directory there, for as long as one test runs."""
+    made = mount / re.sub("[^a-zA-Z0-9_.-]", "_", name)[:200]
     made.mkdir(mode=0o755)
     yield made
     shutil.rmtree(made)
+
+
+@pytest.fixture(scope="module")
+def shared_mount() -> Iterator[Path]:
+    """One mount for a whole module: each test has a directory on it."""
+    with on_shared_mount() as directory:
+        yield directory
+
+
+@pytest.fixture
+def place(shared_mount: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """An empty directory on the shared mount."""
+    with place_on(shared_mount, request.node.name) as made:
+        yield made

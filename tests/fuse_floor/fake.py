@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from backupfs.engine.attributes import AttributeChanges, Attributes, Caller, DirectoryEntry, Opened, SpaceFacts
@@ -32,6 +33,7 @@ class FakeFileSystem:
 
     def __init__(self, uid: int = 0, gid: int = 0) -> None:
         self.umask_applied = True
+        self.groups_of: Callable[[int], Collection[int]] = lambda pid: ()
         self.requests: Counter[str] = Counter()
         self.modes: dict[bytes, tuple[int, int]] = {}
         self.fail_with: dict[str, Exception] = {}

@@ -6,6 +6,7 @@ import stat
 import struct
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -293,6 +294,37 @@ async def test_set_id_bits_go_where_they_must(tmp_path: Path) -> None:
 
 
 @simulated
+async def test_set_gid_without_execution_goes_when_somebody_outside_of_the_group_does_it(tmp_path: Path) -> None:
+    member, stranger = replace(USER, pid=1), replace(USER, pid=2)
+    async with mounted(tmp_path) as m:
+        fs = m.fs
+        fs.groups_of = {1: {6, 50}, 2: {6}}.__getitem__
+        await m.put(b"f", b"1234567890")
+        ino = await m.ino(b"f")
+        await fs.setattr(ino, AttributeChanges(gid=50), None, WHO)
+
+        async def written(who: Who) -> None:
+            opened = await fs.open(ino, os.O_WRONLY, who)
+            await fs.write(opened.fh, 0, b"x")
+            await fs.release(opened.fh)
+
+        async def cut(who: Who) -> None:
+            await fs.setattr(ino, AttributeChanges(size=(await fs.getattr(ino)).size - 1), None, who)
+
+        async def given(who: Who) -> None:
+            await fs.setattr(ino, AttributeChanges(gid=50), None, who)
+
+        async def listed(who: Who) -> None:
+            await fs.setxattr(ino, ACCESS, acl((1, 6, NOBODY), (4, 6, NOBODY), (32, 6, NOBODY)), who)
+
+        for change in (written, cut, given, listed):
+            for who, mode in ((WHO, 0o2666), (member, 0o2666), (stranger, 0o666)):
+                await fs.setattr(ino, AttributeChanges(mode=0o2666), None, WHO)
+                await change(who)
+                assert ((await fs.getattr(ino)).mode & 0o7777, who) == (mode, who)
+
+
+@simulated
 async def test_times_follow_what_is_done(tmp_path: Path) -> None:
     async with mounted(tmp_path) as m:
         fs = m.fs
@@ -402,10 +434,11 @@ async def test_only_attributes_whose_kind_the_kernel_checks(tmp_path: Path) -> N
     async with mounted(tmp_path) as m:
         fs = m.fs
         ino = (await fs.mknod(ROOT, b"f", stat.S_IFREG | 0o600, 0, WHO)).ino
-        for name in (b"system.evil", b"system.posix_acl", b"foo", b"user.", b"trusted.", b"os2.x", b""):
-            assert await refused(fs.setxattr(ino, name, b"", USER)) == errno.EOPNOTSUPP
-            assert await refused(fs.removexattr(ino, name, USER)) == errno.EOPNOTSUPP
-            assert await refused(fs.getxattr(ino, name)) == errno.EOPNOTSUPP
+        unknown = dict.fromkeys((b"system.evil", b"system.posix_acl", b"foo", b"os2.x", b""), errno.EOPNOTSUPP)
+        for name, error in (unknown | dict.fromkeys((b"user.", b"trusted.", b"security."), errno.EINVAL)).items():
+            assert await refused(fs.setxattr(ino, name, b"", USER)) == error
+            assert await refused(fs.removexattr(ino, name, USER)) == error
+            assert await refused(fs.getxattr(ino, name)) == error
         for name in (b"user.a", b"trusted.b", b"security.c"):
             await fs.setxattr(ino, name, b"x", WHO)
         assert set(await fs.listxattr(ino, WHO)) == {b"user.a", b"trusted.b", b"security.c"}

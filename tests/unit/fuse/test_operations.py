@@ -2,6 +2,7 @@
 
 import errno
 import inspect
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pyfuse3
@@ -41,6 +42,7 @@ class Failing:
     """A file system that does nothing but fail."""
 
     umask_applied = True
+    groups_of: Callable[[int], Collection[int]] = staticmethod(lambda pid: ())
 
     def __init__(self, failure: BaseException) -> None:
         self.failure = failure

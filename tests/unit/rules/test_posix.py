@@ -15,24 +15,33 @@ REGULAR = stat.S_IFREG
         (0o644, 0o644),
         (0o4755, 0o755),
         (0o2755, 0o755),
-        (0o2745, 0o2745),  # without group execution it marks mandatory locking, not a set-group-id program
+        (0o2745, 0o2745),  # without group execution it is no set-group-id program
         (0o6777, 0o777),
         (0o1777, 0o1777),
     ],
 )
 def test_set_id_goes_when_content_or_owner_changes(mode: int, expected: int) -> None:
-    assert posix.mode_after_write(REGULAR | mode, writer_is_root=False) == REGULAR | expected
-    assert posix.mode_after_chown(REGULAR | mode) == REGULAR | expected
+    assert posix.mode_after_write(REGULAR | mode, by_root=False, by_member=True) == REGULAR | expected
+    assert posix.mode_after_chown(REGULAR | mode, by_member=True) == REGULAR | expected
+    assert posix.mode_after_write(REGULAR | mode, by_root=False, by_member=False) == REGULAR | mode & 0o1777
+    assert posix.mode_after_chown(REGULAR | mode, by_member=False) == REGULAR | mode & 0o1777
+    assert posix.needs_membership(mode) is (expected & stat.S_ISGID != 0)
 
 
 def test_root_writes_without_losing_bits() -> None:
-    assert posix.mode_after_write(REGULAR | 0o6755, writer_is_root=True) == REGULAR | 0o6755
+    assert posix.mode_after_write(REGULAR | 0o6755, by_root=True, by_member=True) == REGULAR | 0o6755
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO])
 def test_other_types_keep_theirs(kind: int) -> None:
-    assert posix.mode_after_write(kind | 0o6777, writer_is_root=False) == kind | 0o6777
-    assert posix.mode_after_chown(kind | 0o6777) == kind | 0o6777
+    assert posix.mode_after_write(kind | 0o6777, by_root=False, by_member=False) == kind | 0o6777
+    assert posix.mode_after_chown(kind | 0o6777, by_member=False) == kind | 0o6777
+
+
+def test_an_access_list_gives_set_gid_to_members_only() -> None:
+    for kind in (stat.S_IFREG, stat.S_IFDIR):
+        assert posix.mode_after_acl(kind | 0o6755, by_member=True) == kind | 0o6755
+        assert posix.mode_after_acl(kind | 0o6755, by_member=False) == kind | 0o4755
 
 
 def test_a_set_gid_directory_hands_its_group_on() -> None:
@@ -40,3 +49,22 @@ def test_a_set_gid_directory_hands_its_group_on() -> None:
     assert posix.new_owner(parent, 50, REGULAR | 0o644, 7) == (REGULAR | 0o644, 50)
     assert posix.new_owner(parent, 50, stat.S_IFDIR | 0o755, 7) == (stat.S_IFDIR | 0o2755, 50)
     assert posix.new_owner(stat.S_IFDIR | 0o775, 50, stat.S_IFDIR | 0o755, 7) == (stat.S_IFDIR | 0o755, 7)
+
+
+def test_a_namespace_alone_is_no_name() -> None:
+    for namespace in (b"user.", b"trusted.", b"security."):
+        assert posix.is_bare_namespace(namespace)
+        assert not posix.is_attribute_name(namespace)
+        assert not posix.is_bare_namespace(namespace + b"x")
+        assert posix.is_attribute_name(namespace + b"x")
+    assert not posix.is_bare_namespace(b"user")
+    assert not posix.is_attribute_name(b"user")
+
+
+def test_attributes_fit_while_they_can_be_listed_and_stand_in_a_record() -> None:
+    names = {b"user.%0250d" % n: b"" for n in range(256)}
+    assert sum(len(name) + 1 for name in names) == 64 << 10
+    assert posix.attributes_fit(names)
+    assert not posix.attributes_fit({**names, b"user.more": b""})
+    assert posix.attributes_fit({b"user.%d" % n: bytes(65_530) for n in range(4)})
+    assert not posix.attributes_fit({b"user.%d" % n: bytes(65_530) for n in range(5)})
