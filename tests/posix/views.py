@@ -12,7 +12,7 @@ import random
 import stat
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
@@ -49,6 +49,10 @@ class Facts:
     ctime_ns: int
 
 
+_ALL: Final = tuple(field.name for field in fields(Facts))
+_LASTING: Final = ("mode", "nlink", "uid", "gid", "size")
+
+
 @dataclass(frozen=True, slots=True)
 class FileView:
     """All that can be learnt of a regular file."""
@@ -83,7 +87,7 @@ def facts_of(found: os.stat_result) -> Facts:
 
 
 def statx(descriptor: int, flags: int) -> Facts:
-    """What statx(2) says of an open file."""
+    """Of an open file, by statx(2)."""
     buffer = ctypes.create_string_buffer(256)
     if _libc.statx(descriptor, b"", AT_EMPTY_PATH | flags, _BASIC_STATS, buffer):
         raise OSError(ctypes.get_errno(), "statx")
@@ -115,14 +119,15 @@ def view(directory: Path) -> View:
     return View(facts_of(os.stat(directory)), listing, {name: file_view(directory / name) for name in listing})
 
 
-def differences(expected: View, found: View) -> list[str]:
-    """One line for each thing that differs."""
-    lines = _differing("directory", expected.directory, found.directory)
-    if expected.listing != found.listing:
+def differences(expected: View, found: View, *, elsewhere: bool = False) -> list[str]:
+    """One line for each thing that differs. What is seen `elsewhere` has been through the same at another time: it has other numbers and times."""
+    compared = _LASTING if elsewhere else _ALL
+    lines = _differing("directory", expected.directory, found.directory, compared)
+    if expected.listing.keys() != found.listing.keys() or not (elsewhere or expected.listing == found.listing):
         lines.append(f"listing: {dict(expected.listing)} is {dict(found.listing)}")
     for name in sorted(expected.files.keys() & found.files.keys()):
         was, now = expected.files[name], found.files[name]
-        lines += _differing(name, was.facts, now.facts)
+        lines += _differing(name, was.facts, now.facts, compared)
         if was.xattrs != now.xattrs:
             lines.append(f"{name}: xattrs {dict(was.xattrs)} are {dict(now.xattrs)}")
         if was.content != now.content:
@@ -131,8 +136,7 @@ def differences(expected: View, found: View) -> list[str]:
     return lines
 
 
-def _differing(what: str, was: Facts, now: Facts) -> list[str]:
-    names = [field.name for field in fields(Facts)]
+def _differing(what: str, was: Facts, now: Facts, names: Sequence[str]) -> list[str]:
     return [f"{what}: {name} {getattr(was, name)} is {getattr(now, name)}" for name in names if getattr(was, name) != getattr(now, name)]
 
 
@@ -188,6 +192,7 @@ class History:
         self._is_root = os.geteuid() == 0
         self._serial = 0
         self._names = [self._new_name()]
+        self._beside: set[str] = set()
         self._content = bytearray()
         self._fds = [os.open(self._path(), os.O_CREAT | os.O_RDWR | os.O_NOATIME, 0o644)]
 
@@ -242,13 +247,13 @@ class History:
         said |= {f"stat of {name}": facts_of(os.stat(self.directory / name)) for name in self._names}
         for flags in (0, AT_STATX_DONT_SYNC, AT_STATX_FORCE_SYNC):
             said[f"statx with {flags:#x}"] = statx(self._fd(), flags)
-        lines = [line for who, told in said.items() for line in _differing(who, facts, told)]
+        lines = [line for who, told in said.items() for line in _differing(who, facts, told, _ALL)]
         if (facts.size, facts.nlink) != (len(self._content), len(self._names)):
             lines.append(f"size and links {facts.size}, {facts.nlink} instead of {len(self._content)}, {len(self._names)}")
         if os.pread(self._fd(), len(self._content) + 1, 0) != self._content:
             lines.append("the content is another")
-        if sorted(os.listdir(self.directory)) != sorted({*self._names, *(["beside"] if (self.directory / "beside").exists() else [])}):
-            lines.append(f"the listing is {sorted(os.listdir(self.directory))}")
+        if (listing := set(os.listdir(self.directory))) != {*self._names, *self._beside}:
+            lines.append(f"the listing is {sorted(listing)}")
         return lines
 
     def _complain(self, lines: list[str]) -> None:
@@ -358,7 +363,7 @@ class History:
         return ATTRIBUTES
 
     def _remove_xattr(self) -> Touched:
-        names = [name for name in os.listxattr(self._fd()) if name.startswith("user.")]
+        names = sorted(name for name in os.listxattr(self._fd()) if name.startswith("user."))
         if not names:
             return NOTHING
         os.removexattr(self._file(), self._rng.choice(names))
@@ -396,12 +401,14 @@ class History:
         if not self._names:
             return NOTHING
         (self.directory / "beside").write_bytes(b"will be replaced")
+        self._beside.clear()
         os.rename(self._path(), self.directory / "beside")
         os.rename(self.directory / "beside", self._path())
         return NAMES
 
     def _write_beside(self) -> Touched:
-        is_new = not (self.directory / "beside").exists()
+        is_new = not self._beside
+        self._beside = {"beside"}
         (self.directory / "beside").write_bytes(self._data())
         return BESIDE if is_new else NOTHING
 
