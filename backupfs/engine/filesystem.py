@@ -416,7 +416,7 @@ class FileSystem:
             # The kernel keeps the times of a file that has been given the size it had, and so does this side.
             now = record.ctime_ns
         else:
-            now = self._volume.now_ns()
+            now = posix.change_time(self._volume.now_ns(), record.ctime_ns, (changes.atime_ns, changes.mtime_ns))
             record.mtime_ns = record.mtime_ns if changes.size is None else now
         if changes.uid is not None or changes.gid is not None:
             by_member = not posix.needs_membership(record.mode) or self._is_member(record.gid, who)
