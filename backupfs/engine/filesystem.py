@@ -477,13 +477,14 @@ class FileSystem:
         xattrs = dict(self._inodes.xattrs(state))
         if len(name) > limits.NAME_MAX_BYTES or len(value) > limits.XATTR_VALUE_MAX_BYTES:
             raise FileSystemError(errno.ERANGE if len(name) > limits.NAME_MAX_BYTES else errno.E2BIG)
+        mode_before = state.record.mode
         if name in (acl.ACCESS, acl.DEFAULT):
             self._set_acl(state, xattrs, name, value, who)
         else:
             xattrs[name] = value
         if not posix.attributes_fit(xattrs):
             raise FileSystemError(errno.ENOSPC)
-        self._set_xattrs(state, xattrs)
+        self._set_xattrs(state, xattrs, mode_before)
 
     async def removexattr(self, ino: int, name: bytes, who: Caller) -> None:
         """Remove an extended attribute; ENODATA."""
@@ -496,7 +497,7 @@ class FileSystem:
                 # What the mode says anyway is no list; taking it away is no error.
                 return
             raise FileSystemError(errno.ENODATA)
-        self._set_xattrs(state, xattrs)
+        self._set_xattrs(state, xattrs, state.record.mode)
 
     # files
 
@@ -1121,9 +1122,12 @@ class FileSystem:
         if not acl.is_minimal(entries):
             xattrs[name] = value
 
-    def _set_xattrs(self, state: InodeState, xattrs: dict[bytes, bytes]) -> None:
-        if xattrs != self._inodes.xattrs(state):  # `cp -a` gives each file the access list that its mode is anyway
+    def _set_xattrs(self, state: InodeState, xattrs: dict[bytes, bytes], mode_before: int) -> None:
+        differs = xattrs != self._inodes.xattrs(state)
+        if differs:  # `cp -a` gives each file the access list that its mode is anyway
             self._inodes.set_xattrs(state, xattrs)
+        if not differs and state.record.mode == mode_before:
+            return  # no ctime changes then, as on ext4; that of a regular file the kernel changes all the same
         state.record.ctime_ns = self._volume.now_ns()
         self._inodes.touch(state)
 
