@@ -3,7 +3,8 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol
@@ -13,11 +14,37 @@ from tests.oracle.manifest import Manifest, assert_same, manifest
 from tests.posix.quick import QuickRepository
 
 IMAGE_BYTES: Final = 1 << 30
+RECENT: Final = 20
+"""As many snapshots are compared once more when the index has been lost."""
 _OPTIONS: Final = ("--every", "off", *(("--allow-other",) if os.geteuid() == 0 else ()))
+
+
+class KeptSnapshot:
+    """What a snapshot of a tree has to show, for ever."""
+
+    def __init__(self, path: Path, expected: Manifest) -> None:
+        self.path = path
+        self._expected = expected
+
+    def compare(self) -> None:
+        """AssertionError when it shows something else."""
+        assert_same(self._expected, manifest(self.path))
+
+
+def compare_recent(recent: Iterable[KeptSnapshot]) -> int:
+    """Compare each again; how many."""
+    count = 0
+    for kept in recent:
+        kept.compare()
+        count += 1
+    return count
 
 
 class Ground(Protocol):
     """What is held against ext4."""
+
+    recent: deque[KeptSnapshot]
+    """The last snapshots, to be compared again later."""
 
     @property
     def root(self) -> Path:
@@ -39,6 +66,7 @@ class MountGround:
     def __init__(self, repository: QuickRepository) -> None:
         self._repository = repository
         self.root = repository.directory
+        self.recent: deque[KeptSnapshot] = deque(maxlen=RECENT)
         self._taken = 0
 
     def snapshot(self) -> Path:
@@ -69,13 +97,14 @@ class DirectoryGround:
 
     def __init__(self, root: Path, copies: Path) -> None:
         self.root = root
-        self._copies = copies
+        self.recent: deque[KeptSnapshot] = deque(maxlen=RECENT)
+        self.copies = copies
         self._taken = 0
 
     def snapshot(self) -> Path:
         """A copy, as cp makes it."""
         self._taken += 1
-        copy = self._copies / str(self._taken)
+        copy = self.copies / str(self._taken)
         run(["cp", "-a", self.root, copy])
         return copy
 
@@ -124,15 +153,3 @@ def mount(place: Path) -> Iterator[MountGround]:
         repository.unmount()
     finally:
         repository.close()
-
-
-class KeptSnapshot:
-    """What a snapshot of a tree has to show, for ever."""
-
-    def __init__(self, path: Path, expected: Manifest) -> None:
-        self.path = path
-        self._expected = expected
-
-    def compare(self) -> None:
-        """AssertionError when it shows something else."""
-        assert_same(self._expected, manifest(self.path))

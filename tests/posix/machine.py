@@ -6,8 +6,8 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from tests.posix.calls import RENAME_EXCHANGE, RENAME_NOREPLACE, Time
 from tests.posix.comparing import ALL, WITHOUT_ATIME, Moment, seen_faults, tree_faults
 from tests.posix.grounds import Ground, KeptSnapshot, is_noatime
 from tests.posix.identities import ALICE, BOB, COMMON, NOBODY, Identity, acting_as, identities
-from tests.posix.side import Before, Facts, Seen, Side, Stream
+from tests.posix.side import Before, Seen, Side, Stream
 
 CLOCK_REALTIME_COARSE: Final = 5
 """Linux: the time of the last tick."""
@@ -89,6 +89,10 @@ class Counts:
         """One call was made."""
         self.calls.setdefault(call, [0, 0])[refused] += 1
 
+    def as_dict(self) -> dict[str, Any]:
+        """All of it but the survey."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "survey"}
+
     def shown(self) -> str:
         """In one line."""
         return (
@@ -150,9 +154,9 @@ class Difference(AssertionError):
 
 
 class SideBySide(RuleBasedStateMachine):
-    """One sequence: a directory on each side, and the calls below it."""
+    """One sequence: a directory on each side, and the calls below it. `found` makes the side that is held against ext4."""
 
-    def __init__(self, base: Path, ground: Ground, counts: Counts) -> None:
+    def __init__(self, base: Path, ground: Ground, counts: Counts, found: type[Side] = Side) -> None:
         super().__init__()
         self._ground = ground
         self.counts = counts
@@ -161,7 +165,7 @@ class SideBySide(RuleBasedStateMachine):
         self._bases = base / self._name, ground.root / self._name
         for directory in self._bases:
             (directory / "t").mkdir(parents=True)
-        self.expected, self.found = (Side(os.fsencode(directory / "t")) for directory in self._bases)
+        self.expected, self.found = (kind(os.fsencode(directory / "t")) for kind, directory in zip((Side, found), self._bases, strict=True))
         self._sides = self.expected, self.found
         self._compared = ALL if is_noatime(base) else WITHOUT_ATIME
         self._openers: dict[int, Identity] = {}
@@ -292,7 +296,7 @@ class SideBySide(RuleBasedStateMachine):
     @has_maps
     @rule(key=mapping(), data=datas, offset=sizes)
     def store(self, key: int, data: bytes, offset: int) -> None:
-        self._step("store", key, data, offset, who=WHO[0])
+        self._step("store", key, data, offset, who=WHO[0], maps=(key,))
 
     @has_maps
     @rule(key=mapping(), size=sizes, offset=sizes)
@@ -436,13 +440,14 @@ class SideBySide(RuleBasedStateMachine):
         umask: int = 0,
         paths: tuple[bytes, ...] = (),
         slots: tuple[int, ...] = (),
+        maps: tuple[int, ...] = (),
         names: bool = False,
     ) -> object:
         """Make a call on both sides, compare what it gives and what it touched; what it gives."""
         self._steps += 1
         self.counts.steps += 1
-        parents = tuple({os.path.dirname(path.rstrip(b"/")) or b"." for path in paths})
-        before = tuple(self._before(side, paths, parents, slots) for side in self._sides)
+        parents = tuple(sorted({os.path.dirname(path.rstrip(b"/")) or b"." for path in paths} - set(paths)))
+        before = tuple(self._before(side, (*paths, *parents), side.open_ones(slots, maps)) for side in self._sides)
         begin = time.clock_gettime_ns(CLOCK_REALTIME_COARSE), time.time_ns()
         results = []
         for side in self._sides:
@@ -455,7 +460,7 @@ class SideBySide(RuleBasedStateMachine):
         faults = [] if expected == found else [f"{call} gives {_shown(expected)} on ext4 and {_shown(found)}"]
         if expected is None and found is None:
             self._keep(call, arguments, who)
-        faults += self._look(call, before, moment, paths, parents, slots, names)
+        faults += self._look(call, before, moment, paths, parents, slots, maps, names)
         if faults:
             self._differ(f"{call}{arguments!r:.400} by {who}", faults)
         if names:
@@ -476,11 +481,11 @@ class SideBySide(RuleBasedStateMachine):
         elif call in {"opendir", "rewinddir"}:
             self._follow(arguments[0])
 
-    def _before(self, side: Side, paths: Iterable[bytes], parents: Iterable[bytes], slots: Iterable[int]) -> dict[int, Before]:
-        seen = [side.before(path, follow=follow) for path in paths for follow in (False, True)]
-        seen += [side.before(path, follow=True) for path in parents]
-        seen += [side.before_open(number) for number in slots]
-        return dict(each for each in seen if each is not None)
+    def _before(self, side: Side, paths: Iterable[bytes], opened: Mapping[str, tuple[int, int | None]]) -> dict[int, Before]:
+        seen = [side.before_open(descriptor) for descriptor, _ in opened.values()]
+        for path in paths:
+            seen += side.before(path)
+        return dict(seen)
 
     def _look(
         self,
@@ -490,6 +495,7 @@ class SideBySide(RuleBasedStateMachine):
         paths: Iterable[bytes],
         parents: Iterable[bytes],
         slots: Iterable[int],
+        maps: Iterable[int],
         names: bool,
     ) -> list[str]:
         faults: list[str] = []
@@ -504,13 +510,13 @@ class SideBySide(RuleBasedStateMachine):
             if isinstance(seen, Seen) and stat.S_ISLNK(seen.facts.mode):
                 compare(f"what {path!r} leads to", lambda side, path=path: side.look(path, follow=True))  # type: ignore[misc]
         for path in parents:
-            compare(f"the directory {path!r}", lambda side, path=path: side.look(path, follow=True, content=False))  # type: ignore[misc]
+            compare(f"the directory {path!r}", lambda side, path=path: side.look_briefly(path))  # type: ignore[misc]
             if names:
                 expected, found = self.expected.names(path), self.found.names(path)
                 if expected != found:
                     faults.append(f"{path!r} lists {expected!r} on ext4 and {found!r}")
-        for number in slots:
-            compare(f"the file open as {number}", lambda side, number=number: side.look_open(number))  # type: ignore[misc]
+        for what in self.expected.open_ones(slots, maps):
+            compare(what, lambda side, what=what: side.look_open(*side.open_ones(slots, maps)[what]))  # type: ignore[misc]
         return faults
 
     def _now_and_then(self) -> None:
@@ -539,6 +545,7 @@ class SideBySide(RuleBasedStateMachine):
         kept.compare()
         self.counts.snapshots += 1
         self._kept.append(kept)
+        self._ground.recent.append(kept)
 
     def _remount(self) -> None:
         """Nothing is open then; everything is as before, times and inode numbers included."""
@@ -585,30 +592,32 @@ def _shown(result: object) -> str:
     return repr(result)
 
 
-def _is_error(result: object) -> bool:
-    return isinstance(result, str) and result.isupper()
-
-
-def run_sequences(base: Path, ground: Ground, counts: Counts, *, first_seed: int, sequences: int, steps: int = STEPS) -> None:
-    """So many sequences of so many steps; Difference with the shortest sequence that Hypothesis finds."""
+def run_sequences(
+    base: Path,
+    ground: Ground,
+    counts: Counts,
+    *,
+    first_seed: int,
+    sequences: int,
+    found: type[Side] = Side,
+    shrink: bool = True,
+) -> None:
+    """So many sequences; Difference with the shortest sequence that Hypothesis finds."""
 
     def made() -> SideBySide:
-        return SideBySide(base, ground, counts)
+        return SideBySide(base, ground, counts, found)
 
     run_state_machine_as_test(
         seed(first_seed)(made),  # type: ignore[arg-type]
         settings=settings(
             max_examples=sequences,
-            stateful_step_count=steps,
+            stateful_step_count=STEPS,
             deadline=None,
             derandomize=False,
             database=None,
-            phases=[Phase.generate, Phase.shrink],
+            phases=[Phase.generate, Phase.shrink] if shrink and counts.survey is None else [Phase.generate],
             report_multiple_bugs=False,
             suppress_health_check=list(HealthCheck),
         ),
-        _min_steps=steps,
+        _min_steps=STEPS,
     )
-
-
-__all__ = ["Counts", "Difference", "Facts", "SideBySide", "run_sequences"]

@@ -7,7 +7,7 @@ import errno
 import mmap
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -64,6 +64,23 @@ class OpenFile:
 
 
 @dataclass(slots=True)
+class MappedFile:
+    """A file in memory, and a descriptor by which its content is looked at."""
+
+    memory: mmap.mmap
+    reader: int
+
+    def close(self) -> None:
+        """Neither is used afterwards."""
+        self.memory.close()
+        os.close(self.reader)
+
+    def end(self, wanted: int) -> int:
+        """How far it can be used: behind the end of the file there is nothing."""
+        return min(len(self.memory), self.memory.size(), wanted)
+
+
+@dataclass(slots=True)
 class Stream:
     """A directory being read: what stood there all the time since it was begun, what ever did, and what was read."""
 
@@ -97,7 +114,7 @@ class Side:
     def __init__(self, root: bytes) -> None:
         self.root = root
         self.files: dict[int, OpenFile] = {}
-        self.maps: dict[int, mmap.mmap] = {}
+        self.maps: dict[int, MappedFile] = {}
         self.streams: dict[int, Stream] = {}
 
     def at(self, path: bytes) -> bytes:
@@ -192,25 +209,25 @@ class Side:
         size = os.fstat(file.descriptor).st_size
         if not size:
             raise OSError(errno.EINVAL, "nothing to map")
-        made = mmap.mmap(file.descriptor, size)
+        memory = mmap.mmap(file.descriptor, size)
         if key in self.maps:
             self.maps.pop(key).close()
-        self.maps[key] = made
+        self.maps[key] = MappedFile(memory, os.dup(file.descriptor))
 
     def store(self, key: int, data: bytes, offset: int) -> int:
         """Write into a mapping and have it synced; what lies behind the file's end now is left alone. How many bytes were written."""
         mapping = self.maps[key]
-        end = min(len(mapping), mapping.size(), offset + len(data))
+        end = mapping.end(offset + len(data))
         if end <= offset:
             return 0
-        mapping[offset:end] = data[: end - offset]
-        mapping.flush()
+        mapping.memory[offset:end] = data[: end - offset]
+        mapping.memory.flush()
         return end - offset
 
     def load(self, key: int, size: int, offset: int) -> bytes:
         mapping = self.maps[key]
-        end = min(len(mapping), mapping.size(), offset + size)
-        return mapping[offset:end] if end > offset else b""
+        end = mapping.end(offset + size)
+        return mapping.memory[offset:end] if end > offset else b""
 
     # --- paths ---
 
@@ -299,19 +316,32 @@ class Side:
 
     # --- looking ---
 
-    def before(self, path: bytes, *, follow: bool = False) -> tuple[int, Before] | None:
-        """Inode, times and size of what stands there."""
+    def before(self, path: bytes) -> list[tuple[int, Before]]:
+        """Inode, times and size of what stands there, and of what it leads to."""
+        seen = []
         try:
-            status = os.stat(self.at(path), follow_symlinks=follow)
-        except OSError:
-            return None
+            status = os.lstat(self.at(path))
+            seen.append(status)
+            if stat.S_ISLNK(status.st_mode):
+                seen.append(os.stat(self.at(path)))
+        except OSError:  # it is not there, or leads to nothing
+            pass
+        return [(status.st_ino, Before(_times(status), status.st_size)) for status in seen]
+
+    def before_open(self, descriptor: int) -> tuple[int, Before]:
+        """The same of an open file."""
+        status = os.fstat(descriptor)
         return status.st_ino, Before(_times(status), status.st_size)
 
-    def before_open(self, slot: int) -> tuple[int, Before]:
-        status = os.fstat(self.files[slot].descriptor)
-        return status.st_ino, Before(_times(status), status.st_size)
+    def look_briefly(self, path: bytes) -> Seen | str:
+        """What stat(2) tells of what a path leads to, or the name of the error."""
+        try:
+            status = os.stat(self.at(path))
+        except OSError as error:
+            return name_of(error)
+        return Seen(_facts(status), _times(status), status.st_ino)
 
-    def look(self, path: bytes, *, follow: bool = False, content: bool = True) -> Seen | str:
+    def look(self, path: bytes, *, follow: bool = False) -> Seen | str:
         """Everything about what stands there, or the name of the error."""
         full = self.at(path)
         try:
@@ -321,18 +351,24 @@ class Side:
         kind = stat.S_IFMT(status.st_mode)
         target = os.readlink(full) if kind == stat.S_IFLNK else None
         xattrs = tuple((name, os.getxattr(full, name, follow_symlinks=follow)) for name in sorted(os.listxattr(full, follow_symlinks=follow)))
-        read = self._content(full, status) if content and kind == stat.S_IFREG else None
+        read = self._content(full, status) if kind == stat.S_IFREG else None
         return Seen(_facts(status, target, xattrs, read), _times(status), status.st_ino)
 
-    def look_open(self, slot: int) -> Seen:
-        """The same for an open file, whatever names it has."""
-        file = self.files[slot]
-        status = os.fstat(file.descriptor)
-        read = None if file.reader is None else _read_all(file.reader)
-        if file.reader is None:
+    def look_open(self, descriptor: int, reader: int | None) -> Seen:
+        """The same for an open file, whatever names it has: without content and attributes when it cannot be read."""
+        status = os.fstat(descriptor)
+        if reader is None:
             return Seen(_facts(status), _times(status), status.st_ino)
-        xattrs = tuple((name, os.getxattr(file.reader, name)) for name in sorted(os.listxattr(file.reader)))
-        return Seen(_facts(status, None, xattrs, read), _times(status), status.st_ino)
+        xattrs = tuple((name, os.getxattr(reader, name)) for name in sorted(os.listxattr(reader)))
+        return Seen(_facts(status, None, xattrs, _read_all(reader)), _times(status), status.st_ino)
+
+    def open_ones(self, slots: Iterable[int], keys: Iterable[int]) -> dict[str, tuple[int, int | None]]:
+        """Descriptor and reader of open files and mappings, under what to call them."""
+        files = {f"the file open as {slot}": self.files[slot] for slot in slots}
+        maps = {f"the file mapped as {key}": self.maps[key] for key in keys}
+        return {what: (file.descriptor, file.reader) for what, file in files.items()} | {
+            what: (mapping.reader, mapping.reader) for what, mapping in maps.items()
+        }
 
     def names(self, path: bytes) -> list[tuple[bytes, str]] | str:
         """What a directory lists, with the types that the listing gives."""
