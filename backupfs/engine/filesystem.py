@@ -11,7 +11,8 @@ import logging
 import math
 import os
 import stat
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -38,7 +39,7 @@ from backupfs.engine.committer import Committer
 from backupfs.engine.filedata import FileData, FlushMode
 from backupfs.engine.history import History
 from backupfs.engine.inodes import InodeState, InodeTable
-from backupfs.engine.namespace import RENAME_EXCHANGE, SNAPSHOTS_NAME, Namespace
+from backupfs.engine.namespace import RENAME_EXCHANGE, RENAME_WHITEOUT, SNAPSHOTS_NAME, Namespace
 from backupfs.engine.reckoning import Reckoner
 from backupfs.engine.restoring import Restorer
 from backupfs.engine.seams import Progress
@@ -82,8 +83,8 @@ class _FileHandle:
     direct: bool = False
     internal: bool = False
     by_root: bool = False
-    by_member: bool = True
-    """Of the file's group, when it was opened; asked only where it makes a difference."""
+    groups: AbstractSet[int] = frozenset()
+    """Groups of whoever opened it; the supplementary ones only if a set-gid bit hung on them then."""
     errors_seen: int = 0
     next_offset: int = 0
 
@@ -138,8 +139,8 @@ class FileSystem:
         )
         self.snapdirs = SnapshotDirectories(volume, self._names, self._snapshots, self._attributes_then)
         self._take_by_name: Callable[[str], Awaitable[object]] = self._take_named
-        self.groups_of: Callable[[int], Collection[int]] = lambda pid: ()
-        """The supplementary groups of a caller, by its `pid`. Set by the mount."""
+        self.groups_of: Callable[[int], AbstractSet[int]] = lambda _: frozenset()
+        """The supplementary groups of a process that waits for an answer. Set by the mount before the first request."""
         self.own_threads: set[int] = set()
         """Threads of this process that are using its own mount (the kernel's `pid` of a request is a thread's): their fsync commits nothing."""
 
@@ -380,7 +381,7 @@ class FileSystem:
     async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, who: Caller) -> None:
         """Move a name. A file that replaces another has its data stored first, so that no batch shows it empty."""
         self._must_be_live(new_parent)
-        await self._admit_change(parent)
+        await (self._admit_new(parent) if flags & RENAME_WHITEOUT else self._admit_change(parent))
         entry, target = self._names.find(parent, name), self._names.find(new_parent, new_name)
         if entry is not None and target is not None:
             moved = (entry, target) if flags & RENAME_EXCHANGE else (entry,)
@@ -388,7 +389,7 @@ class FileSystem:
             if unstored:
                 await self._data.flush(unstored, FlushMode.ALL)
                 await self._admit_change(parent)
-        replaced = self._names.rename(parent, name, new_parent, new_name, flags)
+        replaced = self._names.rename(parent, name, new_parent, new_name, flags, who)
         if replaced is not None:
             self._maybe_reap(replaced)
 
@@ -412,17 +413,22 @@ class FileSystem:
         await self._admit_change(ino)
         state = self._names.inode(ino)
         record = state.record
+        is_chown = changes.uid is not None or changes.gid is not None
+        if not is_chown and _is_chown_of_nothing(record, changes):
+            is_chown = True
+            if who.uid not in (0, record.uid) and posix.mode_after_chown(record.mode, self._keeps_mark(record, who)) != record.mode:
+                raise FileSystemError(errno.EPERM)
         if changes.size is not None and not await self._resize(ino, state, changes.size, who):
             # The kernel keeps the times of a file that has been given the size it had, and so does this side.
             now = record.ctime_ns
         else:
             now = posix.change_time(self._volume.now_ns(), record.ctime_ns, (changes.atime_ns, changes.mtime_ns))
             record.mtime_ns = record.mtime_ns if changes.size is None else now
-        if changes.uid is not None or changes.gid is not None:
-            by_member = not posix.needs_membership(record.mode) or self._is_member(record.gid, who)
+        if is_chown:
+            is_member = self._keeps_mark(record, who)
             record.uid = record.uid if changes.uid is None else changes.uid
             record.gid = record.gid if changes.gid is None else changes.gid
-            record.mode = posix.mode_after_chown(record.mode, by_member)
+            record.mode = posix.mode_after_chown(record.mode, is_member)
             self._drop_capability(state)
         if changes.mode is not None:
             record.mode = stat.S_IFMT(record.mode) | stat.S_IMODE(changes.mode)
@@ -452,7 +458,7 @@ class FileSystem:
         if self._data.ended:
             self.upkeep.wake()
         await self._admit_change(ino)
-        self._drop_privileges(state, who.uid == 0, not posix.needs_membership(record.mode) or self._is_member(record.gid, who))
+        self._drop_privileges(state, who.uid == 0, self._keeps_mark(record, who))
         return differs
 
     async def getxattr(self, ino: int, name: bytes) -> bytes:
@@ -564,7 +570,7 @@ class FileSystem:
         self._data.write(state, offset, data)
         self._volume.counters.written_bytes += len(data)
         now = self._volume.now_ns()
-        self._drop_privileges(state, handle.by_root, handle.by_member)
+        self._drop_privileges(state, handle.by_root, state.record.gid in handle.groups)
         if handle.direct:
             state.record.mtime_ns = state.record.ctime_ns = now
             self._inodes.touch(state)
@@ -1080,7 +1086,7 @@ class FileSystem:
             direct=direct,
             internal=who.pid in self.own_threads,
             by_root=who.uid == 0,
-            by_member=not writes or not posix.needs_membership(state.record.mode) or self._is_member(state.record.gid, who),
+            groups={who.gid} | (self.groups_of(who.pid) if writes and posix.is_group_mark(state.record.mode) else frozenset()),
             errors_seen=state.error_count,
         )
         state.handles += 1
@@ -1101,10 +1107,6 @@ class FileSystem:
         else:
             self.upkeep.reap_later(state)
 
-    def _is_member(self, gid: int, who: Caller) -> bool:
-        """Whether somebody is root or in a group."""
-        return who.uid == 0 or who.gid == gid or gid in self.groups_of(who.pid)
-
     def _set_acl(self, state: InodeState, xattrs: dict[bytes, bytes], name: bytes, value: bytes, who: Caller) -> None:
         try:
             entries = acl.decode(value)
@@ -1115,9 +1117,8 @@ class FileSystem:
                 raise FileSystemError(errno.EACCES)
             xattrs[name] = value
             return
-        record = state.record
-        by_member = not record.mode & stat.S_ISGID or self._is_member(record.gid, who)
-        record.mode = posix.mode_after_acl(acl.mode_of(entries, record.mode), by_member)
+        mode = acl.mode_of(entries, state.record.mode)
+        state.record.mode = mode if not mode & stat.S_ISGID or self._is_member(state.record.gid, who) else mode & ~stat.S_ISGID
         xattrs.pop(name, None)
         if not acl.is_minimal(entries):
             xattrs[name] = value
@@ -1131,8 +1132,15 @@ class FileSystem:
         state.record.ctime_ns = self._volume.now_ns()
         self._inodes.touch(state)
 
-    def _drop_privileges(self, state: InodeState, by_root: bool, by_member: bool) -> None:
-        mode = posix.mode_after_write(state.record.mode, by_root, by_member)
+    def _is_member(self, gid: int, who: Caller) -> bool:
+        """Whether a caller may give set-gid of a group: root and its members. Takes a look at the caller's process, so it is not asked in vain."""
+        return who.uid == 0 or who.gid == gid or gid in self.groups_of(who.pid)
+
+    def _keeps_mark(self, record: Inode, who: Caller) -> bool:
+        return posix.is_group_mark(record.mode) and self._is_member(record.gid, who)
+
+    def _drop_privileges(self, state: InodeState, by_root: bool, is_member: bool) -> None:
+        mode = posix.mode_after_write(state.record.mode, by_root, is_member)
         if mode != state.record.mode:
             state.record.mode = mode
             self._inodes.touch(state)
@@ -1157,6 +1165,13 @@ class FileSystem:
         # The log lies in the clear: what is inside the mount is not named there, only to whoever asks the process.
         log.error("reading inode %d at %d: %s; `backupfs status` names the file", handle.ino, offset, error)
         self._volume.errors.append(f"damaged: {shown}: {error}")
+
+
+def _is_chown_of_nothing(record: Inode, changes: AttributeChanges) -> bool:
+    """Whether a request that sets nothing is chown(2) with neither a user nor a group, which ends set-id bits all the same, for those who may change
+    the mode. Of a regular file the kernel keeps the times and sends its own ctime with it; without that it is about to write to the file.
+    """
+    return changes == AttributeChanges(ctime_ns=changes.ctime_ns) and stat.S_ISREG(record.mode) == (changes.ctime_ns is not None)
 
 
 async def _end(tasks: Sequence[_Task]) -> None:

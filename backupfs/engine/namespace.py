@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 SNAPSHOTS_NAME = b".snapshots"
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
+RENAME_WHITEOUT = 4
 
 
 class Namespace:
@@ -162,9 +163,12 @@ class Namespace:
         self._changed_directory(into, now, -1)
         return state
 
-    def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> InodeState | None:
-        """Move a name, replacing what stands there unless told otherwise. Gives the inode that lost its name, if one did."""
-        if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
+    def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, who: Caller) -> InodeState | None:
+        """Move a name, replacing what stands there unless told otherwise. Gives the inode that lost its name, if one did.
+
+        With RENAME_WHITEOUT a device 0:0 of the caller's stands under the old name afterwards, by which an overlay knows that something is gone.
+        """
+        if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT, RENAME_WHITEOUT | RENAME_NOREPLACE):
             raise FileSystemError(errno.EINVAL)
         old_dir, new_dir = self.directory(parent), self.directory(new_parent)
         if SNAPSHOTS_NAME in (name, new_name):
@@ -200,6 +204,8 @@ class Namespace:
         step = 1 if is_directory else 0
         self._changed_directory(old_dir, now, -step)
         self._changed_directory(new_dir, now, step - (1 if is_directory and replaced is not None else 0))
+        if flags & RENAME_WHITEOUT:
+            self.make(parent, name, stat.S_IFCHR, 0, b"", who)
         return replaced
 
     def is_empty(self, ino: int) -> bool:

@@ -21,7 +21,6 @@ import trio
 from backupfs.errors import UnsupportedError
 from backupfs.fuse import mount_table
 from backupfs.fuse.forgetting import Forgetting
-from backupfs.fuse.groups import groups_of
 from backupfs.fuse.handshake import HandshakeError, InitFlag, negotiate
 from backupfs.fuse.mount_point import check_directory, check_machine
 from backupfs.fuse.operations import FileSystem, Operations
@@ -50,8 +49,10 @@ class MountOptions:
     eager: bool = True
 
     def names(self) -> list[str]:
-        """As mount(8) takes them. Never `auto_unmount`: see the top of this module."""
-        chosen = ["fsname=backupfs", "subtype=backupfs", "default_permissions", "nosuid", "nodev"]
+        """As mount(8) takes them. Never `auto_unmount`: see the top of this module. `noatime` says what is so anyway: FUSE leaves the times of
+        reading to the file system, and none are kept here.
+        """
+        chosen = ["fsname=backupfs", "subtype=backupfs", "default_permissions", "nosuid", "nodev", "noatime"]
         if self.read_only:
             chosen.append("ro")
         if self.allow_other:
@@ -141,8 +142,8 @@ class Mount:
         self.flags = InitFlag(0)
         if not self._options.handshake or not await self._mount_with_handshake(operations):
             self._mount_plainly(operations)
-        self._fs.groups_of = groups_of
         self._fs.umask_applied = InitFlag.DONT_MASK not in self.flags
+        self._fs.groups_of = supplementary_groups
         log.info("mounted on %s, with %s", self._directory, ", ".join(str(flag.name) for flag in self.flags) or "libfuse's flags only")
 
     async def _mount_with_handshake(self, operations: Operations) -> bool:
@@ -174,6 +175,16 @@ class Mount:
             raise UnsupportedError(f"the kernel refuses the mount on {self._directory}")
         if os.geteuid() == 0:
             _raise_read_ahead(self._directory)
+
+
+def supplementary_groups(pid: int) -> frozenset[int]:
+    """Those of a process that waits for an answer, which the kernel does not send along; none of one that /proc does not show, as in another
+    PID namespace.
+    """
+    try:
+        return frozenset(pyfuse3.get_sup_groups(pid))
+    except OSError:
+        return frozenset()
 
 
 def _fusermount(directory: Path, options: list[str]) -> int:

@@ -8,7 +8,8 @@ one engine call.
 import errno
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Set as AbstractSet
 from functools import wraps
 from typing import Final, ParamSpec, Protocol, TypeVar
 
@@ -33,8 +34,8 @@ class FileSystem(Protocol):
     umask_applied: bool
     """Set by the mount before the first request: whether modes arrive with the caller's umask taken off."""
 
-    groups_of: Callable[[int], Collection[int]]
-    """Set by the mount before the first request: the supplementary groups of whoever has this `pid` and waits for an answer."""
+    groups_of: Callable[[int], AbstractSet[int]]
+    """Set by the mount before the first request: the supplementary groups of a process that waits for an answer."""
 
     def negative_cacheable(self, parent: int, name: bytes) -> bool:
         """Whether the kernel may remember for ever that this name is missing."""

@@ -12,29 +12,23 @@ _MOMENT_NS: Final = 1_000_000_000
 _NAMESPACES: Final = (b"user.", b"trusted.", b"security.")
 
 
-def needs_membership(mode: int) -> bool:
-    """Whether it makes a difference below if whoever changes a file of this mode is in its group."""
-    return mode & (stat.S_ISGID | stat.S_IXGRP) == stat.S_ISGID
+def mode_after_write(mode: int, writer_is_root: bool, is_member: bool) -> int:
+    """Mode of a regular file after its content or size was changed: set-id bits go, unless root did it. `is_member`: see `is_group_mark`."""
+    return mode if writer_is_root else _without_set_id(mode, is_member)
 
 
-def mode_after_write(mode: int, by_root: bool, by_member: bool) -> int:
-    """Mode of a regular file after its content or size was changed: set-id bits go, unless root did it.
-
-    Set-gid without the group's right to execute makes no program of the group's; it goes only when somebody outside of the group did it.
+def mode_after_chown(mode: int, is_member: bool) -> int:
+    """Mode after the owner or group was set: set-id bits go, root or not, as ext4 has it; directories keep theirs. `is_member` of the group that the
+    file had: see `is_group_mark`.
     """
-    return mode if by_root else _without_set_id(mode, by_member)
+    return mode if stat.S_ISDIR(mode) else _without_set_id(mode, is_member)
 
 
-def mode_after_chown(mode: int, by_member: bool) -> int:
-    """Mode after the owner or group was set: set-id bits go, root or not, as ext4 has it; directories keep theirs. `by_member`: root, or somebody
-    in the group that the file had.
+def is_group_mark(mode: int) -> bool:
+    """Whether this is set-gid without execution by the group: no program, so it stays when a member of the file's group, or root, changes the file,
+    and goes with a change by anybody else.
     """
-    return mode if stat.S_ISDIR(mode) else _without_set_id(mode, by_member)
-
-
-def mode_after_acl(mode: int, by_member: bool) -> int:
-    """Mode after an access list was set: set-gid is only for root and whoever is in the group to give, as with chmod(2)."""
-    return mode if by_member else mode & ~stat.S_ISGID
+    return not stat.S_ISDIR(mode) and mode & (stat.S_ISGID | stat.S_IXGRP) == stat.S_ISGID
 
 
 def new_owner(parent_mode: int, parent_gid: int, mode: int, gid: int) -> tuple[int, int]:
@@ -75,10 +69,6 @@ def is_listed(name: bytes, for_root: bool) -> bool:
     return for_root or not name.startswith(b"trusted.")
 
 
-def _without_set_id(mode: int, by_member: bool) -> int:
-    if not stat.S_ISREG(mode):
-        return mode
-    mode &= ~stat.S_ISUID
-    if mode & stat.S_IXGRP or not by_member:
-        mode &= ~stat.S_ISGID
-    return mode
+def _without_set_id(mode: int, is_member: bool) -> int:
+    kept = is_member and is_group_mark(mode)
+    return mode & ~stat.S_ISUID if kept else mode & ~(stat.S_ISUID | stat.S_ISGID)

@@ -4,7 +4,8 @@ import errno
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from backupfs.engine.attributes import AttributeChanges, Attributes, Caller, DirectoryEntry, Opened, SpaceFacts
@@ -33,7 +34,7 @@ class FakeFileSystem:
 
     def __init__(self, uid: int = 0, gid: int = 0) -> None:
         self.umask_applied = True
-        self.groups_of: Callable[[int], Collection[int]] = lambda pid: ()
+        self.groups_of: Callable[[int], AbstractSet[int]] = lambda _: frozenset()
         self.requests: Counter[str] = Counter()
         self.modes: dict[bytes, tuple[int, int]] = {}
         self.fail_with: dict[str, Exception] = {}

@@ -5,8 +5,10 @@ library, and nothing newer than Python 3.10. Calls and answers are pickles: `(na
 """
 
 import ctypes
+import fcntl
 import os
 import pickle
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -32,37 +34,48 @@ def c(name: str, *arguments: Any) -> int:
     return result
 
 
-def utimensat(path: str | None, access: tuple[int, int], change: tuple[int, int], flags: int = 0, directory: int = AT_FDCWD) -> int:
+def utimensat(path: str | None, access: tuple[int, int], change: tuple[int, int], flags: int = 0, directory: int = AT_FDCWD) -> None:
     """Two times as (seconds, nanoseconds); UTIME_NOW and UTIME_OMIT go into the nanoseconds."""
-    return c("utimensat", directory, path, (ctypes.c_long * 4)(*access, *change), flags)
+    c("utimensat", directory, path, (ctypes.c_long * 4)(*access, *change), flags)
 
 
-def renameat2(source: str, target: str, flags: int) -> int:
-    return c("renameat2", AT_FDCWD, source, AT_FDCWD, target, flags)
+def renameat2(source: str, target: str, flags: int) -> None:
+    c("renameat2", AT_FDCWD, source, AT_FDCWD, target, flags)
 
 
-def access(path: str, mode: int, flags: int = 0) -> int:
+def access(path: str, mode: int, flags: int = 0) -> None:
     """What may be done with it, by the real ids; flags are those of faccessat(2): AT_EACCESS and AT_SYMLINK_NOFOLLOW."""
-    return c("faccessat", AT_FDCWD, path, mode, flags)
+    c("faccessat", AT_FDCWD, path, mode, flags)
 
 
-def fchmodat(path: str, mode: int, flags: int = 0, directory: int = AT_FDCWD) -> int:
-    return c("fchmodat", directory, path, mode, flags)
+def fchmodat(path: str, mode: int, flags: int = 0, directory: int = AT_FDCWD) -> None:
+    c("fchmodat", directory, path, mode, flags)
 
 
-def linkat(source: str, target: str, flags: int = 0, directory: int = AT_FDCWD) -> int:
-    return c("linkat", directory, source, AT_FDCWD, target, flags)
+def linkat(source: str, target: str, flags: int = 0, directory: int = AT_FDCWD) -> None:
+    c("linkat", directory, source, AT_FDCWD, target, flags)
 
 
 def bind(path: str) -> None:
-    """Make a socket's name; the socket itself is closed again."""
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(path)
+    """Make a socket's name; the socket itself is closed again. An address is shorter than a path may be, hence the way through /proc."""
+    above, name = os.path.split(path)
+    directory = os.open(above or ".", os.O_PATH | os.O_DIRECTORY)
+    try:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(f"/proc/self/fd/{directory}/{name}")
+    finally:
+        os.close(directory)
 
 
 def create(path: str, mode: int = 0o644) -> None:
     """An empty regular file that was not there before."""
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
+
+
+def lease(descriptor: int, kind: int) -> None:
+    """Take a lease on an open file, or give it back; nobody is to be signalled."""
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
+    fcntl.fcntl(descriptor, fcntl.F_SETLEASE, kind)
 
 
 def effective(uid: int, gid: int) -> None:
@@ -79,7 +92,7 @@ def reset(umask: int) -> None:
 
 
 _OWN: dict[str, Callable[..., Any]] = {
-    made.__name__: made for made in (access, bind, c, create, effective, fchmodat, linkat, renameat2, reset, utimensat)
+    made.__name__: made for made in (access, bind, c, create, effective, fchmodat, lease, linkat, renameat2, reset, utimensat)
 }
 
 
@@ -100,6 +113,8 @@ def main(uid: int, gid: int, groups: tuple[int, ...], umask: int) -> None:
         try:
             answer = (0, (_OWN.get(name) or getattr(os, name))(*positional, **named))
         except OSError as error:
+            if not error.errno:
+                raise
             answer = (error.errno, None)
         pickle.dump(answer, answers, 4)
         answers.flush()

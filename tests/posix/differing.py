@@ -32,13 +32,13 @@ def times_moved(path: Path | int, change: Callable[[], object], *, access_ns: in
 
     The time of last access begins in the future, so that a mount with `relatime`, as the local disk may be, keeps it as one with `noatime` does.
     """
-    follows = {} if isinstance(path, int) else {"follow_symlinks": False}
-    os.utime(path, ns=(access_ns, OLD_NS), **follows)
-    before = os.stat(path, **follows)
+    follows = isinstance(path, int)  # a descriptor leads nowhere else, and may not be told not to
+    os.utime(path, ns=(access_ns, OLD_NS), follow_symlinks=follows)
+    before = os.stat(path, follow_symlinks=follows)
     while time.clock_gettime_ns(_COARSE) <= before.st_ctime_ns:
         continue
     change()
-    after = os.stat(path, **follows)
+    after = os.stat(path, follow_symlinks=follows)
     assert after.st_ctime_ns >= before.st_ctime_ns
     pairs = {"a": "st_atime_ns", "m": "st_mtime_ns", "c": "st_ctime_ns"}
     return "".join(letter for letter, field in pairs.items() if getattr(after, field) != getattr(before, field))

@@ -9,9 +9,7 @@ DEFAULT: Final = "system.posix_acl_default"
 NONE: Final[Mapping[int, int]] = {}
 
 
-def acl(
-    owner: int, group: int, other: int, *, users: Mapping[int, int] = NONE, groups: Mapping[int, int] = NONE, mask: int | None = None
-) -> bytes:
+def acl(owner: int, group: int, other: int, *, users: Mapping[int, int] = NONE, groups: Mapping[int, int] = NONE, mask: int | None = None) -> bytes:
     """A list with these permissions (0 to 7); with named users or groups it has a mask, all their permissions if none is given."""
     entries = [(0x01, owner, -1), *((0x02, bits, who) for who, bits in sorted(users.items())), (0x04, group, -1)]
     entries += [(0x08, bits, who) for who, bits in sorted(groups.items())]

@@ -117,6 +117,6 @@ def test_a_directory_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_options_are_safe_ones() -> None:
-    assert {"default_permissions", "nosuid", "nodev", "subtype=backupfs"} <= set(MountOptions().names())
+    assert {"default_permissions", "nosuid", "nodev", "noatime", "subtype=backupfs"} <= set(MountOptions().names())
     assert not {"auto_unmount", "allow_other", "ro"} & set(MountOptions().names())
     assert {"allow_other", "ro"} <= set(MountOptions(allow_other=True, read_only=True).names())

@@ -2,7 +2,6 @@
 
 import errno
 import inspect
-from collections.abc import Callable, Collection
 from typing import Any
 
 import pyfuse3
@@ -42,7 +41,10 @@ class Failing:
     """A file system that does nothing but fail."""
 
     umask_applied = True
-    groups_of: Callable[[int], Collection[int]] = staticmethod(lambda pid: ())
+
+    @staticmethod
+    def groups_of(pid: int) -> frozenset[int]:
+        return frozenset()
 
     def __init__(self, failure: BaseException) -> None:
         self.failure = failure

@@ -21,27 +21,26 @@ REGULAR = stat.S_IFREG
     ],
 )
 def test_set_id_goes_when_content_or_owner_changes(mode: int, expected: int) -> None:
-    assert posix.mode_after_write(REGULAR | mode, by_root=False, by_member=True) == REGULAR | expected
-    assert posix.mode_after_chown(REGULAR | mode, by_member=True) == REGULAR | expected
-    assert posix.mode_after_write(REGULAR | mode, by_root=False, by_member=False) == REGULAR | mode & 0o1777
-    assert posix.mode_after_chown(REGULAR | mode, by_member=False) == REGULAR | mode & 0o1777
-    assert posix.needs_membership(mode) is (expected & stat.S_ISGID != 0)
+    assert posix.mode_after_write(REGULAR | mode, writer_is_root=False, is_member=True) == REGULAR | expected
+    assert posix.mode_after_chown(REGULAR | mode, is_member=True) == REGULAR | expected
+
+
+def test_set_gid_that_nobody_executes_stays_for_members_of_the_group() -> None:
+    assert posix.is_group_mark(REGULAR | 0o2745)
+    for mode in (REGULAR | 0o2755, REGULAR | 0o745, stat.S_IFDIR | 0o2745):
+        assert not posix.is_group_mark(mode)
+    assert posix.mode_after_write(REGULAR | 0o6745, writer_is_root=False, is_member=False) == REGULAR | 0o745
+    assert posix.mode_after_chown(REGULAR | 0o6745, is_member=False) == REGULAR | 0o745
 
 
 def test_root_writes_without_losing_bits() -> None:
-    assert posix.mode_after_write(REGULAR | 0o6755, by_root=True, by_member=True) == REGULAR | 0o6755
+    assert posix.mode_after_write(REGULAR | 0o6755, writer_is_root=True, is_member=False) == REGULAR | 0o6755
 
 
-@pytest.mark.parametrize("kind", [stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO])
-def test_other_types_keep_theirs(kind: int) -> None:
-    assert posix.mode_after_write(kind | 0o6777, by_root=False, by_member=False) == kind | 0o6777
-    assert posix.mode_after_chown(kind | 0o6777, by_member=False) == kind | 0o6777
-
-
-def test_an_access_list_gives_set_gid_to_members_only() -> None:
-    for kind in (stat.S_IFREG, stat.S_IFDIR):
-        assert posix.mode_after_acl(kind | 0o6755, by_member=True) == kind | 0o6755
-        assert posix.mode_after_acl(kind | 0o6755, by_member=False) == kind | 0o4755
+def test_directories_keep_theirs_and_nothing_else_does() -> None:
+    assert posix.mode_after_chown(stat.S_IFDIR | 0o6777, is_member=False) == stat.S_IFDIR | 0o6777
+    for kind in (stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK):
+        assert posix.mode_after_chown(kind | 0o6777, is_member=True) == kind | 0o777
 
 
 def test_a_set_gid_directory_hands_its_group_on() -> None:
