@@ -1,5 +1,6 @@
 """What running side by side with ext4 has found, each in the fewest calls."""
 
+import mmap
 import os
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from tests.oracle.awkward import acl
 from tests.posix import calls
+from tests.posix.identities import ALICE, acting_as
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "symlink", "fifo"])
@@ -35,3 +37,78 @@ def test_an_attribute_that_is_set_to_what_it_is_changes_no_ctime(place: Path) ->
     assert os.stat(place / "directory").st_ctime_ns == before
     os.setxattr(place / "directory", "user.a", b"other")
     assert os.stat(place / "directory").st_ctime_ns > before
+
+
+# --- set-id bits and writing ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(place: Path) -> int:
+    """A descriptor of `place / "file"`, which is alice's, opened by her; her group is not the file's."""
+    os.chmod(place, 0o777)
+    with acting_as(ALICE, 0):
+        descriptor = os.open(place / "file", os.O_RDWR | os.O_CREAT, 0o666)
+    os.chown(descriptor, -1, 0)
+    return descriptor
+
+
+def _mode(descriptor: int) -> int:
+    return os.fstat(descriptor).st_mode & 0o7777
+
+
+def test_bits_that_are_set_after_writing_stay(own: int, place: Path) -> None:
+    """The kernel sends the pages before it sends the bits."""
+    os.write(own, b"dirty")
+    os.fchmod(own, 0o6777)
+    os.fsync(own)
+    os.rename(place / "file", place / "asked for anew")
+    assert _mode(own) == 0o6777
+    os.close(own)
+
+
+@pytest.mark.parametrize(("mode", "expected"), [(0o6777, 0o777), (0o2644, 0o644), (0o4644, 0o644)])
+def test_bits_go_when_somebody_writes_who_has_opened_the_file_before(own: int, mode: int, expected: int) -> None:
+    os.fchmod(own, mode)
+    with acting_as(ALICE, 0):
+        os.pwrite(own, b"x", 5000)
+    assert _mode(own) == expected
+    os.close(own)
+
+
+def test_bits_go_when_somebody_writes_through_a_descriptor_that_root_opened(place: Path) -> None:
+    descriptor = os.open(place / "file", os.O_RDWR | os.O_CREAT, 0o666)
+    os.fchmod(descriptor, 0o6777)
+    os.pwrite(descriptor, b"root", 0)
+    assert _mode(descriptor) == 0o6777
+    with acting_as(ALICE, 0):
+        os.pwrite(descriptor, b"alice", 0)
+    assert _mode(descriptor) == 0o777
+    os.close(descriptor)
+
+
+def test_bits_stay_when_root_writes_through_a_descriptor_that_somebody_opened(own: int) -> None:
+    os.fchmod(own, 0o6777)
+    os.pwrite(own, b"root", 0)
+    os.fsync(own)
+    assert _mode(own) == 0o6777
+    os.close(own)
+
+
+def test_bits_stay_when_a_mapping_is_written(own: int) -> None:
+    os.ftruncate(own, 5000)
+    os.fchmod(own, 0o6777)
+    with acting_as(ALICE, 0), mmap.mmap(own, 5000) as memory:
+        memory[:5] = b"alice"
+        memory.flush()
+    assert _mode(own) == 0o6777
+    os.close(own)
+
+
+def test_the_mode_is_the_same_when_the_kernel_has_forgotten_it(own: int, place: Path) -> None:
+    os.fchmod(own, 0o6777)
+    with acting_as(ALICE, 0):
+        os.pwrite(own, b"x", 0)
+    os.fchmod(own, 0o4755)
+    os.close(own)
+    os.rename(place / "file", place / "other")
+    assert (place / "other").stat().st_mode & 0o7777 == 0o4755

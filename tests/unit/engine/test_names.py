@@ -276,12 +276,15 @@ async def test_set_id_bits_go_where_they_must(tmp_path: Path) -> None:
 
         ino = await program(b"written")
         opened = await fs.open(ino, os.O_WRONLY, USER)
+        await fs.setattr(ino, AttributeChanges(), None, USER)  # as the kernel sends it first
         await fs.write(opened.fh, 0, b"x")
         assert await state(ino) == (0o755, [])
-        ino = await program(b"written by root")
-        opened = await fs.open(ino, os.O_WRONLY, WHO)
+        ino = await program(b"written in a mapping, or by root")
+        opened = await fs.open(ino, os.O_WRONLY, USER)
+        before = await fs.getattr(ino)
         await fs.write(opened.fh, 0, b"x")
         assert await state(ino) == (0o6755, [])
+        assert await fs.getattr(ino) == before
         ino = await program(b"cut")
         await fs.setattr(ino, AttributeChanges(size=1), None, USER)
         assert await state(ino) == (0o755, [])
@@ -305,6 +308,7 @@ async def test_set_gid_without_execution_goes_when_somebody_outside_of_the_group
 
         async def written(who: Who) -> None:
             opened = await fs.open(ino, os.O_WRONLY, who)
+            await fs.setattr(ino, AttributeChanges(), None, who)
             await fs.write(opened.fh, 0, b"x")
             await fs.release(opened.fh)
 
