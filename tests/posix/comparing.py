@@ -56,7 +56,7 @@ def fact_faults(expected: Facts, found: Facts) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A difference that the kernel makes, of which no request says anything: see `docs/architecture.md`. Of regular files only."""
+    """A difference that the kernel makes, of which no request says anything: see `docs/architecture.md`. Of regular files, unless `kind` says otherwise."""
 
     name: str
     calls: frozenset[str]
@@ -65,6 +65,7 @@ class Known:
     """Whether these times are kept where ext4 changes them; otherwise they are changed where ext4 keeps them."""
     same_size: bool = False
     """Only when the size is what it was."""
+    kind: int = stat.S_IFREG
 
 
 KNOWN: Final = (
@@ -75,6 +76,7 @@ KNOWN: Final = (
         frozenset({2}),
         kept=False,
     ),
+    Known("writing into a FIFO changes none of its times", frozenset({"write"}), WITHOUT_ATIME, kept=True, kind=stat.S_IFIFO),
 )
 
 
@@ -136,7 +138,7 @@ def seen_faults(
 
 
 def _may_be(known: Known, before: Before | None, after: Seen) -> bool:
-    return stat.S_ISREG(after.facts.mode) and (not known.same_size or before is None or before.size == after.facts.size)
+    return stat.S_IFMT(after.facts.mode) == known.kind and (not known.same_size or before is None or before.size == after.facts.size)
 
 
 def tree_faults(expected: Mapping[bytes, Seen], found: Mapping[bytes, Seen], moment: Moment, compared: frozenset[int] = ALL) -> list[str]:
