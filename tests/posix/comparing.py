@@ -56,7 +56,9 @@ def fact_faults(expected: Facts, found: Facts) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A difference that the kernel makes, of which no request says anything: see `docs/architecture.md`. Of regular files, unless `kind` says otherwise."""
+    """A difference that the kernel makes, of which no request says anything: see `docs/architecture.md`. Of regular files, unless `kind` says
+    otherwise.
+    """
 
     name: str
     calls: frozenset[str]
@@ -69,7 +71,9 @@ class Known:
 
 
 KNOWN: Final = (
-    Known("truncating to the size a file has changes no times", frozenset({"open", "truncate", "ftruncate"}), WITHOUT_ATIME, kept=True, same_size=True),
+    Known(
+        "truncating to the size a file has changes no times", frozenset({"open", "truncate", "ftruncate"}), WITHOUT_ATIME, kept=True, same_size=True
+    ),
     Known(
         "setting an attribute to what it is changes the ctime, and so does removing a list that is not there",
         frozenset({"setxattr", "fsetxattr", "removexattr"}),
@@ -94,7 +98,8 @@ def time_faults(
     for i in sorted(compared):
         was, now = expected_after[i], found_after[i]
         if moment.is_set(was) or moment.is_set(now):
-            if was != now:
+            kept = found_before is not None and found_before[i] == now and any(each.kept and i in each.times for each in known)
+            if was != now and not kept:
                 faults.append(f"{NAMES[i]}: set to {was}, is {now}")
             continue
         was_changed = moment.changed(expected_before, expected_after, i)
@@ -130,11 +135,14 @@ def seen_faults(
     was, now = before[0].get(expected.ino), before[1].get(found.ino)
     if (was is None) == (now is None):
         known = [each for each in KNOWN if call in each.calls and _may_be(each, was, expected)]
-        pair = (was and was.times, expected.times), (now and now.times, found.times)
-        faults += time_faults(*pair, moment, compared, known)
+        faults += time_faults((_times_of(was), expected.times), (_times_of(now), found.times), moment, compared, known)
     else:
         faults.append(f"only {'ext4' if was else 'the mount'} shows what was looked at before")
     return [f"{what}: {fault}" for fault in faults]
+
+
+def _times_of(before: Before | None) -> Times | None:
+    return None if before is None else before.times
 
 
 def _may_be(known: Known, before: Before | None, after: Seen) -> bool:
@@ -156,7 +164,7 @@ def tree_faults(expected: Mapping[bytes, Seen], found: Mapping[bytes, Seen], mom
     return faults
 
 
-def _groups(tree: Mapping[bytes, Seen]) -> list[Sequence[bytes]]:
+def _groups(tree: Mapping[bytes, Seen]) -> list[list[bytes]]:
     by_ino: dict[int, list[bytes]] = {}
     for path, seen in tree.items():
         by_ino.setdefault(seen.ino, []).append(path)

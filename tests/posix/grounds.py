@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
-from tests.mounted import SNAPSHOTS, run
+from tests.mounted import SNAPSHOTS, run, until
 from tests.oracle.manifest import Manifest, assert_same, manifest
 from tests.posix.quick import QuickRepository
 
@@ -78,14 +78,28 @@ class MountGround:
 
     def remount(self) -> None:
         """Clean: what was not written back by then is written back by it."""
-        self._repository.unmount()
+        self._unmount()
         self._repository.mount(*_OPTIONS)
+
+    def _unmount(self) -> None:
+        """Waits while other programs of the machine look at the mount, as some do at all there are. This one must have nothing open."""
+
+        def unmounted() -> bool:
+            done = self._repository.command("umount", self.root, expect=None)
+            assert not done.returncode or ("in use by" in done.stderr and f"({os.getpid()}:" not in done.stderr), done.stderr
+            return not done.returncode
+
+        until(unmounted, "others use the mount")
 
     def losing_index(self) -> None:
         """Mounted anew from what the repository holds alone."""
-        self._repository.unmount()
+        self._unmount()
         shutil.rmtree(self._repository.index)
         self._repository.mount(*_OPTIONS)
+
+    def end(self) -> None:
+        """It is unmounted, cleanly."""
+        self._unmount()
 
     def trouble(self) -> list[str]:
         """What the log says and should not."""
@@ -150,6 +164,6 @@ def mount(place: Path) -> Iterator[MountGround]:
         yield ground
         trouble = ground.trouble()
         assert not trouble, "\n".join(trouble)
-        repository.unmount()
+        ground.end()
     finally:
         repository.close()

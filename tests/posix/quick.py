@@ -8,6 +8,7 @@ import functools
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -55,8 +56,8 @@ class QuickRepository(Repository):
 
     def close(self) -> None:
         """Nothing of it runs, nothing is mounted."""
-        self._runner.communicate()
         super().close()
+        self._runner.communicate()
 
 
 def _run(arguments: list[str]) -> dict[str, Any]:
@@ -79,13 +80,21 @@ def _reap() -> None:
         return
 
 
+def _end_children() -> None:
+    """Whoever serves a mount still, after a test that failed."""
+    for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+        os.kill(int(pid), signal.SIGKILL)
+        os.waitpid(int(pid), 0)
+
+
 def serve() -> None:
-    """One command a line on stdin, as a JSON list; one answer a line on stdout."""
+    """One command a line on stdin, as a JSON list; one answer a line on stdout. At the end nothing that was started is left."""
     keys.stretch = functools.cache(keys.stretch)
     for line in sys.stdin:
         answer = _run(json.loads(line))
         _reap()
         print(json.dumps(answer), flush=True)
+    _end_children()
 
 
 if __name__ == "__main__":

@@ -97,7 +97,9 @@ class Stream:
     def faults(self, ended: bool) -> list[str]:
         """What POSIX does not allow to have been read."""
         found = [f"{name!r} was read and never stood there" for name in self.read if name not in self.possible]
-        found += [f"{name!r} stood there all the time and was read {self.read.count(name)} times" for name in self.standing if self.read.count(name) > 1]
+        found += [
+            f"{name!r} stood there all the time and was read {self.read.count(name)} times" for name in self.standing if self.read.count(name) > 1
+        ]
         if ended:
             found += [f"{name!r} stood there all the time and was not read" for name in self.standing if name not in self.read]
         return found
@@ -434,9 +436,7 @@ def _times(status: os.stat_result) -> Times:
     return status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _facts(
-    status: os.stat_result, target: bytes | None = None, xattrs: tuple[tuple[str, bytes], ...] = (), content: bytes | None = None
-) -> Facts:
+def _facts(status: os.stat_result, target: bytes | None = None, xattrs: tuple[tuple[str, bytes], ...] = (), content: bytes | None = None) -> Facts:
     mode = status.st_mode
     is_device = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
     return Facts(
