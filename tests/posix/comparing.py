@@ -1,7 +1,7 @@
 """What of two sides must be equal, and what their times must have in common. Values in, lines of differences out.
 
 Inode and device numbers, blocks and the size of directories are not compared. Of times it is compared which of them a step changed, which of those
-it made equal to each other, that they are those of the step, and the value of every time that a caller has set.
+it made equal to each other or newer than another, that they are those of the step and none goes back, and the value of each that a caller has set.
 """
 
 import stat
@@ -113,6 +113,11 @@ def time_faults(
             faults.append(f"{NAMES[i]}: was not changed ({now}, {moment.begin_ns - now} ns before the step)")
         elif now_changed and was < moment.coarse_ns:
             faults.append(f"{NAMES[i]}: was changed, from {found_before and found_before[i]} to {now}")
+    for i in by_clock:
+        older = [NAMES[j] for j in sorted(compared) if expected_after[i] >= expected_after[j] and found_after[i] < found_after[j]]
+        faults += [f"{NAMES[i]}: is older than the {other}: {found_after}, on ext4 {expected_after}" for other in older]
+        if found_before is not None and found_after[i] < found_before[i] and not moment.is_set(found_before[i]):
+            faults.append(f"{NAMES[i]}: went back from {found_before[i]} to {found_after[i]}")
     for i, j in combinations(by_clock, 2):
         if (expected_after[i] == expected_after[j]) != (found_after[i] == found_after[j]):
             faults.append(f"{NAMES[i]} and {NAMES[j]}: {expected_after[i]}, {expected_after[j]} are {found_after[i]}, {found_after[j]}")

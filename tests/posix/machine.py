@@ -583,6 +583,8 @@ class SideBySide(RuleBasedStateMachine):
         if self.counts.survey is None:
             raise Difference(shown)
         kind = what.split("(", maxsplit=1)[0] + ": " + re.sub(r"-?[0-9]+|b'.*?'|b\".*?\"", "_", faults[0])[:120]
+        if kind not in self.counts.survey:
+            print(f"a difference: {shown}", flush=True)
         often, first = self.counts.survey.get(kind, (0, shown + "\nafter\n  " + "\n  ".join(self._made)))
         self.counts.survey[kind] = often + 1, first
         self._differs = True

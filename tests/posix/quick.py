@@ -56,8 +56,8 @@ class QuickRepository(Repository):
 
     def close(self) -> None:
         """Nothing of it runs, nothing is mounted."""
-        super().close()
         self._runner.communicate()
+        super().close()
 
 
 def _run(arguments: list[str]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from tests.oracle.awkward import bind_socket
 from tests.posix import calls
 from tests.posix.calls import Time
 
@@ -262,9 +261,6 @@ class Side:
 
     def mknod(self, path: bytes, mode: int, device: int) -> None:
         os.mknod(self.at(path), mode, device)
-
-    def bind(self, path: bytes) -> None:
-        bind_socket(self.at(path))
 
     def chmod(self, path: bytes, mode: int) -> None:
         os.chmod(self.at(path), mode)
