@@ -189,7 +189,7 @@ class SideBySide(RuleBasedStateMachine):
             os.chmod(directory / "t", mode)
         if furnished:
             self._furnish()
-        self._snapshot_at, self._remount_at = snapshot_at, remount_at
+        self._snapshot_at, self._remount_at = self._steps + snapshot_at, self._steps + remount_at
 
     def _furnish(self) -> None:
         """Something to begin with: half of all calls would meet nothing for long."""
