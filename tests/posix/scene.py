@@ -39,14 +39,14 @@ def each(kinds: tuple[str, ...]) -> list[Any]:
 def make(actor: Actor, kind: str, path: Path, mode: int | None = None, owner: tuple[int, int] | None = None) -> Path:
     """A new object, made by somebody, with exactly this mode; then given away, if an owner is named."""
     usual = 0o755 if kind == "directory" else 0o644
-    made = {
+    call, *arguments = {
         "file": ("create", path, usual),
         "directory": ("mkdir", path, usual),
         "fifo": ("mkfifo", path, usual),
         "socket": ("bind", path),
         "symlink": ("symlink", "nowhere", path),
     }.get(kind) or ("mknod", path, _NODES[kind] | usual, os.makedev(1, 2))
-    assert actor.call(*made) in {None, 0}, kind
+    assert actor.call(str(call), *arguments) is None, kind
     if mode is not None and kind != "symlink":
         assert actor.call("chmod", path, mode) is None
     if owner is not None:
@@ -85,11 +85,12 @@ def tick() -> None:
 class Watch:
     """What a call changes of some objects. The access time is left out: looking changes it, on some file systems."""
 
-    def __init__(self, **paths: Path) -> None:
-        """Look now, and wait until a change gives another time."""
+    def __init__(self, *, wait: bool = True, **paths: Path) -> None:
+        """Look now, and wait until a change gives another time; not when many are made, after which one `tick` is enough."""
         self._paths = paths
         self._before = {name: _seen(path) for name, path in paths.items()}
-        tick()
+        if wait:
+            tick()
 
     def changes(self, **moved: Path) -> dict[str, str]:
         """The names of changed attributes in alphabetical order, for each object that has some; those given have another path now. "gone" and

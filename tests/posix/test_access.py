@@ -24,10 +24,9 @@ def test_the_first_class_that_fits_decides(root: Actor, alice: Actor, bob: Actor
         mode = others & ~(7 << shift) | bits << shift
         root.call("chmod", path, mode)
         for asked in range(8):
+            may = bits & asked == asked
             if who == "root":
                 may = not asked & os.X_OK or kind == "directory" or bool(mode & 0o111)
-            else:
-                may = bits & asked == asked
             assert actor.call("access", path, asked) == (None if may else "EACCES"), (oct(mode), asked)
             if who != "root":
                 assert actor.call("access", path, asked, EFFECTIVE) == (None if may else "EACCES"), (oct(mode), asked)

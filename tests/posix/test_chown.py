@@ -1,6 +1,8 @@
 """chown, fchown and lchown: who may, what they change, and what becomes of set-id bits."""
 
+import itertools
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -8,7 +10,7 @@ import pytest
 
 from tests.posix.actors import Actor
 from tests.posix.conftest import ALICE, BOB, CAROL, TEAM
-from tests.posix.scene import KINDS, Watch, each, make, mode_of, nothing_changes, owner_of
+from tests.posix.scene import KINDS, Watch, each, make, mode_of, owner_of
 
 pytestmark = pytest.mark.root
 
@@ -32,91 +34,93 @@ def change(actor: Actor, way: str, path: Path, uid: int, gid: int) -> Any:
     return actor.call(way, path, uid, gid)
 
 
-def cases() -> list[Any]:
-    """Each kind in each way; a link itself is not changed through links."""
-    kinds = {kind: each((kind,))[0] for kind in KINDS}
-    return [
-        pytest.param(kind, way, marks=getattr(parameter, "marks", ()))
-        for kind, parameter in kinds.items()
-        for way in WAYS
-        if kind != "symlink" or way in {"lchown", "fchown"}
-    ]
+@dataclass
+class Objects:
+    """Something of one kind for each way of giving it away; a link itself is given away without going through links."""
+
+    paths: dict[str, Path]
+    beside: dict[str, Path]
+    """The links to them, and the directory above, which nothing changes."""
+
+    def watch(self) -> Watch:
+        return Watch(**{way.replace(" ", "_"): path for way, path in self.paths.items()}, **self.beside)
+
+    def all_change(self, attributes: str) -> dict[str, str]:
+        """What a watch tells when these attributes have changed, of all of them."""
+        return {way.replace(" ", "_"): attributes for way in self.paths}
 
 
-@pytest.mark.parametrize(("kind", "way"), cases())
-def test_root_gives_to_whom_it_likes(root: Actor, place: Path, kind: str, way: str) -> None:
-    make(root, "directory", place / "d")
-    path = make(root, kind, place / "d/x")
-    change(root, way, path, 0, 0)  # which makes the link
-    watch = Watch(x=path, link=place / "d/link-to-it", d=place / "d")
-    assert change(root, way, path, 123, 456) is None
-    assert watch.changes() == {"x": "ctime gid uid"}
-    assert owner_of(path) == (123, 456)
-    for uid, gid, expected in (
-        (SAME, 7, (123, 7)),
-        (8, SAME, (8, 7)),
-        (SAME, SAME, (8, 7)),
-        (2**32 - 2, 2**32 - 2, (2**32 - 2, 2**32 - 2)),
-        (0, 0, (0, 0)),
-    ):
-        assert change(root, way, path, uid, gid) is None
-        assert owner_of(path) == expected
-
-
-@pytest.mark.parametrize(("kind", "way"), cases())
-def test_an_owner_gives_to_groups_of_hers(root: Actor, alice: Actor, place: Path, kind: str, way: str) -> None:
+@pytest.fixture
+def objects(root: Actor, place: Path, request: pytest.FixtureRequest) -> Objects:
+    """Alice's and TEAM's, of the kind that the test says, and in a directory that everybody may change."""
+    kind = request.getfixturevalue("kind")
     make(root, "directory", place / "d", 0o777)
-    path = make(root, kind, place / "d/x", owner=(ALICE, CAROL))
-    change(root, way, path, SAME, SAME)
-    watch = Watch(x=path, link=place / "d/link-to-it", d=place / "d")
-    assert change(alice, way, path, SAME, ALICE) is None
-    assert watch.changes() == {"x": "ctime gid"}
-    watch = Watch(x=path)
-    assert change(alice, way, path, ALICE, TEAM) is None
-    assert watch.changes() == {"x": "ctime gid"}
-    assert owner_of(path) == (ALICE, TEAM)
-    watch = Watch(x=path)
-    assert change(alice, way, path, ALICE, TEAM) is None
-    assert watch.changes() == {"x": "ctime"}, "also when nothing is new"
+    paths, beside = {}, {"d": place / "d"}
+    for number, way in enumerate(WAYS if kind != "symlink" else ("lchown", "fchown")):
+        make(root, "directory", place / f"d/{number}", 0o777)
+        paths[way] = make(root, kind, place / f"d/{number}/x", 0o666, owner=(ALICE, TEAM))
+        change(root, way, paths[way], SAME, SAME)  # which makes the link
+        beside |= {f"d{number}": place / f"d/{number}", f"link{number}": place / f"d/{number}/link-to-it"}
+    return Objects(paths, beside)
 
 
-@pytest.mark.parametrize(("kind", "way"), cases())
-def test_everything_else_is_roots(root: Actor, alice: Actor, bob: Actor, carol: Actor, place: Path, kind: str, way: str) -> None:
-    make(root, "directory", place / "d", 0o777)
-    path = make(root, kind, place / "d/x", 0o666, owner=(ALICE, ALICE))
-    change(root, way, path, SAME, SAME)
-    with nothing_changes(x=path, link=place / "d/link-to-it", d=place / "d"):
+@pytest.mark.parametrize("kind", each(KINDS))
+def test_root_gives_to_whom_it_likes(root: Actor, objects: Objects, kind: str) -> None:
+    watch = objects.watch()
+    for way, path in objects.paths.items():
+        assert change(root, way, path, 123, 456) is None
+        assert owner_of(path) == (123, 456)
+    assert watch.changes() == objects.all_change("ctime gid uid")
+    large = 2**32 - 2
+    for way, path in objects.paths.items():
+        for uid, gid, expected in ((SAME, 7, (123, 7)), (8, SAME, (8, 7)), (SAME, SAME, (8, 7)), (large, large, (large, large)), (0, 0, (0, 0))):
+            assert change(root, way, path, uid, gid) is None
+            assert owner_of(path) == expected
+
+
+@pytest.mark.parametrize("kind", each(KINDS))
+def test_an_owner_gives_to_groups_of_hers(alice: Actor, objects: Objects, kind: str) -> None:
+    for uid, gid, changes in ((SAME, ALICE, "ctime gid"), (ALICE, TEAM, "ctime gid"), (ALICE, TEAM, "ctime"), (SAME, TEAM, "ctime")):
+        watch = objects.watch()
+        for way, path in objects.paths.items():
+            assert change(alice, way, path, uid, gid) is None
+            assert owner_of(path) == (ALICE, gid)
+        assert watch.changes() == objects.all_change(changes), "also when nothing is new"
+
+
+@pytest.mark.parametrize("kind", each(KINDS))
+def test_everything_else_is_roots(alice: Actor, bob: Actor, carol: Actor, objects: Objects, kind: str) -> None:
+    watch = objects.watch()
+    for way, path in objects.paths.items():
         for actor, uid, gid in (
             (alice, BOB, SAME), (alice, BOB, BOB), (alice, SAME, CAROL), (alice, ALICE, BOB), (alice, BOB, ALICE), (alice, BOB, TEAM),
-            (bob, BOB, SAME), (bob, BOB, BOB), (bob, SAME, BOB), (bob, SAME, TEAM), (bob, ALICE, ALICE), (carol, ALICE, SAME),
+            (bob, BOB, SAME), (bob, BOB, BOB), (bob, SAME, BOB), (bob, SAME, TEAM), (bob, ALICE, TEAM), (bob, ALICE, ALICE), (carol, ALICE, SAME),
         ):  # fmt: skip
-            assert change(actor, way, path, uid, gid) == "EPERM", (actor, uid, gid)
+            assert change(actor, way, path, uid, gid) == "EPERM", (actor, way, uid, gid)
+    assert watch.changes() == {}
 
 
-@pytest.mark.parametrize(("kind", "way"), cases())
-def test_changing_nothing_is_everybodys(root: Actor, carol: Actor, place: Path, kind: str, way: str) -> None:
-    make(root, "directory", place / "d", 0o777)
-    path = make(root, kind, place / "d/x", 0o600)
-    change(root, way, path, SAME, SAME)
-    for actor in (root, carol):
-        watch = Watch(x=path, link=place / "d/link-to-it", d=place / "d")
-        assert change(actor, way, path, SAME, SAME) is None
-        assert watch.changes() == {"x": "ctime"}
+@pytest.mark.parametrize("kind", each(KINDS))
+def test_changing_nothing_is_everybodys(root: Actor, alice: Actor, carol: Actor, objects: Objects, kind: str) -> None:
+    for actor in (root, alice, carol):
+        watch = objects.watch()
+        for way, path in objects.paths.items():
+            assert change(actor, way, path, SAME, SAME) is None
+        assert watch.changes() == objects.all_change("ctime")
 
 
 SET_ID: Final = [(0o6555, 0o555), (0o4711, 0o711), (0o2755, 0o755), (0o7777, 0o1777)]
 
 
-@pytest.mark.parametrize("way", ["chown", "through a link", "fchown"])
 @pytest.mark.parametrize("kind", each(tuple(kind for kind in KINDS if kind != "symlink")))
-def test_set_id_bits_do_not_go_to_another_owner(root: Actor, alice: Actor, place: Path, kind: str, way: str) -> None:
+def test_set_id_bits_do_not_go_to_another_owner(root: Actor, alice: Actor, place: Path, kind: str) -> None:
     path = make(root, kind, place / "x")
-    for mode, after in SET_ID:
+    for way, (mode, after) in itertools.product(WAYS, SET_ID):
         for actor, uid, gid in ((root, BOB, BOB), (root, SAME, CAROL), (root, BOB, SAME), (alice, SAME, ALICE), (alice, ALICE, TEAM)):
             root.call("chown", path, ALICE, TEAM)
             root.call("chmod", path, mode)
             assert change(actor, way, path, uid, gid) is None
-            assert mode_of(path) == (mode if kind == "directory" else after), (actor, uid, gid, oct(mode))
+            assert mode_of(path) == (mode if kind == "directory" else after), (actor, way, uid, gid, oct(mode))
 
 
 def test_set_gid_that_nobody_executes_stays_for_members(root: Actor, alice: Actor, place: Path) -> None:
@@ -128,18 +132,19 @@ def test_set_gid_that_nobody_executes_stays_for_members(root: Actor, alice: Acto
         assert mode_of(path) == after, (actor, group)
 
 
-@pytest.mark.parametrize("way", ["chown", "fchown"])
 @pytest.mark.parametrize("kind", each(tuple(kind for kind in KINDS if kind not in {"symlink", "directory"})))
-def test_set_id_bits_go_when_nothing_else_changes(root: Actor, alice: Actor, carol: Actor, place: Path, kind: str, way: str) -> None:
-    path = make(root, kind, place / "x", owner=(ALICE, ALICE))
+def test_set_id_bits_go_when_nothing_else_changes(root: Actor, alice: Actor, carol: Actor, objects: Objects, kind: str) -> None:
     for mode, after in SET_ID:
-        for actor in (root, alice):
+        for way, path in objects.paths.items():
+            for actor in (root, alice):
+                root.call("chmod", path, mode)
+                assert change(actor, way, path, SAME, SAME) is None
+                assert mode_of(path) == after, (actor, way, oct(mode))
             root.call("chmod", path, mode)
-            assert change(actor, way, path, SAME, SAME) is None
-            assert mode_of(path) == after, (actor, oct(mode))
-        root.call("chmod", path, mode)
-        with nothing_changes(x=path):
+        watch = objects.watch()
+        for way, path in objects.paths.items():
             assert change(carol, way, path, SAME, SAME) == "EPERM", "whoever may not change the mode"
+        assert watch.changes() == {}
 
 
 def test_a_directory_keeps_its_bits_when_nothing_else_changes(root: Actor, carol: Actor, place: Path) -> None:

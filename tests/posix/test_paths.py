@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,7 +10,7 @@ import pytest
 
 from tests.posix.actors import Actor
 from tests.posix.conftest import ALICE, TEAM
-from tests.posix.scene import BAD_ADDRESS, FILES, NAME_MAX, PATH_MAX, each, make, nothing_changes
+from tests.posix.scene import BAD_ADDRESS, DEVICES, FILES, NAME_MAX, PATH_MAX, make, nothing_changes
 
 Path_ = Any
 """A path, or a number that is the address of none."""
@@ -82,13 +83,14 @@ def other(me: Actor, place: Path) -> Path:
 
 
 @pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("kind", each(tuple(kind for kind in FILES if kind != "symlink")))
-def test_what_is_not_a_directory_leads_nowhere(me: Actor, place: Path, other: Path, call: str, kind: str) -> None:
-    make(me, kind, place / "obstacle")
-    with nothing_changes(obstacle=place / "obstacle", place=place, other=other, old=other / "old"):
-        for below in ("below", "below/further", ".", "..", ""):
-            path = f"{place}/obstacle/{below}"
-            assert me.call(*CALLS[call](path, other)) == ("ENOTDIR" if below else AT_A_SLASH.get(call, "ENOTDIR")), below
+def test_what_is_not_a_directory_leads_nowhere(me: Actor, place: Path, other: Path, call: str) -> None:
+    kinds = [kind for kind in FILES if kind != "symlink" and (kind not in DEVICES or me.uid == 0)]
+    obstacles = {kind: make(me, kind, place / kind) for kind in kinds}
+    with nothing_changes(place=place, other=other, old=other / "old", **obstacles):
+        for kind, obstacle in obstacles.items():
+            for below in ("below", "below/further", ".", "..", ""):
+                expected = "ENOTDIR" if below else AT_A_SLASH.get(call, "ENOTDIR")
+                assert me.call(*CALLS[call](f"{obstacle}/{below}", other)) == expected, (kind, below)
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -205,61 +207,96 @@ def test_a_path_outside_memory_is_an_error(me: Actor, place: Path, other: Path, 
             assert me.call("c", *RAW[call](address, other)) == "EFAULT"
 
 
-@pytest.mark.parametrize("who", ["owner", "member", "anybody", "root"])
+@dataclass
+class Case:
+    """Somebody, with a directory of alice's and TEAM's that holds something of his own."""
+
+    actor: Actor
+    bits: int
+    """The three bits of a mode that count for him."""
+    guarded: Path
+    inside: Path
+    other: Path
+
+    def mode(self, allowed: int) -> int:
+        """A mode in which he has these permissions of the three, and nobody else has any."""
+        return self.bits & allowed * 0o111
+
+    def mode_but(self, allowed: int) -> int:
+        """A mode in which he has these permissions of the three, and everybody else has all."""
+        return 0o777 & ~self.bits | self.mode(allowed)
+
+
+@pytest.fixture
+def cases(root: Actor, alice: Actor, bob: Actor, carol: Actor, place: Path) -> list[Case]:
+    """The owner, a member of the group by supplement, and somebody who is neither."""
+    found = []
+    for name, actor, bits in (("owner", alice, 0o700), ("member", bob, 0o070), ("anybody", carol, 0o007)):
+        guarded = make(root, "directory", place / name, owner=(ALICE, TEAM))
+        other = make(root, "directory", place / f"{name}-other", 0o777)
+        make(root, "file", other / "old", owner=(actor.uid, actor.gid))
+        found.append(Case(actor, bits, guarded, make(root, "directory", guarded / "inside", 0o777), other))
+    return found
+
+
+def watched(cases: list[Case]) -> dict[str, Path]:
+    """Everything of theirs that a call might change."""
+    return {
+        f"{case.guarded.name}/{path.name}": path
+        for case in cases
+        for path in (case.guarded, case.inside, case.inside / "x", case.guarded / "x", case.other, case.other / "old")
+    }
+
+
 @pytest.mark.parametrize("call", CALLS)
-def test_every_directory_on_the_way_must_let_one_through(
-    root: Actor, alice: Actor, bob: Actor, carol: Actor, place: Path, call: str, who: str
-) -> None:
-    """The directory is alice's and TEAM's: bob is a member by supplement, carol is nobody to it."""
-    actor, search = {"owner": (alice, 0o100), "member": (bob, 0o010), "anybody": (carol, 0o001), "root": (root, 0)}[who]
-    guarded, other = place / "guarded", place / "other"
-    make(root, "directory", guarded, owner=(ALICE, TEAM))
-    inside = make(root, "directory", guarded / "inside", 0o777)
-    mine = (actor.uid, actor.gid)
+def test_every_directory_on_the_way_must_let_one_through(root: Actor, cases: list[Case], call: str) -> None:
     kind = "directory" if call in ON_DIRECTORIES else "symlink" if call == "readlink" else "file"
-    make(root, kind, inside / "x", owner=mine)
-    make(root, "directory", other, 0o777)
-    make(root, "file", other / "old", owner=mine)
-    path = inside / ("new" if call in MAKING else "x")
-    root.call("chmod", guarded, 0o777 & ~search)
-    if who != "root":
-        with nothing_changes(guarded=guarded, inside=inside, x=inside / "x", other=other, old=other / "old"):
-            assert actor.call(*CALLS[call](path, other)) == "EACCES", "without permission to search"
-    root.call("chmod", guarded, search)
-    answer = actor.call(*CALLS[call](path, other))
-    assert not isinstance(answer, str) or answer == "nowhere", "with nothing else"
+    for case in cases:
+        make(root, kind, case.inside / "x", owner=(case.actor.uid, case.actor.gid))
+        root.call("chmod", case.guarded, case.mode_but(6))
+    path = "inside/new" if call in MAKING else "inside/x"
+    with nothing_changes(**watched(cases)):
+        for case in cases:
+            assert case.actor.call(*CALLS[call](case.guarded / path, case.other)) == "EACCES", case
+    for case in cases:
+        root.call("chmod", case.guarded, case.mode(1))
+        answer = case.actor.call(*CALLS[call](case.guarded / path, case.other))
+        assert not isinstance(answer, str) or answer == "nowhere", case
 
 
-@pytest.mark.parametrize("who", ["owner", "member", "anybody"])
+@pytest.mark.parametrize("call", CALLS)
+def test_root_is_let_through(root: Actor, place: Path, other: Path, call: str) -> None:
+    make(root, "directory", place / "guarded", 0, owner=(ALICE, ALICE))
+    kind = "directory" if call in ON_DIRECTORIES else "symlink" if call == "readlink" else "file"
+    make(root, kind, place / "guarded/x", 0, owner=(ALICE, ALICE))
+    answer = root.call(*CALLS[call](place / "guarded" / ("new" if call in MAKING else "x"), other))
+    assert not isinstance(answer, str) or answer == "nowhere"
+
+
 @pytest.mark.parametrize("call", [*MAKING, "unlink", "rmdir", "rename, from"])
-def test_a_directory_must_let_one_write_to_change_its_names(
-    root: Actor, alice: Actor, bob: Actor, carol: Actor, place: Path, call: str, who: str
-) -> None:
-    actor, bits = {"owner": (alice, 0o300), "member": (bob, 0o030), "anybody": (carol, 0o003)}[who]
-    mine = (actor.uid, actor.gid)
-    guarded, other = place / "guarded", place / "other"
-    make(root, "directory", guarded, owner=(ALICE, TEAM))
-    make(root, "directory" if call == "rmdir" else "file", guarded / "x", owner=mine)
-    make(root, "directory", other, 0o777)
-    make(root, "file", other / "old", owner=mine)
-    path = guarded / ("new" if call in MAKING else "x")
-    for mode in (0o777 & ~bits | bits & 0o111, 0o777 & ~bits | bits & 0o222):  # all but writing, all but searching
-        root.call("chmod", guarded, mode)
-        with nothing_changes(guarded=guarded, x=guarded / "x", other=other, old=other / "old"):
-            assert actor.call(*CALLS[call](path, other)) == "EACCES"
-    root.call("chmod", guarded, bits)
-    answer = actor.call(*CALLS[call](path, other))
-    assert not isinstance(answer, str), "writing and searching is enough"
+def test_a_directory_must_let_one_write_to_change_its_names(root: Actor, cases: list[Case], call: str) -> None:
+    for case in cases:
+        make(root, "directory" if call == "rmdir" else "file", case.guarded / "x", owner=(case.actor.uid, case.actor.gid))
+    name = "new" if call in MAKING else "x"
+    for allowed in (5, 6):
+        for case in cases:
+            root.call("chmod", case.guarded, case.mode_but(allowed))
+        with nothing_changes(**watched(cases)):
+            for case in cases:
+                assert case.actor.call(*CALLS[call](case.guarded / name, case.other)) == "EACCES", (case, allowed)
+    for case in cases:
+        root.call("chmod", case.guarded, case.mode(3))
+        assert not isinstance(case.actor.call(*CALLS[call](case.guarded / name, case.other)), str), case
 
 
-@pytest.mark.parametrize("name", [b"a\nb", b"\xff\xfe", b" ", b"-", b"...", b"..a", b"~", b"\\", b"*?[", b"\x01\x7f", "ü".encode(), b"u\xcc\x88"])
-def test_a_name_is_bytes_and_nothing_else(me: Actor, place: Path, name: bytes) -> None:
-    path = os.fsencode(place) + b"/" + name
-    assert me.call("create", path, 0o644) is None
-    assert os.listdir(os.fsencode(place)) == [name]
-    assert me.call("rename", path, path + b"2") is None
-    assert me.call("lstat", path) == "ENOENT"
-    assert me.call("unlink", path + b"2") is None
+def test_a_name_is_bytes_and_nothing_else(me: Actor, place: Path) -> None:
+    for name in (b"a\nb", b"\xff\xfe", b" ", b"-", b"...", b"..a", b"~", b"\\", b"*?[", b"\x01\x7f", "ü".encode(), b"u\xcc\x88"):
+        path = os.fsencode(place) + b"/" + name
+        assert me.call("create", path, 0o644) is None
+        assert os.listdir(os.fsencode(place)) == [name]
+        assert me.call("rename", path, path + b"2") is None
+        assert me.call("lstat", path) == "ENOENT"
+        assert me.call("unlink", path + b"2") is None
 
 
 def test_every_byte_but_two_may_stand_in_a_name(me: Actor, place: Path) -> None:
@@ -311,7 +348,7 @@ def test_a_slash_at_the_end_asks_for_a_directory(me: Actor, place: Path, call: s
     make(me, "file", place / "f")
     (place / "to-d").symlink_to("d")
     (place / "to-f").symlink_to("f")
-    answers = {
+    answers: dict[str, tuple[tuple[Any, ...], str | None]] = {
         "mkdir": (("mkdir", f"{place}/new/", 0o755), None),
         "rmdir": (("rmdir", f"{place}/d/"), None),
         "rename directory": (("rename", f"{place}/d/", f"{place}/new/"), None),

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -9,7 +10,7 @@ import pytest
 
 from tests.posix.actors import Actor
 from tests.posix.conftest import ALICE, BOB, TEAM
-from tests.posix.scene import FILES, KINDS, Watch, each, kind_of, make, nothing_changes
+from tests.posix.scene import DEVICES, FILES, KINDS, Watch, each, kind_of, make, nothing_changes, tick
 from tests.posix.test_removing import STICKY
 
 NO_REPLACE: Final = 1
@@ -41,56 +42,79 @@ def verdict(source: str, target: str) -> str | None:
     return "ENOTEMPTY" if target == FULL else None
 
 
+@dataclass
+class Pair:
+    """Two names, each with something of a kind, in two directories or in one."""
+
+    source: str
+    target: str
+    d: Path
+    e: Path
+    old: Path = field(init=False)
+    new: Path = field(init=False)
+    numbers: list[int] = field(init=False)
+    """Of the inodes; 0 where there is none."""
+    watch: Watch = field(init=False)
+
+    def put(self, actor: Actor) -> None:
+        """Make all of it; what the new name leads to has another one, unless it is a directory."""
+        for directory in {self.d, self.e}:
+            make(actor, "directory", directory)
+        self.old, self.new = put(actor, self.source, self.d / "old"), put(actor, self.target, self.e / "new")
+        if self.target not in {NONE, FULL, "directory"}:
+            assert actor.call("link", self.new, self.e / "also new") is None
+        self.numbers = [path.lstat().st_ino if os.path.lexists(path) else 0 for path in (self.old, self.new)]
+        self.watch = Watch(wait=False, old=self.old, new=self.new, also=self.e / "also new", d=self.d, e=self.e, above=self.d.parent)
+
+
+def pairs(actor: Actor, place: Path, source: str, *, apart: bool) -> list[Pair]:
+    """A kind with every other, all in directories of their own."""
+    found = []
+    for number, target in enumerate((*KINDS, FULL, NONE)):
+        if target not in DEVICES or actor.uid == 0:
+            above = make(actor, "directory", place / f"{number}")
+            found.append(Pair(source, target, above / "d", above / ("e" if apart else "d")))
+            found[-1].put(actor)
+    tick()
+    return found
+
+
 @pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("source", [*each(KINDS), FULL, NONE])
 def test_what_replaces_what(me: Actor, place: Path, source: str, apart: bool) -> None:
-    for target in (*KINDS, FULL, NONE):
-        if target in {"block", "char"} and me.uid:
-            continue
-        d = make(me, "directory", place / f"{target}-d")
-        e = make(me, "directory", place / f"{target}-e") if apart else d
-        old, new = put(me, source, d / "old"), put(me, target, e / "new")
-        if target not in {NONE, FULL, "directory"}:
-            assert me.call("link", new, e / "also new") is None
-        kind, ino = kind_of(old), 0 if source == NONE else old.lstat().st_ino
-        watch = Watch(old=old, also=e / "also new", d=d, e=e, above=place)
-        expected = verdict(source, target)
-        assert me.call("rename", old, new) == expected, target
+    is_directory = source in {"directory", FULL}
+    for pair in pairs(me, place, source, apart=apart):
+        target, expected = pair.target, verdict(source, pair.target)
+        assert me.call("rename", pair.old, pair.new) == expected, target
         if expected:
-            assert watch.changes() == {}, target
-            assert kind_of(new) == ("directory" if target == FULL else target)
+            assert pair.watch.changes() == {}, target
             continue
-        assert (kind_of(old), kind_of(new), new.lstat().st_ino) == (NONE, kind, ino), target
-        is_directory = source in {"directory", FULL}
-        changes = watch.changes(old=new)
-        assert changes.pop("old") == "ctime"
+        assert not os.path.lexists(pair.old)
+        assert pair.new.lstat().st_ino == pair.numbers[0]
+        changes = pair.watch.changes(old=pair.new)
+        assert (changes.pop("old"), changes.pop("new") == "made") == ("ctime", target == NONE)
         assert changes.pop("also", "") == ("ctime nlink" if target not in {NONE, "directory"} else "")
         lost = is_directory and (apart or target == "directory")
         gained = is_directory and apart and target == NONE
-        if apart:
-            assert changes == {"d": "ctime mtime nlink" if lost else "ctime mtime", "e": "ctime mtime nlink" if gained else "ctime mtime"}
-        else:
-            assert changes == dict.fromkeys("de", "ctime mtime nlink" if lost else "ctime mtime")
+        above = ["ctime mtime nlink" if counts else "ctime mtime" for counts in (lost, gained if apart else lost)]
+        assert changes == dict(zip("de", above, strict=True)), target
 
 
-@pytest.mark.parametrize("first", each(KINDS))
-def test_any_two_can_change_places(me: Actor, place: Path, first: str) -> None:
-    for second in (*KINDS, FULL):
-        if second in {"block", "char"} and me.uid:
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("first", [*each(KINDS), FULL])
+def test_any_two_can_change_places(me: Actor, place: Path, first: str, apart: bool) -> None:
+    for pair in pairs(me, place, first, apart=apart):
+        if pair.target == NONE:
+            assert me.call("renameat2", pair.old, pair.new, EXCHANGE) == "ENOENT"
+            assert pair.watch.changes() == {}
             continue
-        d, e = make(me, "directory", place / f"{second}-d"), make(me, "directory", place / f"{second}-e")
-        for there in (d, e):
-            old, new = put(me, first, d / "old"), put(me, second, there / "new")
-            numbers = old.lstat().st_ino, new.lstat().st_ino
-            watch = Watch(old=old, new=new, d=d, e=e)
-            assert me.call("renameat2", old, new, EXCHANGE) is None, second
-            assert (new.lstat().st_ino, old.lstat().st_ino) == numbers
-            changes = watch.changes(old=new, new=old)
-            assert (changes.pop("old"), changes.pop("new")) == ("ctime", "ctime")
-            counts = there == e and (first == "directory") != (second in {"directory", FULL})
-            assert changes == dict.fromkeys("de" if there == e else "d", "ctime mtime nlink" if counts else "ctime mtime"), second
-            assert me.call("rename", old, place / f"{second}-gone-{there.name}") is None
-            assert me.call("rename", new, place / f"{second}-also-gone-{there.name}") is None
+        assert me.call("renameat2", pair.old, pair.new, EXCHANGE) is None, pair.target
+        assert [pair.new.lstat().st_ino, pair.old.lstat().st_ino] == pair.numbers
+        changes = pair.watch.changes(old=pair.new, new=pair.old)
+        assert changes.pop("also", "ctime") == "ctime"
+        assert (changes.pop("old"), changes.pop("new")) == ("ctime", "ctime")
+        counts = apart and (first in {"directory", FULL}) != (pair.target in {"directory", FULL})
+        assert changes == dict.fromkeys("de", "ctime mtime nlink" if counts else "ctime mtime"), pair.target
 
 
 @pytest.mark.parametrize("target", [*each(KINDS), FULL])

@@ -7,12 +7,10 @@ from typing import Any, Final
 
 import pytest
 
-from tests import mounted
-from tests.fuse.conftest import NATIVE
-from tests.mounted import workspace
+from tests.fuse.conftest import NATIVE, place_on
 from tests.posix.actors import Actor
 from tests.posix.conftest import ALICE
-from tests.posix.scene import KINDS, make, nothing_changes
+from tests.posix.scene import DEVICES, KINDS, make, nothing_changes
 
 pytestmark = pytest.mark.skipif(NATIVE, reason="there are no snapshots on the disk")
 
@@ -27,23 +25,23 @@ MAKING: Final[dict[str, tuple[Any, ...]]] = {
 
 
 @pytest.fixture(scope="module")
-def live() -> Iterator[Path]:
-    """The root of a mount with one snapshot of its own, in which there is something of each kind, everything alice's and open to all."""
-    with workspace() as place, mounted.repository(place / "r", *(["--allow-other"] if os.geteuid() == 0 else [])) as made:
+def live(posix_mount: Path) -> Iterator[Path]:
+    """A directory with something of each kind, everything alice's and open to all, of which there is a snapshot."""
+    with place_on(posix_mount, "snapshots") as made:
         maker = Actor(os.geteuid(), os.getegid())
         for kind in KINDS:
-            if kind not in {"block", "char"} or maker.uid == 0:
-                make(maker, kind, made.directory / kind, 0o777, (ALICE, ALICE) if maker.uid == 0 else None)
-        (made.directory / "file").write_bytes(b"then")
-        made.snapshot()
+            if kind not in DEVICES or maker.uid == 0:
+                make(maker, kind, made / kind, 0o777, (ALICE, ALICE) if maker.uid == 0 else None)
+        (made / "file").write_bytes(b"then")
+        (posix_mount / ".snapshots/rules").mkdir()
         maker.close()
-        yield made.directory
+        yield made
 
 
 @pytest.fixture
-def past(live: Path) -> Path:
-    """The snapshot."""
-    return live / ".snapshots" / os.readlink(live / ".snapshots/latest")
+def past(posix_mount: Path, live: Path) -> Path:
+    """It, as it was."""
+    return posix_mount / ".snapshots/rules" / live.name
 
 
 @pytest.mark.parametrize("how", MAKING)
@@ -89,3 +87,19 @@ def test_nothing_goes_in_or_out(me: Actor, live: Path, past: Path) -> None:
         assert me.call("link", live / "file", past / "new") == "EROFS"
         assert me.call("link", past / "file", live / "new") == "EROFS"
         assert me.call("link", past / "file", past / "directory/new") == "EROFS"
+
+
+def test_the_way_to_the_past_is_a_name_that_nobody_else_has(me: Actor, live: Path) -> None:
+    top = live / "directory"
+    name = top / ".snapshots"
+    with nothing_changes(top=top, file=live / "file"):
+        assert me.call("mkdir", name, 0o755) == "EEXIST"
+        assert me.call("open", name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644) == "EEXIST"
+        assert me.call("symlink", "target", name) == "EEXIST"
+        assert me.call("link", live / "file", name) == "EEXIST"
+        assert me.call("rename", live / "file", name) == "EISDIR"
+        assert me.call("rmdir", name) == "EPERM"
+        assert me.call("unlink", name) == "EISDIR"
+        assert me.call("chmod", name, 0o700) == "EROFS"
+    assert me.call("listdir", top) == [], "and it is not listed"
+    assert isinstance(me.call("listdir", name), list)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from backupfs import limits
-from backupfs.engine.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE
+from backupfs.engine.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
 from backupfs.errors import FileSystemError
 from tests.conftest import LogRule
 from tests.unit.engine.world import WHO, Mounted, World, list_directory, make_fast, make_small, simulated
@@ -159,7 +159,7 @@ class Tree:
     async def rename(self, m: Mounted) -> None:
         path, directory, name = self.place()
         new_path, new_directory, new = self.place()
-        flags = self.draw.choice([0, 0, 0, RENAME_NOREPLACE, RENAME_EXCHANGE, 4])
+        flags = self.draw.choice([0, 0, 0, RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT, 8])
         node, target = directory.below().get(name), new_directory.below().get(new)
         if _is_within(new_path, _join(path, name)) or (flags == RENAME_EXCHANGE and _is_within(path, _join(new_path, new))):
             return  # the kernel refuses that
@@ -176,10 +176,13 @@ class Tree:
             new_directory.below()[new] = node
             if target is not None:
                 target.links -= 1
+            if flags == RENAME_WHITEOUT:
+                directory.below()[name] = whiteout = Node(stat.S_IFCHR)
+                whiteout.links = 1
 
     def rename_refusals(self, node: Node | None, target: Node | None, flags: int) -> set[int]:
         """rename(2)."""
-        if flags == 4:
+        if flags == 8:
             return {errno.EINVAL, errno.ENOENT}
         if node is None or (flags == RENAME_EXCHANGE and target is None):
             return {errno.ENOENT} | ({errno.EEXIST} if flags == RENAME_NOREPLACE and target is not None else set())

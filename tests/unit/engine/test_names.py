@@ -4,16 +4,17 @@ import errno
 import os
 import stat
 import struct
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from backupfs import limits
 from backupfs.engine.attributes import AttributeChanges
-from backupfs.engine.namespace import RENAME_EXCHANGE
+from backupfs.engine.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
 from backupfs.engine.snapdirs import LATEST_INO, SNAPSHOTS_INO
 from backupfs.errors import FileSystemError
 from backupfs.ids import INO_BITS
@@ -197,6 +198,75 @@ async def test_umask_and_owner(tmp_path: Path) -> None:
         assert shown.mode & 0o7777 == 0o640
         assert (await fs.symlink(ROOT, b"l", b"t", USER)).mode == stat.S_IFLNK | 0o777
         assert (await fs.mkdir(ROOT, b"d", 0o777, USER)).mode == stat.S_IFDIR | 0o750
+
+
+@simulated
+async def test_chown_of_nothing_ends_set_id_bits_for_those_who_may(tmp_path: Path) -> None:
+    async with mounted(tmp_path) as m:
+        fs = m.fs
+        file = (await fs.mknod(ROOT, b"f", stat.S_IFREG | 0o4755, 0, USER)).ino
+        fifo = (await fs.mknod(ROOT, b"p", stat.S_IFIFO | 0o4755, 0, USER)).ino
+        directory = (await fs.mkdir(ROOT, b"d", 0o755, USER)).ino
+        await fs.setattr(directory, AttributeChanges(mode=0o6755), None, WHO)
+        for ino, nothing in ((file, AttributeChanges(ctime_ns=5)), (fifo, AttributeChanges())):
+            stranger = fs.setattr(ino, nothing, None, Who(uid=7, gid=7))
+            assert await refused(stranger) == errno.EPERM
+            assert (await fs.getattr(ino)).mode & 0o7777 == 0o4755
+            for who in (USER, WHO):
+                await fs.setattr(ino, AttributeChanges(mode=0o4755), None, WHO)
+                assert (await fs.setattr(ino, nothing, None, who)).mode & 0o7777 == 0o755
+            await fs.setattr(ino, nothing, None, Who(uid=7, gid=7))
+        await fs.setattr(file, AttributeChanges(mode=0o4755), None, WHO)
+        assert (await fs.setattr(file, AttributeChanges(), None, USER)).mode & 0o7777 == 0o4755, "that is no chown"
+        assert (await fs.setattr(directory, AttributeChanges(), None, USER)).mode & 0o7777 == 0o6755
+
+
+@simulated
+async def test_a_whiteout_stands_where_something_was(tmp_path: Path) -> None:
+    async with mounted(tmp_path) as m:
+        fs = m.fs
+        await m.put(b"f", b"content")
+        await m.put(b"g", b"other")
+        assert await refused(fs.rename(ROOT, b"f", ROOT, b"g", RENAME_WHITEOUT | RENAME_NOREPLACE, USER)) == errno.EEXIST
+        assert await refused(fs.rename(ROOT, b"f", ROOT, b"h", RENAME_WHITEOUT | RENAME_EXCHANGE, USER)) == errno.EINVAL
+        ino = await m.ino(b"f")
+        await fs.rename(ROOT, b"f", ROOT, b"g", RENAME_WHITEOUT, USER)
+        shown = await fs.lookup(ROOT, b"f")
+        assert (shown.mode, shown.rdev, shown.uid, shown.nlink) == (stat.S_IFCHR, 0, USER.uid, 1)
+        assert await m.ino(b"g") == ino
+
+
+@simulated
+async def test_a_group_mark_stays_for_members_that_were_asked_about(tmp_path: Path) -> None:
+    async with mounted(tmp_path) as m:
+        fs = m.fs
+        asked: list[int] = []
+
+        def groups_of(pid: int) -> set[int]:
+            asked.append(pid)
+            return {50} if pid == 7 else set()
+
+        fs.groups_of = groups_of
+        member, stranger = Who(uid=1000, gid=1000, pid=7), Who(uid=1000, gid=1000, pid=8)
+        await m.put(b"f", b"content")
+        ino = await m.ino(b"f")
+        early = await fs.open(ino, os.O_WRONLY, member)
+        assert not asked, "in vain"
+
+        async def mode_after(change: Callable[[], Awaitable[object]]) -> int:
+            await fs.setattr(ino, AttributeChanges(gid=50, mode=0o2664), None, WHO)
+            await change()
+            return (await fs.getattr(ino)).mode & 0o7777
+
+        for who, expected in ((member, 0o2664), (stranger, 0o664), (Who(uid=1000, gid=50, pid=8), 0o2664)):
+            await fs.setattr(ino, AttributeChanges(gid=50, mode=0o2664), None, WHO)
+            opened = await fs.open(ino, os.O_WRONLY, who)
+            assert await mode_after(partial(fs.write, opened.fh, 0, b"x")) == expected
+            assert await mode_after(partial(fs.setattr, ino, AttributeChanges(size=3), None, who)) == expected
+            assert await mode_after(partial(fs.setattr, ino, AttributeChanges(gid=60), None, who)) == expected
+            await fs.release(opened.fh)
+        assert await mode_after(partial(fs.write, early.fh, 0, b"x")) == 0o664, "opened before there was anything to ask about"
+        await fs.release(early.fh)
 
 
 @simulated

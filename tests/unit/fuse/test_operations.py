@@ -2,6 +2,8 @@
 
 import errno
 import inspect
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import pyfuse3
@@ -42,12 +44,9 @@ class Failing:
 
     umask_applied = True
 
-    @staticmethod
-    def groups_of(pid: int) -> frozenset[int]:
-        return frozenset()
-
     def __init__(self, failure: BaseException) -> None:
         self.failure = failure
+        self.groups_of: Callable[[int], AbstractSet[int]] = lambda _: frozenset()
 
     def negative_cacheable(self, parent: int, name: bytes) -> bool:
         return False
