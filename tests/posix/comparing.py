@@ -56,7 +56,7 @@ def fact_faults(expected: Facts, found: Facts) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A difference that the kernel makes, of which no request says anything: see `docs/architecture.md`. Of regular files, unless `kind` says
+    """A difference that the kernel makes, of which no request says anything: see `docs/posix.md`. Of regular files, unless `kind` says
     otherwise.
     """
 
@@ -72,7 +72,7 @@ class Known:
 
 KNOWN: Final = (
     Known(
-        "truncating to the size a file has changes no times", frozenset({"open", "truncate", "ftruncate"}), WITHOUT_ATIME, kept=True, same_size=True
+        "truncating to the size a file has changes no times", frozenset({"truncate"}), WITHOUT_ATIME, kept=True, same_size=True
     ),
     Known(
         "setting an attribute to what it is changes the ctime, and so does removing a list that is not there",

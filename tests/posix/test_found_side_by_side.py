@@ -9,6 +9,7 @@ import pytest
 
 from tests.oracle.awkward import acl
 from tests.posix import calls
+from tests.posix.differing import here_or_on_ext4
 from tests.posix.identities import ALICE, acting_as
 
 
@@ -38,6 +39,16 @@ def test_an_attribute_that_is_set_to_what_it_is_changes_no_ctime(place: Path) ->
     assert os.stat(place / "directory").st_ctime_ns == before
     os.setxattr(place / "directory", "user.a", b"other")
     assert os.stat(place / "directory").st_ctime_ns > before
+
+
+def test_unlike_ext4_writing_into_a_fifo_moves_no_times(place: Path) -> None:
+    os.mkfifo(place / "fifo")
+    before = os.stat(place / "fifo")
+    descriptor = os.open(place / "fifo", os.O_RDWR)
+    os.write(descriptor, b"x")
+    after = os.fstat(descriptor)
+    assert (after.st_mtime_ns > before.st_mtime_ns, after.st_ctime_ns > before.st_ctime_ns) == here_or_on_ext4((False, False), (True, True))
+    os.close(descriptor)
 
 
 # --- set-id bits and writing --------------------------------------------------------------------------------------

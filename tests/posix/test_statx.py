@@ -89,6 +89,15 @@ def test_the_file_system(place: Path) -> None:
     os.close(descriptor)
 
 
+@pytest.mark.root
+def test_unlike_ext4_devices_are_closed_and_set_id_bits_lend_nothing(place: Path, me: Actor) -> None:
+    """Mounts are `nodev` and `nosuid`: what a user may make on a file system of a process of his is no device of the machine's."""
+    flags = os.statvfs(place).f_flag & (os.ST_NODEV | os.ST_NOSUID)
+    assert flags == here_or_on_ext4(os.ST_NODEV | os.ST_NOSUID, 0)
+    os.mknod(place / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    assert (me.call("open", place / "null", os.O_RDONLY) == "EACCES") is here_or_on_ext4(True, False)
+
+
 def test_inodes_that_are_used_are_counted(place: Path) -> None:
     before = os.statvfs(place).f_ffree
     for n in range(10):

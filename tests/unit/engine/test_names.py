@@ -371,7 +371,7 @@ async def test_set_gid_without_execution_goes_when_somebody_outside_of_the_group
     member, stranger = replace(USER, pid=1), replace(USER, pid=2)
     async with mounted(tmp_path) as m:
         fs = m.fs
-        fs.groups_of = {1: {6, 50}, 2: {6}}.__getitem__
+        fs.groups_of = lambda pid: {6, 50} if pid == member.pid else {6}
         await m.put(b"f", b"1234567890")
         ino = await m.ino(b"f")
         await fs.setattr(ino, AttributeChanges(gid=50), None, WHO)
