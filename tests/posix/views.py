@@ -87,7 +87,7 @@ def facts_of(found: os.stat_result) -> Facts:
 
 
 def statx(descriptor: int, flags: int) -> Facts:
-    """Of an open file, by statx(2)."""
+    """What an open file is, as the system call of that name has it."""
     buffer = ctypes.create_string_buffer(256)
     if _libc.statx(descriptor, b"", AT_EMPTY_PATH | flags, _BASIC_STATS, buffer):
         raise OSError(ctypes.get_errno(), "statx")
