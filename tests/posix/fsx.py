@@ -196,7 +196,7 @@ class Exercise:
         at = self._rng.randrange(len(source) - length)
         return source[at : at + length]
 
-    def _put(self, offset: int, data: memoryview | bytes) -> None:
+    def _put(self, offset: int, data: memoryview | bytes | bytearray) -> None:
         model = self.model
         if offset > len(model):
             model.extend(bytes(offset - len(model)))

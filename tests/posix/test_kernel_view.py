@@ -7,7 +7,7 @@ Many short random histories of as many files, then all of them are looked at aga
 import ctypes
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Final
@@ -18,7 +18,7 @@ from tests import mounted
 from tests.fuse.conftest import NATIVE
 from tests.mounted import Repository, workspace
 from tests.posix.test_fsx import drop_caches
-from tests.posix.views import Clock, History, View, differences, view
+from tests.posix.views import ALL, ELSEWHERE, IN_A_SNAPSHOT, Clock, History, View, differences, view
 
 pytestmark = [pytest.mark.fuse, pytest.mark.skipif(not os.access("/dev/fuse", os.R_OK | os.W_OK), reason="/dev/fuse cannot be opened here")]
 
@@ -36,10 +36,10 @@ def write_back(directory: Path) -> None:
         os.close(descriptor)
 
 
-def assert_still(seen: dict[str, tuple[History, View]], directory: Path, when: str) -> None:
+def assert_still(seen: dict[str, tuple[History, View]], directory: Path, when: str, compared: Sequence[str] = ALL) -> None:
     wrong = []
     for name, (history, expected) in seen.items():
-        if lines := differences(expected, view(directory / name)):
+        if lines := differences(expected, view(directory / name), compared):
             wrong.append("\n  ".join([f"{name} after {', '.join(history.steps)}:", *lines]))
     assert not wrong, f"{when}, {len(wrong)} of {len(seen)} are seen differently:\n" + "\n".join(wrong[:10])
 
@@ -68,9 +68,11 @@ def test_the_kernels_view_never_lies(somewhere: tuple[Path, Repository | None], 
             seen[name] = history, history.see()
             with closing(History(tmp_path / name, f"{seed} {n}", clock_of_disk, synced=False)) as same:
                 same.run(steps)
-                lines = differences(same.see(), seen[name][1], elsewhere=True)
+                lines = differences(same.see(), seen[name][1], ELSEWHERE)
                 assert not lines, "\n".join([f"unlike on the disk after {', '.join(history.steps)}:", *lines])
         assert_still(seen, directory, "with everything still open")
+        past = repository.snapshot() if repository is not None else directory
+        assert_still(seen, past, "in a snapshot that was taken meanwhile", IN_A_SNAPSHOT)
     assert_still(seen, directory, "with everything closed")
     write_back(directory)
     drop_caches()
@@ -78,3 +80,4 @@ def test_the_kernels_view_never_lies(somewhere: tuple[Path, Repository | None], 
     if repository is not None:
         repository.remount("--every", "off")
         assert_still(seen, directory, "with a new mount")
+        assert_still(seen, past, "in the snapshot", IN_A_SNAPSHOT)

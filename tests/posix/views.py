@@ -49,8 +49,11 @@ class Facts:
     ctime_ns: int
 
 
-_ALL: Final = tuple(field.name for field in fields(Facts))
-_LASTING: Final = ("mode", "nlink", "uid", "gid", "size")
+ALL: Final = tuple(field.name for field in fields(Facts))
+IN_A_SNAPSHOT: Final = tuple(name for name in ALL if name != "ino")
+"""What a file keeps there."""
+ELSEWHERE: Final = ("mode", "nlink", "uid", "gid", "size")
+"""What a file has in common with another one that has been through the same at another time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ def facts_of(found: os.stat_result) -> Facts:
 
 
 def statx(descriptor: int, flags: int) -> Facts:
-    """Of an open file, by statx(2)."""
+    """What an open file is, as the system call of that name has it."""
     buffer = ctypes.create_string_buffer(256)
     if _libc.statx(descriptor, b"", AT_EMPTY_PATH | flags, _BASIC_STATS, buffer):
         raise OSError(ctypes.get_errno(), "statx")
@@ -119,11 +122,10 @@ def view(directory: Path) -> View:
     return View(facts_of(os.stat(directory)), listing, {name: file_view(directory / name) for name in listing})
 
 
-def differences(expected: View, found: View, *, elsewhere: bool = False) -> list[str]:
-    """One line for each thing that differs. What is seen `elsewhere` has been through the same at another time: it has other numbers and times."""
-    compared = _LASTING if elsewhere else _ALL
+def differences(expected: View, found: View, compared: Sequence[str] = ALL) -> list[str]:
+    """One line for each thing that differs, of the facts that are named."""
     lines = _differing("directory", expected.directory, found.directory, compared)
-    if expected.listing.keys() != found.listing.keys() or not (elsewhere or expected.listing == found.listing):
+    if expected.listing.keys() != found.listing.keys() or ("ino" in compared and expected.listing != found.listing):
         lines.append(f"listing: {dict(expected.listing)} is {dict(found.listing)}")
     for name in sorted(expected.files.keys() & found.files.keys()):
         was, now = expected.files[name], found.files[name]
@@ -247,7 +249,7 @@ class History:
         said |= {f"stat of {name}": facts_of(os.stat(self.directory / name)) for name in self._names}
         for flags in (0, AT_STATX_DONT_SYNC, AT_STATX_FORCE_SYNC):
             said[f"statx with {flags:#x}"] = statx(self._fd(), flags)
-        lines = [line for who, told in said.items() for line in _differing(who, facts, told, _ALL)]
+        lines = [line for who, told in said.items() for line in _differing(who, facts, told, ALL)]
         if (facts.size, facts.nlink) != (len(self._content), len(self._names)):
             lines.append(f"size and links {facts.size}, {facts.nlink} instead of {len(self._content)}, {len(self._names)}")
         if os.pread(self._fd(), len(self._content) + 1, 0) != self._content:
