@@ -265,6 +265,25 @@ async def test_a_group_mark_stays_for_members_that_were_asked_about(tmp_path: Pa
 
 
 @simulated
+async def test_with_direct_io_it_counts_who_has_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with mounted(tmp_path) as m:
+        fs = m.fs
+        fs.groups_of = lambda pid: {50} if pid == 7 else set()
+        await m.put(b"f", b"content")
+        ino = await m.ino(b"f")
+        member, stranger = Who(uid=1000, gid=1000, pid=7), Who(uid=1000, gid=1000, pid=8)
+        for who, mode, expected in ((WHO, 0o6664, 0o6664), (member, 0o6664, 0o2664), (stranger, 0o6664, 0o664), (member, 0o6775, 0o775)):
+            await fs.setattr(ino, AttributeChanges(gid=50, mode=mode), None, WHO)
+            with monkeypatch.context() as short:
+                short.setattr(fs, "_is_short", lambda: True)
+                opened = await fs.open(ino, os.O_WRONLY, who)
+            assert opened.direct_io
+            await fs.write(opened.fh, 0, b"x")
+            assert (await fs.getattr(ino)).mode & 0o7777 == expected
+            await fs.release(opened.fh)
+
+
+@simulated
 async def test_set_gid_directories_and_default_lists_are_inherited(tmp_path: Path) -> None:
     async with mounted(tmp_path) as m:
         fs = m.fs
