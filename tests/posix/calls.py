@@ -11,6 +11,7 @@ UTIME_NOW: Final = (1 << 30) - 1
 UTIME_OMIT: Final = (1 << 30) - 2
 RENAME_NOREPLACE: Final = 1
 RENAME_EXCHANGE: Final = 2
+RENAME_WHITEOUT: Final = 4
 
 _SECOND_NS: Final = 1_000_000_000
 _DIRENT: Final = struct.Struct("=QqHB")

@@ -76,7 +76,7 @@ KNOWN: Final = (
     ),
     Known(
         "setting an attribute to what it is changes the ctime, and so does removing a list that is not there",
-        frozenset({"setxattr", "fsetxattr", "removexattr"}),
+        frozenset({"setxattr", "fsetxattr", "removexattr", "fremovexattr"}),
         frozenset({2}),
         kept=False,
     ),

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from tests.oracle.awkward import acl
 from tests.oracle.manifest import assert_same, manifest
-from tests.posix.calls import RENAME_EXCHANGE, RENAME_NOREPLACE, Time
+from tests.posix.calls import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, Time
 from tests.posix.comparing import ALL, KNOWN, SET_NS, WITHOUT_ATIME, Moment, seen_faults, tree_faults
 from tests.posix.grounds import Ground, KeptSnapshot, is_noatime
 from tests.posix.identities import ALICE, BOB, COMMON, NOBODY, Identity, acting_as, identities
@@ -28,6 +28,7 @@ CLOCK_REALTIME_COARSE: Final = 5
 KIB: Final = 1024
 STEPS: Final = 100
 SLOTS: Final = 6
+CROWD: Final = 450
 TREE_EVERY: Final = 40
 """Steps between two comparisons of the whole tree."""
 NOISE: Final = random.Random(0).randbytes(4 << 20)
@@ -57,6 +58,7 @@ CREATING_FLAGS: Final = (
     os.O_RDWR | os.O_EXCL | os.O_TRUNC, os.O_RDWR | os.O_NOFOLLOW, os.O_RDWR | os.O_DIRECTORY, os.O_RDONLY | os.O_TRUNC, os.O_RDWR | os.O_SYNC,
     os.O_WRONLY | os.O_EXCL | os.O_NOFOLLOW,
 )  # fmt: skip
+RENAME_FLAGS: Final = (RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, RENAME_EXCHANGE | RENAME_NOREPLACE, RENAME_NOREPLACE | RENAME_WHITEOUT, 8)
 SECOND_NS: Final = 1_000_000_000
 TIMES: Final[tuple[Time, ...]] = (
     "now", "omit", 0, 1, 1_000_000_000_123_456_789, 1_500_000_000 * SECOND_NS, -1, -(2**31) * SECOND_NS, 2**31 * SECOND_NS,
@@ -181,14 +183,17 @@ class SideBySide(RuleBasedStateMachine):
     @initialize(
         mode=st.sampled_from((0o777, 0o777, 0o1777, 0o3777, 0o2777)),
         furnished=st.sampled_from((False, True, True, True, True)),
+        crowded=st.integers(0, 24).map(lambda n: n == 24),
         snapshot_at=st.integers(1, STEPS - 10),
         remount_at=st.integers(1, STEPS - 1),
     )
-    def begin(self, mode: int, furnished: bool, snapshot_at: int, remount_at: int) -> None:
+    def begin(self, mode: int, furnished: bool, crowded: bool, snapshot_at: int, remount_at: int) -> None:
         for directory in self._bases:
             os.chmod(directory / "t", mode)
         if furnished:
             self._furnish()
+        if crowded:
+            self._crowd()
         self._snapshot_at, self._remount_at = self._steps + snapshot_at, self._steps + remount_at
 
     def _furnish(self) -> None:
@@ -201,6 +206,14 @@ class SideBySide(RuleBasedStateMachine):
             self._step("write", number, NOISE[:5000], who=by, slots=(number,))
         self._step("link", b"b", b"a/c", False, who=owner, paths=(b"b", b"a/c"), names=True)
         self._step("symlink", b"a/b", b"c", who=owner, paths=(b"c",), names=True)
+
+    def _crowd(self) -> None:
+        """A directory of more names than one answer to a listing holds."""
+        for side in self._sides:
+            side.mkdir(b"crowd", 0o777)
+            for n in range(CROWD):
+                os.mknod(side.at(b"crowd/%d" % n), 0o644)
+        self.paths, self.directories = self.expected.paths()
 
     # --- descriptors ---
 
@@ -223,14 +236,14 @@ class SideBySide(RuleBasedStateMachine):
         self._step("close", number, who=self._openers[number])
 
     @has_files
-    @rule(number=slot(), data=datas)
-    def write(self, number: int, data: bytes) -> None:
-        self._step("write", number, data, who=self._openers[number], slots=(number,))
+    @rule(number=slot(), data=datas, who=who)
+    def write(self, number: int, data: bytes, who: Identity) -> None:
+        self._step("write", number, data, who=who, slots=(number,))
 
     @has_files
-    @rule(number=slot(), data=datas, offset=sizes)
-    def pwrite(self, number: int, data: bytes, offset: int) -> None:
-        self._step("pwrite", number, data, offset, who=self._openers[number], slots=(number,))
+    @rule(number=slot(), data=datas, offset=sizes, who=who)
+    def pwrite(self, number: int, data: bytes, offset: int, who: Identity) -> None:
+        self._step("pwrite", number, data, offset, who=who, slots=(number,))
 
     @has_files
     @rule(number=slot(), size=sizes)
@@ -252,9 +265,9 @@ class SideBySide(RuleBasedStateMachine):
         return stat.S_ISDIR(os.fstat(self.expected.files[number].descriptor).st_mode)
 
     @has_files
-    @rule(number=slot(), size=sizes)
-    def ftruncate(self, number: int, size: int) -> None:
-        self._step("ftruncate", number, size, who=self._openers[number], slots=(number,))
+    @rule(number=slot(), size=sizes, who=who)
+    def ftruncate(self, number: int, size: int, who: Identity) -> None:
+        self._step("ftruncate", number, size, who=who, slots=(number,))
 
     @has_files
     @rule(number=slot(), only_data=st.booleans())
@@ -285,6 +298,11 @@ class SideBySide(RuleBasedStateMachine):
     @rule(number=slot(), name=st.sampled_from(ATTRIBUTES), value=st.sampled_from(VALUES), flags=xattr_flags, who=who)
     def fsetxattr(self, number: int, name: str, value: bytes, flags: int, who: Identity) -> None:
         self._step("fsetxattr", number, name, value, flags, who=who, slots=(number,))
+
+    @has_files
+    @rule(number=slot(), name=st.sampled_from((*ATTRIBUTES, ACCESS, DEFAULT)), who=who)
+    def fremovexattr(self, number: int, name: str, who: Identity) -> None:
+        self._step("fremovexattr", number, name, who=who, slots=(number,))
 
     # --- mappings ---
 
@@ -326,7 +344,7 @@ class SideBySide(RuleBasedStateMachine):
     def rename(self, old: bytes, path: bytes, who: Identity) -> None:
         self._step("rename", old, path, who=who, paths=(old, path), names=True)
 
-    @rule(old=anything, path=new, flags=st.sampled_from((RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_EXCHANGE | RENAME_NOREPLACE, 8)), who=who)
+    @rule(old=anything, path=new, flags=st.sampled_from(RENAME_FLAGS), who=who)
     def renameat2(self, old: bytes, path: bytes, flags: int, who: Identity) -> None:
         self._step("renameat2", old, path, flags, who=who, paths=(old, path), names=True)
 

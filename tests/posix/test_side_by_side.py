@@ -114,7 +114,7 @@ def _directories() -> Iterator[tuple[Path, DirectoryGround]]:
 @pytest.mark.parametrize("found", [Forgetful, Short, Strange, Copying, Rounding, Timeless, Touching, Skipping, Losing])
 def test_a_side_that_is_wrong_is_found(found: type[Side], seed: int) -> None:
     with _directories() as (base, ground), pytest.raises(Difference):
-        run_sequences(base, ground, Counts(), first_seed=seed, sequences=60, found=found, shrink=False)
+        run_sequences(base, ground, Counts(), first_seed=seed, sequences=200, found=found, shrink=False)
 
 
 class ChangingSnapshots(DirectoryGround):
