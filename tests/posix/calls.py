@@ -7,6 +7,7 @@ from typing import Final
 
 NOWHERE: Final = -100
 SYMLINK_NOFOLLOW: Final = 0x100
+SYMLINK_FOLLOW: Final = 0x400
 UTIME_NOW: Final = (1 << 30) - 1
 UTIME_OMIT: Final = (1 << 30) - 2
 RENAME_NOREPLACE: Final = 1
@@ -17,6 +18,7 @@ _SECOND_NS: Final = 1_000_000_000
 _DIRENT: Final = struct.Struct("=QqHB")
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+_libc.linkat.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_int]
 _libc.utimensat.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int]
 _libc.futimens.argtypes = [ctypes.c_int, ctypes.c_char_p]
 _libc.getdents64.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
@@ -35,6 +37,11 @@ def _checked(result: int) -> int:
 
 def renameat2(old: bytes, new: bytes, flags: int) -> None:
     _checked(_libc.renameat2(NOWHERE, old, NOWHERE, new, flags))
+
+
+def linkat(old: bytes, new: bytes, *, follow: bool) -> None:
+    """`os.link` never follows a symlink on Linux, whatever it is told."""
+    _checked(_libc.linkat(NOWHERE, old, NOWHERE, new, SYMLINK_FOLLOW if follow else 0))
 
 
 def _timespec(time: Time) -> bytes:

@@ -71,9 +71,7 @@ class Known:
 
 
 KNOWN: Final = (
-    Known(
-        "truncating to the size a file has changes no times", frozenset({"truncate"}), WITHOUT_ATIME, kept=True, same_size=True
-    ),
+    Known("truncating to the size a file has changes no times", frozenset({"truncate"}), WITHOUT_ATIME, kept=True, same_size=True),
     Known(
         "setting an attribute to what it is changes the ctime, and so does removing a list that is not there",
         frozenset({"setxattr", "fsetxattr", "removexattr", "fremovexattr"}),

@@ -236,6 +236,12 @@ class SideBySide(RuleBasedStateMachine):
         self._step("close", number, who=self._openers[number])
 
     @has_files
+    @rule(number=slot())
+    def append(self, number: int) -> None:
+        """The simplest rule of all, since Hypothesis draws that more often than others."""
+        self._step("write", number, NOISE[:100], who=self._openers[number], slots=(number,))
+
+    @has_files
     @rule(number=slot(), data=datas, who=who)
     def write(self, number: int, data: bytes, who: Identity) -> None:
         self._step("write", number, data, who=who, slots=(number,))

@@ -195,7 +195,7 @@ class Side:
         calls.futimens(self.files[slot].descriptor, atime, mtime)
 
     def link_open(self, slot: int, new: bytes) -> None:
-        os.link(f"/proc/self/fd/{self.files[slot].descriptor}".encode(), self.at(new), follow_symlinks=True)
+        calls.linkat(b"/proc/self/fd/%d" % self.files[slot].descriptor, self.at(new), follow=True)
 
     def fsetxattr(self, slot: int, name: str, value: bytes, flags: int) -> None:
         os.setxattr(self.files[slot].descriptor, name, value, flags)
@@ -251,7 +251,7 @@ class Side:
         calls.renameat2(self.at(old), self.at(new), flags)
 
     def link(self, old: bytes, new: bytes, follow: bool) -> None:
-        os.link(self.at(old), self.at(new), follow_symlinks=follow)
+        calls.linkat(self.at(old), self.at(new), follow=follow)
 
     def symlink(self, target: bytes, path: bytes) -> None:
         os.symlink(target, self.at(path))
