@@ -1175,8 +1175,8 @@ class FileSystem:
 
 
 def _is_about_to_write(record: Inode, changes: AttributeChanges) -> bool:
-    """Whether the kernel tells that somebody who is not root is going to write to a file with set-id bits, which end with that. It sends a request that
-    sets nothing, not even a ctime, and then writes. What is written in a mapping, or by root, comes without it and ends none.
+    """Whether the kernel tells that somebody who is not root is going to write to a file with set-id bits, which end with that. It sends a request
+    that sets nothing, not even a ctime, and then writes. What is written in a mapping, or by root, comes without it and ends none.
     """
     return changes == AttributeChanges() and stat.S_ISREG(record.mode)
 

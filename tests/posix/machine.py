@@ -503,10 +503,11 @@ class SideBySide(RuleBasedStateMachine):
 
     def _align(self, paths: Iterable[bytes], slots: Iterable[int]) -> None:
         """A time that was set and then changed on ext4 only, for a reason that is known, is set anew: later steps compare what is set."""
-        for expected, found in [
+        pairs: list[tuple[bytes | int, bytes | int]] = [
             *((self.expected.at(path), self.found.at(path)) for path in paths),
             *((self.expected.files[number].descriptor, self.found.files[number].descriptor) for number in slots),
-        ]:
+        ]
+        for expected, found in pairs:
             try:
                 was, now = os.stat(expected), os.stat(found)
             except OSError:
