@@ -116,8 +116,8 @@ def time_faults(
         faults += [f"{NAMES[i]}: is older than the {other}: {found_after}, on ext4 {expected_after}" for other in older]
         if found_before is not None and found_after[i] < found_before[i] and not moment.is_set(found_before[i]):
             faults.append(f"{NAMES[i]}: went back from {found_before[i]} to {found_after[i]}")
-    for i, j in combinations(by_clock, 2):
-        if (expected_after[i] == expected_after[j]) != (found_after[i] == found_after[j]):
+    for i, j in combinations(by_clock, 2):  # ext4 may take the clock twice in one step, as when a list is inherited
+        if expected_after[i] == expected_after[j] and found_after[i] != found_after[j]:
             faults.append(f"{NAMES[i]} and {NAMES[j]}: {expected_after[i]}, {expected_after[j]} are {found_after[i]}, {found_after[j]}")
     return faults
 

@@ -58,6 +58,8 @@ CREATING_FLAGS: Final = (
     os.O_RDWR | os.O_EXCL | os.O_TRUNC, os.O_RDWR | os.O_NOFOLLOW, os.O_RDWR | os.O_DIRECTORY, os.O_RDONLY | os.O_TRUNC, os.O_RDWR | os.O_SYNC,
     os.O_WRONLY | os.O_EXCL | os.O_NOFOLLOW,
 )  # fmt: skip
+BELOW: Final = ("openat", "mkdirat", "symlinkat", "unlinkat", "rmdirat", "statat")
+INTO: Final = ("rename_into", "link_into", "rename_out")
 RENAME_FLAGS: Final = (RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, RENAME_EXCHANGE | RENAME_NOREPLACE, RENAME_NOREPLACE | RENAME_WHITEOUT, 8)
 SECOND_NS: Final = 1_000_000_000
 TIMES: Final[tuple[Time, ...]] = (
@@ -310,6 +312,29 @@ class SideBySide(RuleBasedStateMachine):
     def fremovexattr(self, number: int, name: str, who: Identity) -> None:
         self._step("fremovexattr", number, name, who=who, slots=(number,))
 
+    @has_files
+    @rule(number=slot(), number_of_new=st.integers(0, SLOTS - 1), flags=st.sampled_from(FLAGS))
+    def reopen(self, number: int, number_of_new: int, flags: int) -> None:
+        """Also what has no name any more. As root: whoever has taken other ids may not look into /proc."""
+        if number_of_new not in self.expected.files:
+            self._step("reopen", number_of_new, number, flags, who=WHO[0], slots=(number,))
+
+    # --- below an open directory ---
+
+    @rule(path=st.runner().flatmap(lambda machine: st.sampled_from(machine.directories)), number=st.integers(0, SLOTS - 1), who=who)
+    def open_directory(self, path: bytes, number: int, who: Identity) -> None:
+        self._open(number, path, os.O_RDONLY | os.O_DIRECTORY, 0, who, 0)
+
+    @has_files
+    @rule(number=slot(), call=st.sampled_from(BELOW), name=st.sampled_from(NAMES + AWKWARD_NAMES), who=who)
+    def below(self, number: int, call: str, name: bytes, who: Identity) -> None:
+        self._step(call, number, name, who=who, slots=(number,), names=True)
+
+    @has_files
+    @rule(number=slot(), call=st.sampled_from(INTO), name=st.sampled_from(NAMES), path=existing(), who=who)
+    def into(self, number: int, call: str, name: bytes, path: bytes, who: Identity) -> None:
+        self._step(call, number, name, path, who=who, slots=(number,), paths=(path,), names=True)
+
     # --- mappings ---
 
     @has_files
@@ -518,7 +543,7 @@ class SideBySide(RuleBasedStateMachine):
 
     def _keep(self, call: str, arguments: tuple[Any, ...], who: Identity) -> None:
         """Something is open now that later steps use."""
-        if call == "open":
+        if call in {"open", "reopen"}:
             self._openers[arguments[0]] = who
             for side in self._sides:
                 side.opened(arguments[0])

@@ -203,6 +203,39 @@ class Side:
     def fremovexattr(self, slot: int, name: str) -> None:
         os.removexattr(self.files[slot].descriptor, name)
 
+    def reopen(self, slot: int, other: int, flags: int) -> None:
+        path = f"/proc/self/fd/{self.files[other].descriptor}"
+        self.files[slot] = OpenFile(os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY), None, 0)
+
+    # --- below an open directory, which may have been removed ---
+
+    def openat(self, slot: int, name: bytes) -> None:
+        os.close(os.open(name, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY, 0o666, dir_fd=self.files[slot].descriptor))
+
+    def mkdirat(self, slot: int, name: bytes) -> None:
+        os.mkdir(name, 0o777, dir_fd=self.files[slot].descriptor)
+
+    def symlinkat(self, slot: int, name: bytes) -> None:
+        os.symlink(b"a", name, dir_fd=self.files[slot].descriptor)
+
+    def unlinkat(self, slot: int, name: bytes) -> None:
+        os.unlink(name, dir_fd=self.files[slot].descriptor)
+
+    def rmdirat(self, slot: int, name: bytes) -> None:
+        os.rmdir(name, dir_fd=self.files[slot].descriptor)
+
+    def statat(self, slot: int, name: bytes) -> Facts:
+        return _facts(os.stat(name, dir_fd=self.files[slot].descriptor, follow_symlinks=False))
+
+    def rename_into(self, slot: int, name: bytes, old: bytes) -> None:
+        os.rename(self.at(old), name, dst_dir_fd=self.files[slot].descriptor)
+
+    def link_into(self, slot: int, name: bytes, old: bytes) -> None:
+        os.link(self.at(old), name, dst_dir_fd=self.files[slot].descriptor, follow_symlinks=False)
+
+    def rename_out(self, slot: int, name: bytes, new: bytes) -> None:
+        os.rename(name, self.at(new), src_dir_fd=self.files[slot].descriptor)
+
     # --- mappings ---
 
     def map(self, slot: int, key: int) -> None:
