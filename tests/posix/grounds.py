@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol
@@ -14,6 +14,22 @@ from tests.oracle.manifest import Manifest, assert_same, manifest
 from tests.posix.quick import QuickRepository
 
 IMAGE_BYTES: Final = 1 << 30
+SMALL: Final[Mapping[str, float]] = {
+    "CHUNK_MIN_BYTES": 1024,
+    "CHUNK_AVG_BYTES": 4096,
+    "CHUNK_MAX_BYTES": 16_384,
+    "REGION_BYTES": 64 * 1024,
+    "INLINE_EXTENTS_MAX": 2,
+    "REGION_EXTENTS_MAX": 8,
+    "FLUSH_RUN_BYTES": 32 * 1024,
+    "DIRTY_AGE_S": 0.02,
+    "COMMIT_DELAY_S": 0.1,
+    "INODE_CACHE_ENTRIES": 20,
+    "INODE_LINKS_INLINE": 2,
+    "REAP_RECORDS_PER_STEP": 2,
+    "CHUNK_CACHE_BYTES": 256 * 1024,
+}
+"""Everything fills up soon, and is stored and committed all the time."""
 RECENT: Final = 20
 """As many snapshots are compared once more when the index has been lost."""
 _OPTIONS: Final = ("--every", "off", *(("--allow-other",) if os.geteuid() == 0 else ()))
@@ -154,9 +170,9 @@ def _mounted_loop(image: Path, directory: Path) -> bool:
 
 
 @contextmanager
-def mount(place: Path) -> Iterator[MountGround]:
-    """A new repository, mounted."""
-    repository = QuickRepository(place / "r")
+def mount(place: Path, limits: Mapping[str, float]) -> Iterator[MountGround]:
+    """A new repository, mounted, with these limits instead of the usual ones."""
+    repository = QuickRepository(place / "r", limits)
     try:
         repository.init()
         repository.mount(*_OPTIONS)

@@ -16,18 +16,24 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from backupfs import limits
 from backupfs.cli.main import main
 from backupfs.codec import keys
 from tests.mounted import CommandFailedError, Repository
 
 
 class QuickRepository(Repository):
-    """As `Repository`; `close` ends the process that runs the commands."""
+    """As `Repository`, with other limits if any are given; `close` ends the process that runs the commands."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, limits: Mapping[str, float]) -> None:
         super().__init__(base)
         self._runner = subprocess.Popen(
-            [sys.executable, "-m", "tests.posix.quick"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self.environment(), cwd=base, text=True
+            [sys.executable, "-m", "tests.posix.quick", json.dumps(dict(limits))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=self.environment(),
+            cwd=base,
+            text=True,
         )
 
     def command(
@@ -87,8 +93,10 @@ def _end_children() -> None:
         os.waitpid(int(pid), 0)
 
 
-def serve() -> None:
+def serve(other_limits: Mapping[str, float]) -> None:
     """One command a line on stdin, as a JSON list; one answer a line on stdout. At the end nothing that was started is left."""
+    for name, value in other_limits.items():  # before the modules of any verb are loaded
+        setattr(limits, name, type(getattr(limits, name))(value))
     keys.stretch = functools.cache(keys.stretch)
     for line in sys.stdin:
         answer = _run(json.loads(line))
@@ -98,4 +106,4 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(json.loads(sys.argv[1]))

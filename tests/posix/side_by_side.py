@@ -1,6 +1,6 @@
 """Runs many seeds of the comparison with ext4, for a night or as long as wanted; what was done so far is kept and gone on from.
 
-    python -m tests.posix.side_by_side FIRST LAST [--progress FILE] [--sequences N] [--survey] [--calls]
+    python -m tests.posix.side_by_side FIRST LAST [--progress FILE] [--sequences N] [--small] [--survey] [--calls]
 
 Each seed is N sequences of 100 steps. With `--progress` a run that was ended goes on where it was. It stops at the first difference, which the same
 seed finds again; with `--survey` it goes on and tells at the end which kinds of differences there were. A run does not shrink what it finds when it
@@ -17,7 +17,7 @@ from pathlib import Path
 from hypothesis.errors import FlakyStrategyDefinition, Unsatisfiable
 
 from tests.mounted import workspace
-from tests.posix.grounds import MountGround, compare_recent, ext4, mount
+from tests.posix.grounds import SMALL, MountGround, compare_recent, ext4, mount
 from tests.posix.machine import Counts, Difference, run_sequences
 
 
@@ -70,6 +70,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("last", type=int)
     parser.add_argument("--progress", type=Path, help="a file that keeps how far it has come")
     parser.add_argument("--sequences", type=int, default=20, help="sequences a seed")
+    parser.add_argument("--small", action="store_true", help="with limits at which everything fills up soon")
     parser.add_argument("--survey", action="store_true", help="go on after a difference")
     parser.add_argument("--calls", action="store_true", help="tell how often each call was done and refused")
     options = parser.parse_args(arguments)
@@ -77,7 +78,7 @@ def main(arguments: list[str]) -> int:
     if options.survey:
         counts.survey = {}
     try:
-        with workspace() as place, ext4(place) as base, mount(place) as ground:
+        with workspace() as place, ext4(place) as base, mount(place, SMALL if options.small else {}) as ground:
             _run(options, base, ground, options.first if next_seed is None else next_seed, counts)
     finally:
         _tell(counts, options.calls)

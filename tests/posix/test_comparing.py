@@ -75,5 +75,5 @@ def test_what_is_known_is_known_of_that_call_and_that_kind_only(call: str, size_
     facts = Facts(kind | 0o644, 1, 0, 0, 7, None)
     seen = Seen(facts, (OLD[0], NOW, NOW), 1), Seen(facts, OLD, 2)
     before = {1: Before(OLD, size_before)}, {2: Before(OLD, size_before)}
-    assert (not seen_faults("it", *seen, before, MOMENT, call=call)) is is_known
-    assert seen_faults("it", *reversed(seen), (before[1], before[0]), MOMENT, call=call)
+    assert (not seen_faults("it", seen[0], seen[1], before, MOMENT, call=call)) is is_known
+    assert seen_faults("it", seen[1], seen[0], (before[1], before[0]), MOMENT, call=call)

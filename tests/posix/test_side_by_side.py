@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.mounted import workspace
-from tests.posix.grounds import DirectoryGround, compare_recent, ext4, mount
+from tests.posix.grounds import SMALL, DirectoryGround, compare_recent, ext4, mount
 from tests.posix.machine import STEPS, Counts, Difference, run_sequences
 from tests.posix.side import Side
 
@@ -22,12 +22,14 @@ SEQUENCES = 200
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
 def test_a_mount_behaves_as_ext4(part: int, seed: int, scale: float, request: pytest.FixtureRequest) -> None:
-    """`--seed` and `--hypothesis-seed` give other sequences, `--scale` more; `python -m tests.posix.side_by_side` runs for as long as wanted."""
+    """Half of it with limits at which everything fills up soon. `--seed` and `--hypothesis-seed` give other sequences, `--scale` more;
+    `python -m tests.posix.side_by_side` runs for as long as wanted.
+    """
     given = request.config.getoption("--hypothesis-seed", None)
     first_seed = seed if given in {None, "random"} else int(str(given))
     sequences = max(1, round(SEQUENCES * scale / PARTS))
     counts = Counts()
-    with workspace() as place, ext4(place) as base, mount(place) as ground:
+    with workspace() as place, ext4(place) as base, mount(place, SMALL if part % 2 else {}) as ground:
         run_sequences(base, ground, counts, first_seed=first_seed * PARTS + part, sequences=sequences)
         ground.losing_index()
         counts.snapshots += compare_recent(ground.recent)
