@@ -130,6 +130,10 @@ def slot() -> st.SearchStrategy[int]:
     return st.runner().flatmap(lambda machine: st.sampled_from(sorted(machine.expected.files)))
 
 
+def open_directory_slot() -> st.SearchStrategy[int]:
+    return st.runner().flatmap(lambda machine: st.sampled_from(machine.open_directories()))
+
+
 def mapping() -> st.SearchStrategy[int]:
     return st.runner().flatmap(lambda machine: st.sampled_from(sorted(machine.expected.maps)))
 
@@ -141,6 +145,7 @@ def stream() -> st.SearchStrategy[int]:
 anything = st.one_of(existing(), existing(), existing(), existing(), existing(), place(), _through())
 new = st.one_of(place(), place(), place(), place(), place(), existing(), _through())
 who = st.sampled_from(WHO[:2] * 3 + WHO)
+mostly_root = st.sampled_from(WHO[:1] * 4 + WHO)
 umasks = st.sampled_from(UMASKS)
 modes = st.one_of(st.sampled_from(MODES[:3]), st.sampled_from(MODES), st.integers(0, 0o7777))
 sizes = st.one_of(st.sampled_from(SIZES), st.integers(0, 20_000))
@@ -150,6 +155,7 @@ ids = st.sampled_from(IDS)
 follows = st.booleans()
 xattr_flags = st.sampled_from((0, 0, os.XATTR_CREATE, os.XATTR_REPLACE))
 has_files = precondition(lambda machine: machine.expected.files)
+has_directories = precondition(lambda machine: machine.open_directories())
 has_maps = precondition(lambda machine: machine.expected.maps)
 has_streams = precondition(lambda machine: machine.expected.streams)
 
@@ -237,10 +243,15 @@ class SideBySide(RuleBasedStateMachine):
     def close(self, number: int) -> None:
         self._step("close", number, who=self._openers[number])
 
+    @rule(path=place(), who=who)
+    def add_file(self, path: bytes, who: Identity) -> None:
+        """With `append` the simplest rule of all, since Hypothesis draws that more often than others."""
+        number = next((number for number in range(SLOTS) if number not in self.expected.files), 0)
+        self._open(number, path, os.O_RDWR | CREATE, 0o666, who, 0o022)
+
     @has_files
     @rule(number=slot())
     def append(self, number: int) -> None:
-        """The simplest rule of all, since Hypothesis draws that more often than others."""
         self._step("write", number, NOISE[:100], who=self._openers[number], slots=(number,))
 
     @has_files
@@ -325,13 +336,17 @@ class SideBySide(RuleBasedStateMachine):
     def open_directory(self, path: bytes, number: int, who: Identity) -> None:
         self._open(number, path, os.O_RDONLY | os.O_DIRECTORY, 0, who, 0)
 
-    @has_files
-    @rule(number=slot(), call=st.sampled_from(BELOW), name=st.sampled_from(NAMES + AWKWARD_NAMES), who=who)
+    def open_directories(self) -> list[int]:
+        """Their numbers."""
+        return [number for number in sorted(self.expected.files) if self._is_directory(number)]
+
+    @has_directories
+    @rule(number=open_directory_slot(), call=st.sampled_from(BELOW), name=st.sampled_from(NAMES + AWKWARD_NAMES), who=mostly_root)
     def below(self, number: int, call: str, name: bytes, who: Identity) -> None:
         self._step(call, number, name, who=who, slots=(number,), names=True)
 
-    @has_files
-    @rule(number=slot(), call=st.sampled_from(INTO), name=st.sampled_from(NAMES), path=existing(), who=who)
+    @has_directories
+    @rule(number=open_directory_slot(), call=st.sampled_from(INTO), name=st.sampled_from(NAMES), path=existing(), who=mostly_root)
     def into(self, number: int, call: str, name: bytes, path: bytes, who: Identity) -> None:
         self._step(call, number, name, path, who=who, slots=(number,), paths=(path,), names=True)
 
