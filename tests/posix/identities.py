@@ -30,18 +30,12 @@ ROOT: Final = Identity("ROOT", 0, 0)
 ALICE: Final = Identity("ALICE", 1001, 1001, (COMMON,))
 BOB: Final = Identity("BOB", 1002, 1002, (COMMON,))
 NOBODY: Final = Identity("NOBODY", 65534, 65534)
-SELF: Final = Identity("SELF", os.getuid(), os.getgid())
-"""Whoever runs the tests, if that is not root: then it is the only one."""
-
-
-def identities() -> list[Identity]:
-    """Those that this process can take."""
-    return [ROOT, ALICE, BOB, NOBODY] if os.geteuid() == 0 else [SELF]
+EVERYBODY: Final = (ROOT, ALICE, BOB, NOBODY)
 
 
 @contextmanager
 def acting_as(who: Identity, umask: int) -> Iterator[None]:
-    """Everything within is done by `who`, with this umask. Not for two threads at once: the ids are those of the process."""
+    """Everything within is done by `who`, with this umask; only root can do that. Not for two threads at once: the ids are those of the process."""
     before = os.umask(umask)
     try:
         if who.uid == os.geteuid():

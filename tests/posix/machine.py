@@ -20,7 +20,7 @@ from tests.oracle.manifest import assert_same, manifest
 from tests.posix.calls import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, Time
 from tests.posix.comparing import ALL, KNOWN, SET_NS, WITHOUT_ATIME, Moment, seen_faults, tree_faults
 from tests.posix.grounds import Ground, KeptSnapshot, is_noatime
-from tests.posix.identities import ALICE, BOB, COMMON, NOBODY, Identity, acting_as, identities
+from tests.posix.identities import ALICE, BOB, COMMON, EVERYBODY, NOBODY, ROOT, Identity, acting_as
 from tests.posix.side import Before, Seen, Side, Stream
 
 CLOCK_REALTIME_COARSE: Final = 5
@@ -33,7 +33,7 @@ TREE_EVERY: Final = 40
 """Steps between two comparisons of the whole tree."""
 NOISE: Final = random.Random(0).randbytes(4 << 20)
 
-WHO: Final = identities()
+WHO: Final = EVERYBODY
 NAMES: Final = (b"a", b"b", b"c", b"d", b"\xff\x80 \n\\", "cafe\u0301".encode(), b"n" * 255)
 AWKWARD_NAMES: Final = (b"n" * 256, b".", b"..", b"a/", b"b/.", b"...", b"-\x01")
 TARGETS: Final = (b"a", b"b", b"c", b"d", b"a/b", b"b/a", b"../a", b"nowhere", b"/nonexistent/x", b"t" * 4095, b"n" * 256)
@@ -206,7 +206,7 @@ class SideBySide(RuleBasedStateMachine):
 
     def _furnish(self) -> None:
         """Something to begin with: half of all calls would meet nothing for long."""
-        owner, other = WHO[len(WHO) > 1], WHO[-2 % len(WHO)]
+        owner, other = ALICE, BOB
         self._step("mkdir", b"a", 0o777, who=owner, paths=(b"a",), names=True)
         self._step("mkdir", b"a/d", 0o2775, who=other, paths=(b"a/d",), names=True)
         for number, path, by in ((0, b"b", owner), (1, b"a/b", other)):
@@ -328,7 +328,7 @@ class SideBySide(RuleBasedStateMachine):
     def reopen(self, number: int, number_of_new: int, flags: int) -> None:
         """Also what has no name any more. As root: whoever has taken other ids may not look into /proc."""
         if number_of_new not in self.expected.files:
-            self._step("reopen", number_of_new, number, flags, who=WHO[0], slots=(number,))
+            self._step("reopen", number_of_new, number, flags, who=ROOT, slots=(number,))
 
     # --- below an open directory ---
 
@@ -361,12 +361,12 @@ class SideBySide(RuleBasedStateMachine):
     @has_maps
     @rule(key=mapping(), data=datas, offset=sizes)
     def store(self, key: int, data: bytes, offset: int) -> None:
-        self._step("store", key, data, offset, who=WHO[0], maps=(key,))
+        self._step("store", key, data, offset, who=ROOT, maps=(key,))
 
     @has_maps
     @rule(key=mapping(), size=sizes, offset=sizes)
     def load(self, key: int, size: int, offset: int) -> None:
-        self._step("load", key, size, offset, who=WHO[0])
+        self._step("load", key, size, offset, who=ROOT)
 
     # --- names ---
 
@@ -470,18 +470,18 @@ class SideBySide(RuleBasedStateMachine):
     @rule(path=st.runner().flatmap(lambda machine: st.sampled_from(machine.directories)), key=st.integers(0, 1))
     def opendir(self, path: bytes, key: int) -> None:
         if key in self.expected.streams:
-            self._step("closedir", key, who=WHO[0])
-        self._step("opendir", key, path, who=WHO[0])
+            self._step("closedir", key, who=ROOT)
+        self._step("opendir", key, path, who=ROOT)
 
     @has_streams
     @rule(key=stream(), to_the_end=st.booleans())
     def readdir(self, key: int, to_the_end: bool) -> None:
-        self._step("readdir", key, to_the_end, who=WHO[0])
+        self._step("readdir", key, to_the_end, who=ROOT)
 
     @has_streams
     @rule(key=stream())
     def rewinddir(self, key: int) -> None:
-        self._step("rewinddir", key, who=WHO[0])
+        self._step("rewinddir", key, who=ROOT)
 
     def _follow(self, key: int) -> None:
         """Read from the start: what stands there now is what must be read."""

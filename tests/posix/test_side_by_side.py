@@ -15,9 +15,11 @@ from tests.posix.grounds import SMALL, DirectoryGround, compare_recent, ext4, mo
 from tests.posix.machine import STEPS, Counts, Difference, run_sequences
 from tests.posix.side import Side
 
+pytestmark = pytest.mark.root
+
 PARTS = 4
 SEQUENCES = 200
-CALLS = 45
+CALLS = 35
 """Of the 53 that there are, each part makes at least so many that succeed."""
 
 
@@ -39,7 +41,7 @@ def test_a_mount_behaves_as_ext4(part: int, seed: int, scale: float, request: py
     assert counts.steps >= sequences * STEPS
     assert counts.snapshots >= 2 * sequences
     assert counts.remounts >= sequences
-    if sequences >= SEQUENCES // PARTS and os.geteuid() == 0:
+    if sequences >= SEQUENCES // PARTS:
         succeeded = [call for call, (done, _) in counts.calls.items() if done]
         assert len(succeeded) >= CALLS, f"calls that never succeed compare errors only: {sorted(counts.calls.keys() - succeeded)}"
 
