@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from backupfs.clock import SystemClock, TickClock
+from backupfs.clock import SystemClock
 from backupfs.engine.seams import Seams
 from backupfs.offload import ThreadOffload
 from backupfs.randomness import SystemRandomness
@@ -56,7 +56,7 @@ class Verbs(click.Group):
 
 def system_seams() -> Seams:
     """What the engine is given on a real machine."""
-    return Seams(SystemFiles(), SystemClock(), SystemRandomness(), ThreadOffload(), TickClock())
+    return Seams(SystemFiles(), SystemClock(), SystemRandomness(), ThreadOffload())
 
 
 def state_home() -> Path:

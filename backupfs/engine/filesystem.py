@@ -85,8 +85,9 @@ class _FileHandle:
     direct: bool = False
     internal: bool = False
     by_root: bool = False
+    """Whether root opened it. With direct I/O nothing tells who writes."""
     groups: AbstractSet[int] = frozenset()
-    """Groups of whoever opened it; the supplementary ones only if a set-gid bit hung on them then."""
+    """With direct I/O: groups of whoever opened it; the supplementary ones only if a set-gid bit hung on them then."""
     errors_seen: int = 0
     next_offset: int = 0
 
@@ -417,6 +418,9 @@ class FileSystem:
         await self._admit_change(ino)
         state = self._names.inode(ino)
         record = state.record
+        if _is_about_to_write(record, changes):
+            self._drop_set_id(state, who)
+            return self._attributes(state)
         is_chown = changes.uid is not None or changes.gid is not None
         if not is_chown and _is_chown_of_nothing(record, changes):
             is_chown = True
@@ -426,7 +430,7 @@ class FileSystem:
             # The kernel keeps the times of a file that has been given the size it had, and so does this side.
             now = record.ctime_ns
         else:
-            now = self._volume.now_ns()
+            now = posix.change_time(self._volume.now_ns(), record.ctime_ns, (changes.atime_ns, changes.mtime_ns))
             record.mtime_ns = record.mtime_ns if changes.size is None else now
         if is_chown:
             is_member = self._keeps_mark(record, who)
@@ -462,7 +466,9 @@ class FileSystem:
         if self._data.ended:
             self.upkeep.wake()
         await self._admit_change(ino)
-        self._drop_privileges(state, who.uid == 0, self._keeps_mark(record, who))
+        self._drop_capability(state)
+        if who.uid != 0:
+            self._drop_set_id(state, who)
         return differs
 
     async def getxattr(self, ino: int, name: bytes) -> bytes:
@@ -487,13 +493,14 @@ class FileSystem:
         xattrs = dict(self._inodes.xattrs(state))
         if len(name) > limits.NAME_MAX_BYTES or len(value) > limits.XATTR_VALUE_MAX_BYTES:
             raise FileSystemError(errno.ERANGE if len(name) > limits.NAME_MAX_BYTES else errno.E2BIG)
+        mode_before = state.record.mode
         if name in (acl.ACCESS, acl.DEFAULT):
             self._set_acl(state, xattrs, name, value, who)
         else:
             xattrs[name] = value
         if not posix.attributes_fit(xattrs):
             raise FileSystemError(errno.ENOSPC)
-        self._set_xattrs(state, xattrs)
+        self._set_xattrs(state, xattrs, mode_before)
 
     async def removexattr(self, ino: int, name: bytes, who: Caller) -> None:
         """Remove an extended attribute; ENODATA."""
@@ -506,7 +513,7 @@ class FileSystem:
                 # What the mode says anyway is no list; taking it away is no error.
                 return
             raise FileSystemError(errno.ENODATA)
-        self._set_xattrs(state, xattrs)
+        self._set_xattrs(state, xattrs, state.record.mode)
 
     # files
 
@@ -573,8 +580,9 @@ class FileSystem:
         self._data.write(state, offset, data)
         self._volume.counters.written_bytes += len(data)
         now = self._volume.now_ns()
-        self._drop_privileges(state, handle.by_root, state.record.gid in handle.groups)
+        self._drop_capability(state)
         if handle.direct:
+            state.record.mode = posix.mode_after_write(state.record.mode, handle.by_root, state.record.gid in handle.groups)
             state.record.mtime_ns = state.record.ctime_ns = now
             self._inodes.touch(state)
         return len(data)
@@ -1090,7 +1098,7 @@ class FileSystem:
             direct=direct,
             internal=who.pid in self.own_threads,
             by_root=who.uid == 0,
-            groups={who.gid} | (self.groups_of(who.pid) if writes and posix.is_group_mark(state.record.mode) else frozenset()),
+            groups={who.gid} | (self.groups_of(who.pid) if direct and posix.is_group_mark(state.record.mode) else frozenset()),
             errors_seen=state.error_count,
         )
         state.handles += 1
@@ -1127,9 +1135,12 @@ class FileSystem:
         if not acl.is_minimal(entries):
             xattrs[name] = value
 
-    def _set_xattrs(self, state: InodeState, xattrs: dict[bytes, bytes]) -> None:
-        if xattrs != self._inodes.xattrs(state):  # `cp -a` gives each file the access list that its mode is anyway
+    def _set_xattrs(self, state: InodeState, xattrs: dict[bytes, bytes], mode_before: int) -> None:
+        differs = xattrs != self._inodes.xattrs(state)
+        if differs:  # `cp -a` gives each file the access list that its mode is anyway
             self._inodes.set_xattrs(state, xattrs)
+        if not differs and state.record.mode == mode_before:
+            return  # no ctime changes then, as on ext4; that of a regular file the kernel changes all the same
         state.record.ctime_ns = self._volume.now_ns()
         self._inodes.touch(state)
 
@@ -1140,12 +1151,12 @@ class FileSystem:
     def _keeps_mark(self, record: Inode, who: Caller) -> bool:
         return posix.is_group_mark(record.mode) and self._is_member(record.gid, who)
 
-    def _drop_privileges(self, state: InodeState, by_root: bool, is_member: bool) -> None:
-        mode = posix.mode_after_write(state.record.mode, by_root, is_member)
+    def _drop_set_id(self, state: InodeState, who: Caller) -> None:
+        """Somebody who is not root changes the content."""
+        mode = posix.mode_after_write(state.record.mode, False, self._keeps_mark(state.record, who))
         if mode != state.record.mode:
             state.record.mode = mode
             self._inodes.touch(state)
-        self._drop_capability(state)
 
     def _drop_capability(self, state: InodeState) -> None:
         xattrs = self._inodes.xattrs(state)
@@ -1168,9 +1179,16 @@ class FileSystem:
         self._volume.errors.append(f"damaged: {shown}: {error}")
 
 
+def _is_about_to_write(record: Inode, changes: AttributeChanges) -> bool:
+    """Whether the kernel tells that somebody who is not root is going to write to a file with set-id bits, which end with that. It sends a request
+    that sets nothing, not even a ctime, and then writes. What is written in a mapping, or by root, comes without it and ends none.
+    """
+    return changes == AttributeChanges() and stat.S_ISREG(record.mode)
+
+
 def _is_chown_of_nothing(record: Inode, changes: AttributeChanges) -> bool:
     """Whether a request that sets nothing is chown(2) with neither a user nor a group, which ends set-id bits all the same, for those who may change
-    the mode. Of a regular file the kernel keeps the times and sends its own ctime with it; without that it is about to write to the file.
+    the mode. Of a regular file the kernel keeps the times and sends its own ctime with it.
     """
     return changes == AttributeChanges(ctime_ns=changes.ctime_ns) and stat.S_ISREG(record.mode) == (changes.ctime_ns is not None)
 

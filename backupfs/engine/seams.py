@@ -18,10 +18,9 @@ def unwatched(done: int, total: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Seams:
-    """File operations, time of day, random bytes, threads. `stamps` is the clock for time stamps of files; None: the same."""
+    """File operations, time of day, random bytes, threads."""
 
     files: Files
     clock: Clock
     randomness: Randomness
     offload: Offload
-    stamps: Clock | None = None

@@ -67,7 +67,7 @@ class Volume:
 
     def now_ns(self) -> int:
         """The time stamp for a change that is made now, and noted as the last one."""
-        self.changed_at_ns = (self.seams.stamps or self.seams.clock).now_ns()
+        self.changed_at_ns = self.seams.clock.now_ns()
         self.changes += 1
         return self.changed_at_ns
 

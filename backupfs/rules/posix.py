@@ -1,12 +1,14 @@
 """Attribute rules of POSIX and Linux that are this side's duty: the kernel checks permissions, but the bits change here."""
 
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from backupfs import limits
 from backupfs.rules import acl
 
+_MOMENT_NS: Final = 1_000_000_000
+"""A request takes no longer from the kernel to here, as a rule."""
 _NAMESPACES: Final = (b"user.", b"trusted.", b"security.")
 
 
@@ -34,6 +36,14 @@ def new_owner(parent_mode: int, parent_gid: int, mode: int, gid: int) -> tuple[i
     if not parent_mode & stat.S_ISGID:
         return mode, gid
     return (mode | stat.S_ISGID if stat.S_ISDIR(mode) else mode), parent_gid
+
+
+def change_time(now_ns: int, before_ns: int, given_ns: Iterable[int | None]) -> int:
+    """The ctime of a change that gives these times, to an inode whose ctime was `before_ns`. For "now" the kernel sends what its clock shows, without
+    saying that it is that, and means the ctime too: so a time of the last moment is taken for it, unless the ctime would go back.
+    """
+    recent = [time for time in given_ns if time is not None and max(before_ns, now_ns - _MOMENT_NS) <= time <= now_ns]
+    return max(recent, default=now_ns)
 
 
 def is_bare_namespace(name: bytes) -> bool:

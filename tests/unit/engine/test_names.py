@@ -217,8 +217,6 @@ async def test_chown_of_nothing_ends_set_id_bits_for_those_who_may(tmp_path: Pat
                 await fs.setattr(ino, AttributeChanges(mode=0o4755), None, WHO)
                 assert (await fs.setattr(ino, nothing, None, who)).mode & 0o7777 == 0o755
             await fs.setattr(ino, nothing, None, Who(uid=7, gid=7))
-        await fs.setattr(file, AttributeChanges(mode=0o4755), None, WHO)
-        assert (await fs.setattr(file, AttributeChanges(), None, USER)).mode & 0o7777 == 0o4755, "that is no chown"
         assert (await fs.setattr(directory, AttributeChanges(), None, USER)).mode & 0o7777 == 0o6755
 
 
@@ -261,13 +259,29 @@ async def test_a_group_mark_stays_for_members_that_were_asked_about(tmp_path: Pa
 
         for who, expected in ((member, 0o2664), (stranger, 0o664), (Who(uid=1000, gid=50, pid=8), 0o2664)):
             await fs.setattr(ino, AttributeChanges(gid=50, mode=0o2664), None, WHO)
-            opened = await fs.open(ino, os.O_WRONLY, who)
-            assert await mode_after(partial(fs.write, opened.fh, 0, b"x")) == expected
+            assert await mode_after(partial(fs.setattr, ino, AttributeChanges(), None, who)) == expected
             assert await mode_after(partial(fs.setattr, ino, AttributeChanges(size=3), None, who)) == expected
             assert await mode_after(partial(fs.setattr, ino, AttributeChanges(gid=60), None, who)) == expected
-            await fs.release(opened.fh)
-        assert await mode_after(partial(fs.write, early.fh, 0, b"x")) == 0o664, "opened before there was anything to ask about"
         await fs.release(early.fh)
+
+
+@simulated
+async def test_with_direct_io_it_counts_who_has_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with mounted(tmp_path) as m:
+        fs = m.fs
+        fs.groups_of = lambda pid: {50} if pid == 7 else set()
+        await m.put(b"f", b"content")
+        ino = await m.ino(b"f")
+        member, stranger = Who(uid=1000, gid=1000, pid=7), Who(uid=1000, gid=1000, pid=8)
+        for who, mode, expected in ((WHO, 0o6664, 0o6664), (member, 0o6664, 0o2664), (stranger, 0o6664, 0o664), (member, 0o6775, 0o775)):
+            await fs.setattr(ino, AttributeChanges(gid=50, mode=mode), None, WHO)
+            with monkeypatch.context() as short:
+                short.setattr(fs, "_is_short", lambda: True)
+                opened = await fs.open(ino, os.O_WRONLY, who)
+            assert opened.direct_io
+            await fs.write(opened.fh, 0, b"x")
+            assert (await fs.getattr(ino)).mode & 0o7777 == expected
+            await fs.release(opened.fh)
 
 
 @simulated
@@ -347,12 +361,15 @@ async def test_set_id_bits_go_where_they_must(tmp_path: Path) -> None:
 
         ino = await program(b"written")
         opened = await fs.open(ino, os.O_WRONLY, USER)
+        await fs.setattr(ino, AttributeChanges(), None, USER)  # as the kernel sends it first
         await fs.write(opened.fh, 0, b"x")
         assert await state(ino) == (0o755, [])
-        ino = await program(b"written by root")
-        opened = await fs.open(ino, os.O_WRONLY, WHO)
+        ino = await program(b"written in a mapping, or by root")
+        opened = await fs.open(ino, os.O_WRONLY, USER)
+        before = await fs.getattr(ino)
         await fs.write(opened.fh, 0, b"x")
         assert await state(ino) == (0o6755, [])
+        assert await fs.getattr(ino) == before
         ino = await program(b"cut")
         await fs.setattr(ino, AttributeChanges(size=1), None, USER)
         assert await state(ino) == (0o755, [])
@@ -376,6 +393,7 @@ async def test_set_gid_without_execution_goes_when_somebody_outside_of_the_group
 
         async def written(who: Who) -> None:
             opened = await fs.open(ino, os.O_WRONLY, who)
+            await fs.setattr(ino, AttributeChanges(), None, who)
             await fs.write(opened.fh, 0, b"x")
             await fs.release(opened.fh)
 

@@ -67,3 +67,23 @@ def test_attributes_fit_while_they_can_be_listed_and_stand_in_a_record() -> None
     assert not posix.attributes_fit({**names, b"user.more": b""})
     assert posix.attributes_fit({b"user.%d" % n: bytes(65_530) for n in range(4)})
     assert not posix.attributes_fit({b"user.%d" % n: bytes(65_530) for n in range(5)})
+
+
+NOW_NS = 1_700_000_000_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ((None, None), NOW_NS),
+        ((NOW_NS - 7, NOW_NS - 7), NOW_NS - 7),  # what the kernel's clock showed when it sent the request
+        ((None, NOW_NS - 7), NOW_NS - 7),
+        ((NOW_NS - 7, 5), NOW_NS - 7),
+        ((5, 5), NOW_NS),
+        ((NOW_NS - 2_000_000_000, None), NOW_NS),
+        ((NOW_NS + 1, None), NOW_NS),
+        ((NOW_NS - 500_000, None), NOW_NS),  # the ctime would go back
+    ],
+)
+def test_now_is_one_time_for_all_three(given: tuple[int | None, int | None], expected: int) -> None:
+    assert posix.change_time(NOW_NS, NOW_NS - 400_000, given) == expected
