@@ -54,7 +54,9 @@ def _stress(place: Place, name: str) -> Result:
 
 def _dbench(place: Place) -> None:
     output = place.must(["dbench", "-D", place.directory, "-t", str(3 * place.seconds), "4"])
-    if "Throughput" not in output or "failed" in output.lower():
+    # A container may lack System V semaphores; dbench then does without.
+    failed = [line for line in output.splitlines() if "failed" in line.lower() and "barrier semaphore" not in line]
+    if "Throughput" not in output or failed:
         raise FailedError("an operation of the load fails", output)
 
 
