@@ -20,14 +20,14 @@ ELSEWHERE: Final = {
 _SAYS: Final = re.compile(r"^stress-ng: (fail|error):\s+\[\d+\] (.*)$", re.MULTILINE)
 _SKIPPING: Final = re.compile(r"^stress-ng: info:\s+\[\d+\] (.*skipping.*)$", re.MULTILINE)
 _VARYING: Final = re.compile(r"\b0x[0-9a-f]+\b|\b\d+\b|/\S+")
-FIO_SIZE: Final = "48m"
+FIO_SIZE: Final = "24m"
 FIO_JOBS: Final = {
     "writes at random": ["--ioengine=psync", "--bsrange=4k-64k"],
     "a mapping": ["--ioengine=mmap", "--bs=4k", "--fsync=64"],
     "several jobs": ["--ioengine=psync", "--bsrange=4k-64k", "--numjobs=4", "--fdatasync=50"],
     "direct": ["--ioengine=psync", "--direct=1", "--bs=4k"],
     "direct, asynchronous": ["--ioengine=libaio", "--direct=1", "--bs=16k", "--iodepth=16"],
-    "one file, several writers": ["--ioengine=psync", "--bs=8k", "--numjobs=4", "--filename=shared", "--offset_increment=48m"],
+    "one file, several writers": ["--ioengine=psync", "--bs=8k", "--numjobs=4", "--filename=shared", "--offset_increment=24m"],
 }
 
 
@@ -77,8 +77,8 @@ def _fio(place: Place, name: str, options: list[str]) -> Result:
     checks = ["--rw=randwrite", "--verify=crc32c", "--do_verify=1", "--verify_fatal=1", "--verify_state_save=0", "--randseed=7"]
     output = ["--output-format=json", f"--output={report}"]
     done = place.run(["fio", "--name=job", f"--directory={directory}", f"--size={FIO_SIZE}", *checks, *options, *output])
-    try:
-        errors = {job["error"] for job in json.loads(report.read_text())["jobs"]} - {0}
+    try:  # warnings may stand before the report
+        errors = {job["error"] for job in json.loads("{" + report.read_text().partition("{")[2])["jobs"]} - {0}
     except (ValueError, FileNotFoundError):
         return Result(FAILS, frozenset({f"ends with {done.code} and no report"}), done.output[-SHOWN_CHARACTERS:])
     said = {f"errno {error}" for error in errors} | ({f"ends with {done.code}"} if done.code else set())
