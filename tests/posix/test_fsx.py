@@ -1,6 +1,6 @@
 """Random operations on one file: after each, the file is what the same done to bytes in memory has made of those.
 
-`--seed` replays a history, `--scale 10` makes it a million operations.
+`--seed` replays a history, `--scale 10` makes it a million operations (`-o faulthandler_timeout=3600` then, on a machine with other things to do).
 """
 
 import os
