@@ -19,6 +19,7 @@ script installs what it needs. `--only stress-ng,git` runs some, `--seconds N` s
 the repository takes a snapshot every 15 minutes meanwhile.
 
 * **stress-ng:** each stressor of its class "filesystem" that uses the directory it is given, two processes, with `--verify`.
+  What fsize does is drawn at random: without FALLOCATE it fails in most runs, not in all.
 * **fio** writes at random and compares each block's checksum afterwards. **dbench** plays a file server's load, **bonnie++** its own.
 * **git** makes a repository, repacks it, collects it, and clones it out and in; every copy passes `git fsck --full --strict`.
 * **SQLite:** three writers are killed with SIGKILL in the middle of their transactions, four times for each kind of journal; `PRAGMA integrity_check`
