@@ -141,7 +141,7 @@ def main(arguments: Sequence[str]) -> int:
     text = document(rows, kind, options.seconds)
     print(text)
     for row in rows:
-        if not row.verdict:
+        if not row.verdict or FAILS in (row.disk.status, row.backupfs.status):
             sides = ((kind, row.disk), ("backupfs", row.backupfs))
             complain("\n".join([f"== {row.name}", *(f"{name}: {side.status} {sorted(side.details)}\n{side.output}" for name, side in sides)]))
     for name in KNOWN.keys() & {row.name for row in rows if row.verdict == EQUAL}:

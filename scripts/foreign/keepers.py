@@ -3,17 +3,18 @@
 import os
 import pwd
 import random
+import select
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
-from scripts.foreign.result import FailedError, Place, Result, Suite, single
+from scripts.foreign.result import SHOWN_CHARACTERS, FailedError, Place, Result, Suite, single
 from tests.oracle.awkward import make_awkward
 from tests.oracle.manifest import differences, manifest
 
@@ -166,6 +167,7 @@ class _Cluster:
         self.sockets = place.scratch / "sockets"
         self.sockets.mkdir()
         self.sockets.chmod(0o777)
+        self._server: subprocess.Popen[bytes] | None = None
         self.must("initdb", "--data-checksums", "-A", "trust", "-D", self.data)
 
     def must(self, program: str, *words: str | Path) -> str:
@@ -175,35 +177,48 @@ class _Cluster:
         return self.must("psql", "-X", "-A", "-t", "-h", self.sockets, "-d", "postgres", "-c", query).strip()
 
     def start(self) -> None:
-        settings = f"-c listen_addresses= -c unix_socket_directories={self.sockets} -c checkpoint_timeout=30s -c max_wal_size=64MB"
-        self.must("pg_ctl", "start", "-w", "-t", "300", "-D", self.data, "-l", self.data / "log", "-o", settings)
+        """As a child of this process, which is told of its end: a dead server that nobody has fetched counts as running."""
+        settings = ("listen_addresses=", f"unix_socket_directories={self.sockets}", "checkpoint_timeout=30s", "max_wal_size=64MB")
+        with open(self._place.scratch / "log", "ab") as log:
+            self._server = self._begin("postgres", log, "-D", self.data, *(word for setting in settings for word in ("-c", setting)))
+        _wait_until(self._answers, "the server does not answer")
+
+    def _answers(self) -> bool:
+        if self._server is None or self._server.poll() is not None:
+            raise FailedError("the server does not start", (self._place.scratch / "log").read_text()[-SHOWN_CHARACTERS:])
+        return self._place.run([self._programs / "pg_isready", "-q", "-h", self.sockets]).code == 0
+
+    def _begin(self, program: str, output: IO[bytes] | int, *words: str | Path) -> subprocess.Popen[bytes]:
+        user = self._place.user
+        return subprocess.Popen(
+            [self._programs / program, *words],
+            stdout=output, stderr=output, cwd=self._place.directory, user=user, group=user, extra_groups=None if user is None else [],
+        )  # fmt: skip
 
     def stop(self) -> None:
         self.must("pg_ctl", "stop", "-w", "-m", "fast", "-D", self.data)
-
-    def is_there(self) -> bool:
-        return (self.data / "postmaster.pid").exists()
+        self.kill()
 
     def kill(self) -> None:
-        """The server and everything it has started, at once."""
-        head = int((self.data / "postmaster.pid").read_text().split()[0])
-        all_of_it = [head, *(int(pid) for pid in Path(f"/proc/{head}/task/{head}/children").read_text().split())]
-        held = [os.pidfd_open(pid) for pid in all_of_it]
+        """The server, if there is one, and everything it has started, at once."""
+        server, self._server = self._server, None
+        if server is None or server.poll() is not None:
+            return
+        children = [int(pid) for pid in Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()]
+        server.kill()
+        held = []
+        for pid in children:
+            with suppress(ProcessLookupError):  # it has ended by itself
+                held.append(os.pidfd_open(pid))
+                signal.pidfd_send_signal(held[-1], signal.SIGKILL)
+        server.wait()
         for process in held:
-            signal.pidfd_send_signal(process, signal.SIGKILL)
-        for process in held:
+            select.select([process], [], [])
             os.close(process)
-        _wait_until(lambda: not any(Path(f"/proc/{pid}/fd").exists() and _state(pid) != "Z" for pid in all_of_it), "the server does not end")
-
-    def load(self, *words: str) -> list[str | Path]:
-        return [self._programs / "pgbench", "-h", self.sockets, *words, "postgres"]
 
     def start_load(self) -> subprocess.Popen[bytes]:
-        user = self._place.user
-        return subprocess.Popen(
-            self.load("-n", "-c", "4", "-T", "300"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, user=user, group=user,
-            extra_groups=None if user is None else [], cwd=self._place.directory,
-        )  # fmt: skip
+        """Transactions by four clients, until the server is gone."""
+        return self._begin("pgbench", subprocess.DEVNULL, "-h", self.sockets, "-n", "-c", "4", "-T", "300", "postgres")
 
 
 def _postgresql(place: Place) -> None:
@@ -211,7 +226,7 @@ def _postgresql(place: Place) -> None:
     cluster = _Cluster(place)
     try:
         cluster.start()
-        place.must(cluster.load("-i", "-q", "-s", "4"))
+        cluster.must("pgbench", "-h", cluster.sockets, "-i", "-q", "-s", "4", "postgres")
         for _ in range(2):
             done = int(cluster.ask("SELECT count(*) FROM pgbench_history"))
             load = cluster.start_load()
@@ -225,23 +240,15 @@ def _postgresql(place: Place) -> None:
                 raise FailedError("a transaction is there in part")
             if int(cluster.ask("SELECT count(*) FROM pgbench_history")) < least:
                 raise FailedError("a committed transaction is gone")
-        cluster.must("pg_amcheck", "-h", str(cluster.sockets), "--install-missing", "--heapallindexed", "postgres")
-        cluster.must("vacuumdb", "-h", str(cluster.sockets), "--full", "postgres")
+        cluster.must("pg_amcheck", "-h", cluster.sockets, "--install-missing", "--heapallindexed", "postgres")
+        cluster.must("vacuumdb", "-h", cluster.sockets, "--full", "postgres")
         cluster.stop()
-        cluster.must("pg_checksums", "--check", "-D", str(cluster.data))
+        cluster.must("pg_checksums", "--check", "-D", cluster.data)
     finally:
-        if cluster.is_there():
-            cluster.kill()
+        cluster.kill()
 
 
 _SUMS: Final = (("abalance", "accounts"), ("tbalance", "tellers"), ("bbalance", "branches"), ("delta", "history"))
-
-
-def _state(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return "Z"
 
 
 def _wait_until(condition: Callable[[], object], otherwise: str, patience_s: float = 300) -> None:

@@ -15,7 +15,10 @@ class Known:
     reason: str
 
 
+NO_FALLOCATE: Final = "pyfuse3 3.5 delivers no FALLOCATE: the kernel answers EOPNOTSUPP"
 KNOWN: Final[dict[str, Known]] = {
+    "stress-ng fallocate": Known(SKIPS, frozenset({"does nothing"}), NO_FALLOCATE),
+    "stress-ng fpunch": Known(SKIPS, frozenset({"does not notice that it cannot"}), f"{NO_FALLOCATE}, which the stressor does not look at"),
     "stress-ng fiemap": Known(
         SKIPS,
         frozenset({"fiemap: FS_IOC_FIEMAP not supported on the file system, skipping stressor, filesystem type: fuse"}),
@@ -29,6 +32,6 @@ KNOWN: Final[dict[str, Known]] = {
                 "fsize: fallocate unexpectedly succeeded at offset N (N), expecting EFBIG error",
             }
         ),
-        "pyfuse3 3.5 delivers no FALLOCATE: the kernel answers EOPNOTSUPP, and the stressor then does its own fallocate by writing",
+        f"{NO_FALLOCATE}, and the stressor then does its own fallocate by writing",
     ),
 }

@@ -14,9 +14,23 @@ _DETAILS_SHOWN: Final = 3
 ABOUT: Final = """\
 # Tests that others wrote
 
-Written by `scripts/foreign-tests --write`: the same tests on a backupfs mount and on {disk} beside it, on {machine}. Each stressor of stress-ng ran
-for {seconds} s in two processes with `--verify`. A row is equal when both end alike and the same cases fail or are left out; a case that fails on the
-disk as well is named with it. A row that is not equal names its reason, and the script ends with 1 when one has none.
+Written by `scripts/foreign-tests --write`: the same tests, as Debian ships them, on a backupfs mount and on {disk} beside it; {machine}. The
+script installs what it needs. `--only stress-ng,git` runs some, `--seconds N` says how long each stressor runs on each side ({seconds} s below), and
+the repository takes a snapshot every 15 minutes meanwhile.
+
+* **stress-ng:** each stressor of its class "filesystem" that uses the directory it is given, two processes, with `--verify`.
+  What fsize does is drawn at random: without FALLOCATE it fails in most runs, not in all.
+* **fio** writes at random and compares each block's checksum afterwards. **dbench** plays a file server's load, **bonnie++** its own.
+* **git** makes a repository, repacks it, collects it, and clones it out and in; every copy passes `git fsck --full --strict`.
+* **SQLite:** three writers are killed with SIGKILL in the middle of their transactions, four times for each kind of journal; `PRAGMA integrity_check`
+  passes, what was committed is there, and nothing in part.
+* **rsync** copies a tree of everything that copying gets wrong in and out, and finds nothing left to do; what comes back is what went in.
+* **PostgreSQL** with data checksums: under the load of pgbench the server is killed with SIGKILL, twice. It recovers, no transaction is gone or there
+  in part, and `pg_amcheck --heapallindexed`, `vacuumdb --full` and `pg_checksums` pass.
+* **Python:** the tests of its library that are about files, and some once more with the rights of an ordinary user.
+
+A row is equal when both sides end alike and the same cases fail or are left out; a case that fails on the disk as well is named with it. A row that
+is not equal names its reason, and the script ends with 1 when one has none.
 
 {summary}
 

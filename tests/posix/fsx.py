@@ -287,6 +287,11 @@ class Exercise:
             pages = self._rng.choice(self._maps)
             offset, length = self._mapped(pages)
             self._check("read of a mapping", offset, length, pages[offset : offset + length])
+            # Nobody has written there: what is mapped behind the end of the file, up to the end of its last page, is zeros.
+            size = len(self.model)
+            end = min(-(-size // PAGE) * PAGE, len(pages))
+            if size < end and (behind := pages[size:end]).strip(b"\0"):
+                self._fail("read of a mapping behind the end", size, bytes(end - size), behind)
 
     def map_write(self) -> None:
         if self._maps:
