@@ -252,6 +252,7 @@ _SUMS: Final = (("abalance", "accounts"), ("tbalance", "tellers"), ("bbalance", 
 
 
 def _wait_until(condition: Callable[[], object], otherwise: str, patience_s: float = 300) -> None:
+    """Asks again and again: a server that somebody else wrote announces nothing. FailedError when it does not come about."""
     deadline = time.monotonic() + patience_s
     while not condition():
         if time.monotonic() > deadline:
