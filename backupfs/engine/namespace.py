@@ -71,10 +71,18 @@ class Namespace:
     def make(self, parent: int, name: bytes, mode: int, rdev: int, target: bytes, who: Caller) -> InodeState:
         """A new inode of any type under a new name."""
         into = self.directory(parent)
-        key, prf = self._free_name(into, name)
+        prf = self._free_name(into, name)
         is_directory = stat.S_ISDIR(mode)
         if is_directory and into.record.nlink >= limits.LINKS_MAX:
             raise FileSystemError(errno.EMLINK)
+        state = self._unnamed(into, mode, rdev, target, who)
+        self._set_name(parent, prf, name, state)
+        self._changed_directory(into, state.record.birth_ns, 1 if is_directory else 0)
+        return state
+
+    def _unnamed(self, into: InodeState, mode: int, rdev: int, target: bytes, who: Caller) -> InodeState:
+        """A new inode that inherits from the directory in which it gets its name."""
+        is_directory = stat.S_ISDIR(mode)
         mode, gid = posix.new_owner(into.record.mode, into.record.gid, mode, who.gid)
         xattrs: dict[bytes, bytes] = {}
         default = None if stat.S_ISLNK(mode) else self._inodes.xattrs(into).get(acl.DEFAULT)
@@ -87,50 +95,43 @@ class Namespace:
         elif not self.umask_applied and not stat.S_ISLNK(mode):
             mode &= ~who.umask
         now = self._volume.now_ns()
-        ino = self._volume.next_ino()
         state = self._inodes.add(
-            ino,
+            self._volume.next_ino(),
             Inode(
                 mode=mode, uid=who.uid, gid=gid, size=len(target), nlink=2 if is_directory else 1, atime_ns=now, mtime_ns=now,
-                ctime_ns=now, birth_ns=now, rdev=rdev, target=target, data=0, extents=[], links=[(parent, prf)],
+                ctime_ns=now, birth_ns=now, rdev=rdev, target=target, data=0, extents=[], links=[],
             ),
         )  # fmt: skip
         if xattrs:
             self._inodes.set_xattrs(state, xattrs)
-        self._volume.catalog.write(Table.DENTRIES, key, records.encode(Dentry(ino, mode >> 12, name)))
-        self._changed_directory(into, now, 1 if is_directory else 0)
         return state
 
     def adopt(self, parent: int, name: bytes, record: Inode, data: int, xattrs: dict[bytes, bytes]) -> InodeState:
         """A new inode under a new name that is like an old record, extents included; regions stand under `data` already."""
         into = self.directory(parent)
-        key, prf = self._free_name(into, name)
+        prf = self._free_name(into, name)
         is_directory = stat.S_ISDIR(record.mode)
         if is_directory and into.record.nlink >= limits.LINKS_MAX:
             raise FileSystemError(errno.EMLINK)
         now = self._volume.now_ns()
-        ino = self._volume.next_ino()
-        like = structs.replace(
-            record, nlink=2 if is_directory else 1, ctime_ns=now, birth_ns=now, data=data, extents=list(record.extents), links=[(parent, prf)]
-        )
-        state = self._inodes.add(ino, like)
+        like = structs.replace(record, nlink=2 if is_directory else 1, ctime_ns=now, birth_ns=now, data=data, extents=list(record.extents), links=[])
+        state = self._inodes.add(self._volume.next_ino(), like)
         if xattrs:
             self._inodes.set_xattrs(state, xattrs)
-        self._volume.catalog.write(Table.DENTRIES, key, records.encode(Dentry(ino, record.mode >> 12, name)))
+        self._set_name(parent, prf, name, state)
         self._changed_directory(into, now, 1 if is_directory else 0)
         return state
 
     def link(self, ino: int, parent: int, name: bytes) -> InodeState:
         """Another name for an inode."""
         state, into = self.inode(ino), self.directory(parent)
-        key, prf = self._free_name(into, name)
+        prf = self._free_name(into, name)
         if state.record.nlink >= limits.LINKS_MAX:
             raise FileSystemError(errno.EMLINK)
         if state.record.nlink == 0:
             raise FileSystemError(errno.ENOENT)
         now = self._volume.now_ns()
-        self._volume.catalog.write(Table.DENTRIES, key, records.encode(Dentry(ino, state.record.mode >> 12, name)))
-        self._add_link(state, parent, prf)
+        self._set_name(parent, prf, name, state)
         state.record.nlink += 1
         state.record.ctime_ns = now
         self._inodes.touch(state)
@@ -193,19 +194,23 @@ class Namespace:
             self._check_replaceable(replaced, is_directory)
         elif is_directory and old_dir is not new_dir and new_dir.record.nlink >= limits.LINKS_MAX:
             raise FileSystemError(errno.EMLINK)
+        # Before anything is changed: nothing that fails may come between.
+        whiteout = self._unnamed(old_dir, stat.S_IFCHR, 0, b"", who) if flags & RENAME_WHITEOUT else None
         now = self._volume.now_ns()
-        self._remove_name(parent, name)
-        self._drop_link(state, parent, self._volume.keys.name_prf(parent, name))
+        prf, new_prf = self._volume.keys.name_prf(parent, name), self._volume.keys.name_prf(new_parent, new_name)
+        self._drop_link(state, parent, prf)
+        if whiteout is None:
+            self._remove_name(parent, name)
+        else:
+            self._set_name(parent, prf, name, whiteout)
         if replaced is not None:
             self._lost_name(replaced, new_parent, new_name, now)
-        self._set_name(new_parent, new_name, state)
+        self._set_name(new_parent, new_prf, new_name, state)
         state.record.ctime_ns = now
         self._inodes.touch(state)
         step = 1 if is_directory else 0
         self._changed_directory(old_dir, now, -step)
         self._changed_directory(new_dir, now, step - (1 if is_directory and replaced is not None else 0))
-        if flags & RENAME_WHITEOUT:
-            self.make(parent, name, stat.S_IFCHR, 0, b"", who)
         return replaced
 
     def is_empty(self, ino: int) -> bool:
@@ -231,19 +236,18 @@ class Namespace:
         """One path that leads to a live inode, from the root, without a leading slash; None when no name is left."""
         return self._present.path_of(ino, lambda at: None if (state := self._inodes.get(at)) is None else state.record)
 
-    def _free_name(self, into: InodeState, name: bytes) -> tuple[bytes, bytes]:
-        """Key and PRF of a name that is free in a directory that exists."""
+    def _free_name(self, into: InodeState, name: bytes) -> bytes:
+        """The PRF of a name that is free in a directory that exists."""
         if len(name) > limits.NAME_MAX_BYTES:
             raise FileSystemError(errno.ENAMETOOLONG)
         if name == SNAPSHOTS_NAME:
             self._refuse_reserved()
         prf = self._volume.keys.name_prf(into.ino, name)
-        key = dentry_key(into.ino, prf)
-        if self._volume.catalog.value(Table.DENTRIES, key, records.EPOCH_MAX) is not None:
+        if self._volume.catalog.value(Table.DENTRIES, dentry_key(into.ino, prf), records.EPOCH_MAX) is not None:
             raise FileSystemError(errno.EEXIST)
         if into.record.nlink == 0:
             raise FileSystemError(errno.ENOENT)
-        return key, prf
+        return prf
 
     def _refuse_reserved(self) -> None:
         log.warning(
@@ -271,8 +275,7 @@ class Namespace:
         key = dentry_key(parent, self._volume.keys.name_prf(parent, name))
         self._volume.catalog.write(Table.DENTRIES, key, TOMBSTONE)
 
-    def _set_name(self, parent: int, name: bytes, state: InodeState) -> None:
-        prf = self._volume.keys.name_prf(parent, name)
+    def _set_name(self, parent: int, prf: bytes, name: bytes, state: InodeState) -> None:
         value = records.encode(Dentry(state.ino, state.record.mode >> 12, name))
         self._volume.catalog.write(Table.DENTRIES, dentry_key(parent, prf), value)
         self._add_link(state, parent, prf)
@@ -283,8 +286,8 @@ class Namespace:
         prf = self._volume.keys.name_prf
         self._drop_link(first, old_dir.ino, prf(old_dir.ino, name))
         self._drop_link(second, new_dir.ino, prf(new_dir.ino, new_name))
-        self._set_name(new_dir.ino, new_name, first)
-        self._set_name(old_dir.ino, name, second)
+        self._set_name(new_dir.ino, prf(new_dir.ino, new_name), new_name, first)
+        self._set_name(old_dir.ino, prf(old_dir.ino, name), name, second)
         first.record.ctime_ns = second.record.ctime_ns = now
         self._inodes.touch(first)
         self._inodes.touch(second)

@@ -62,6 +62,7 @@ class Known:
 
     name: str
     calls: frozenset[str]
+    """With the error, as in "renameat2: ENOTEMPTY", if it is one of calls that fail."""
     times: frozenset[int]
     kept: bool
     """Whether these times are kept where ext4 changes them; otherwise they are changed where ext4 keeps them."""
@@ -79,6 +80,13 @@ KNOWN: Final = (
         kept=False,
     ),
     Known("writing into a FIFO changes none of its times", frozenset({"write"}), WITHOUT_ATIME, kept=True, kind=stat.S_IFIFO),
+    Known(
+        "a rename that was to leave a whiteout and fails, since there is a directory that is not empty, changes no times",
+        frozenset({"renameat2: ENOTEMPTY"}),
+        WITHOUT_ATIME,
+        kept=True,
+        kind=stat.S_IFDIR,
+    ),
 )
 
 

@@ -523,11 +523,12 @@ class SideBySide(RuleBasedStateMachine):
         moment = Moment(*begin, time.time_ns())
         expected, found = results
         self._made.append(f"{call}({', '.join(map(_shown, arguments))}) by {who}, umask {umask:03o}: {_shown(expected)}")
-        self.counts.count(call, isinstance(expected, str) and expected.isupper())
         faults = [] if expected == found else [f"{call} gives {_shown(expected)} on ext4 and {_shown(found)}"]
         if expected is None and found is None:
             self._keep(call, arguments, who)
-        faults += self._look(call, before, moment, paths, parents, slots, maps, names)
+        fails = isinstance(expected, str) and expected.isupper()
+        self.counts.count(call, fails)
+        faults += self._look(f"{call}: {expected}" if fails else call, before, moment, paths, parents, slots, maps, names)
         if faults:
             self._differ(f"{call}{arguments!r:.400} by {who}", faults)
         if names:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.oracle.awkward import acl
 from tests.posix import calls
-from tests.posix.differing import here_or_on_ext4
+from tests.posix.differing import here_or_on_ext4, outcome, times_moved
 from tests.posix.identities import ALICE, acting_as
 
 
@@ -49,6 +49,17 @@ def test_unlike_ext4_writing_into_a_fifo_moves_no_times(place: Path) -> None:
     after = os.fstat(descriptor)
     assert (after.st_mtime_ns > before.st_mtime_ns, after.st_ctime_ns > before.st_ctime_ns) == here_or_on_ext4((False, False), (True, True))
     os.close(descriptor)
+
+
+def test_unlike_ext4_a_whiteout_that_is_refused_moves_no_times(place: Path) -> None:
+    """ext4 has made the whiteout by the time it finds that there is a directory that is not empty, and takes it back."""
+    (place / "filled" / "child").mkdir(parents=True)
+    (place / "directory").mkdir()
+
+    def rename() -> None:
+        assert outcome(calls.renameat2, os.fsencode(place / "directory"), os.fsencode(place / "filled"), calls.RENAME_WHITEOUT) == "ENOTEMPTY"
+
+    assert times_moved(place, rename) == here_or_on_ext4("", "mc")
 
 
 # --- set-id bits and writing --------------------------------------------------------------------------------------
