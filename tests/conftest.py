@@ -2,16 +2,24 @@
 
 `--seed` gives another run of everything pseudo-random, `--scale` multiplies how much of it is tried (CI runs at 1).
 Hypothesis follows `--hypothesis-profile`: `ci` is the same each time, `nightly` tries more and something new each time.
+
+What goes the same ways again and again is not measured: branch coverage takes as much time as the code itself.
 """
 
 import logging
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Final
 
 import hypothesis
 import pytest
 
 DEFAULT_SEED = 20_240_229
+UNMEASURED: Final = tuple(Path(__file__).parent / name for name in ("compat", "crash", "faults", "posix", "simulation"))
+_MEASURE_PROCESSES: Final = "COVERAGE_PROCESS_CONFIG"
+"""By this the processes that a test starts learn that they are to be measured, too."""
 
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.register_profile("nightly", deadline=None, max_examples=2000, print_blob=True)
@@ -21,6 +29,22 @@ hypothesis.settings.load_profile("ci")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=DEFAULT_SEED, help="what everything pseudo-random is drawn from")
     parser.addoption("--scale", type=float, default=1.0, help="how much of it is tried, as a multiple of what CI tries")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if {"crash", "slow"} & {marker.name for marker in item.iter_markers()} or any(item.path.is_relative_to(folder) for folder in UNMEASURED):
+            item.add_marker("no_cover")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    kept = os.environ.pop(_MEASURE_PROCESSES, None) if item.get_closest_marker("no_cover") else None
+    try:
+        return (yield)
+    finally:
+        if kept is not None:
+            os.environ[_MEASURE_PROCESSES] = kept
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from tests.mounted import NOBODY, Repository, run
 from tests.oracle.awkward import make_awkward, noise
 from tests.oracle.manifest import assert_same, manifest
 
+pytestmark = pytest.mark.slow
+
 SEED = int(os.environ.get("BACKUPFS_TEST_SEED", "0"))
 
 

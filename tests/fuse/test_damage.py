@@ -14,6 +14,8 @@ from tests.mounted import Repository
 from tests.oracle.awkward import noise, text
 from tests.oracle.manifest import manifest, tree_hash
 
+pytestmark = pytest.mark.slow
+
 FINDINGS = 3
 
 

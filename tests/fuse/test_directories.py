@@ -85,6 +85,7 @@ def test_types_and_inode_numbers_in_listings(place: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_thousands_of_entries_after_a_remount(mounted_repository: Repository) -> None:
     place = mounted_repository.directory / "many"
     place.mkdir()

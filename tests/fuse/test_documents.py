@@ -7,6 +7,8 @@ import pytest
 from tests import documents
 from tests.mounted import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("path", documents.documents(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_a_document_shows_is_what_happens(path: Path) -> None:

@@ -18,6 +18,8 @@ from tests.oracle.manifest import assert_same, manifest
 
 TRANSFERS: Final = """
 import random, sqlite3, sys
+
+pytestmark = pytest.mark.slow
 path, seed = sys.argv[1], int(sys.argv[2])
 rng = random.Random(seed)
 db = sqlite3.connect(path, timeout=60, isolation_level=None)

@@ -6,6 +6,8 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from tests.fuse.test_copy import change_half
 from tests.mounted import SNAPSHOTS, Repository
 from tests.oracle.awkward import acl, make_awkward
@@ -107,6 +109,7 @@ def test_a_directory_comes_back_under_the_eyes_of_the_kernel(mounted_repository:
     assert [entry["path"] for entry in found["found"]] == ["docs/also gone", "docs/gone"]
 
 
+@pytest.mark.slow
 def test_everything_comes_back_there_and_elsewhere(mounted_repository: Repository, base: Path) -> None:
     repository = mounted_repository
     root = repository.directory

@@ -11,6 +11,8 @@ import pytest
 from tests.mounted import Repository
 from tests.oracle.awkward import text
 
+pytestmark = pytest.mark.slow
+
 MARK_BYTES = 24
 
 

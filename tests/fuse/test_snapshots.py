@@ -191,6 +191,7 @@ def test_what_the_pass_before_a_snapshot_cannot_open_is_brought_in_all_the_same(
         assert (past / "sub" / "hidden").read_bytes() == b"h" * 900
 
 
+@pytest.mark.slow
 def test_deleting_a_snapshot_leaves_the_others(mounted_repository: Repository) -> None:
     root = mounted_repository.directory
     rng = random.Random(2)
@@ -287,6 +288,7 @@ class Changer:
                 os.utime(parent, ns=(self.count, self.count))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_random_histories(mounted_repository: Repository, seed: int) -> None:
     """Each kept snapshot is compared with what the tree was, while snapshots come and go and the mount is renewed."""
@@ -314,6 +316,7 @@ def test_random_histories(mounted_repository: Repository, seed: int) -> None:
 # --- schedule -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_schedule_takes_snapshots_skips_when_idle_and_makes_up_for_lost_time(
     make_repository: Callable[..., Repository],
 ) -> None:

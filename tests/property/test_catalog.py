@@ -365,6 +365,7 @@ RUNS = 25
 STEPS = 200
 
 
+@pytest.mark.slow
 def test_views_counts_and_leaks_against_whole_copies(tmp_path: Path, seed: int, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "PURGE_RECORDS_PER_STEP", 2)
     for number in range(int(RUNS * scale)):
