@@ -16,10 +16,10 @@ from typing import Final
 import hypothesis
 import pytest
 
+from tests.warm import MEASURED
+
 DEFAULT_SEED = 20_240_229
 UNMEASURED: Final = tuple(Path(__file__).parent / name for name in ("compat", "crash", "faults", "posix", "simulation"))
-_MEASURE_PROCESSES: Final = "COVERAGE_PROCESS_CONFIG"
-"""By this the processes that a test starts learn that they are to be measured, too."""
 
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.register_profile("nightly", deadline=None, max_examples=2000, print_blob=True)
@@ -39,12 +39,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    kept = os.environ.pop(_MEASURE_PROCESSES, None) if item.get_closest_marker("no_cover") else None
+    kept = os.environ.pop(MEASURED, None) if item.get_closest_marker("no_cover") else None
     try:
         return (yield)
     finally:
         if kept is not None:
-            os.environ[_MEASURE_PROCESSES] = kept
+            os.environ[MEASURED] = kept
 
 
 @pytest.fixture

@@ -34,7 +34,8 @@ from typing import Final
 from mnemonic import Mnemonic
 
 from tests import mounted
-from tests.mounted import HANG_S, ROOT, run, unmounting, workspace
+from tests.mounted import HANG_S, run, unmounting, workspace
+from tests.warm import ROOT
 
 _FENCE: Final = re.compile(r"^(`{3,})(.*)$")
 _NAMED_FILE: Final = re.compile(r"^# ((?:~|/)\S+)$")

@@ -1,7 +1,7 @@
 """Real mounts for tests: repositories made, mounted, killed and unmounted through the command line.
 
 A `Repository` has everything below one directory: the repository, the state home, the mount point. Keys are derived
-as cheaply as is allowed, and nothing of the caller's own configuration is seen. What it started is gone after
+cheaply, and nothing of the caller's own configuration is seen. What it started is gone after
 `close`, whatever a test did, and a log record of level WARNING or above that the test did not expect fails it there.
 """
 
@@ -22,15 +22,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from tests import warm
 from tests.oracle.manifest import assert_same, manifest
+from tests.warm import ROOT
 
-ROOT: Final = Path(__file__).resolve().parent.parent
 PASSWORD: Final = "correct horse battery staple"
 HANG_S: Final = 300
 """No command takes so long: one that does hangs, and the test says so instead of hanging with it."""
 NOBODY: Final = 65534
 SNAPSHOTS: Final = ".snapshots"
 
+_CHEAP_KEYS: Final = {"KDF_MEMORY_MIN_KIB": 1024}
+"""Most of what a mount takes would be the work on the password, of which nothing depends on how much it is."""
 _TROUBLE: Final = re.compile(rb"^\S+ \S+ (?:WARNING|ERROR|CRITICAL) .*", re.MULTILINE)
 _OWN_VARIABLES: Final = re.compile("BACKUPFS_|XDG_|CREDENTIALS_DIRECTORY|JOURNAL_STREAM|NOTIFY_SOCKET|BORG_")
 
@@ -103,8 +106,8 @@ class Repository:
         self.directory = base / "mount"
         self.password = password
         self.user = user
-        self.program: tuple[str, ...] = (sys.executable, "-m", "backupfs")
-        """What commands are run with; see `limit`."""
+        self.limits: dict[str, float] = {}
+        """See `limit`."""
         self.is_damaged = False
         """Set by a test that has left the repository so that it cannot be read in full, or not without its index."""
         self._expected: list[str] = []
@@ -119,8 +122,13 @@ class Repository:
 
     def limit(self, **limits: float) -> None:
         """From now on commands, and the process of a mount, go by these instead of what `backupfs.limits` says; without any, by that."""
-        words = ("tests.limited", *(f"{name}={value}" for name, value in limits.items()), "--") if limits else ("backupfs",)
-        self.program = (sys.executable, "-m", *words)
+        self.limits = limits
+
+    @property
+    def program(self) -> list[str]:
+        """What a command is started with as a program of its own."""
+        words = ["tests.limited", *(f"{name}={value}" for name, value in self.limits.items()), "--"] if self.limits else ["backupfs"]
+        return [sys.executable, "-m", *words]
 
     def environment(self, **more: str) -> dict[str, str]:
         """What a command is started with."""
@@ -142,12 +150,19 @@ class Repository:
         stdin: str | None = None,
         pass_fds: Sequence[int] = (),
     ) -> subprocess.CompletedProcess[str]:
-        """Run `backupfs ARGUMENTS` to its end."""
+        """Run `backupfs ARGUMENTS` to its end: in an interpreter of its own when it needs one, else in a warm one."""
+        environment = self.environment() if env is None else env
+        if self.user is None and stdin is None and not pass_fds and warm.may_run(environment):
+            words = [os.fspath(argument) for argument in arguments]
+            done = warm.runner(self.limits).run(words, environment, self.base, HANG_S)
+            if expect is not None and done.returncode != expect:
+                raise CommandFailedError(["backupfs", *words], done)
+            return done
         return run(
             [*self.program, *arguments],
             expect=expect,
             cwd=self.base,
-            env=self.environment() if env is None else env,
+            env=environment,
             stdin=stdin,
             user=self.user,
             pass_fds=pass_fds,
@@ -159,7 +174,12 @@ class Repository:
 
     def init(self, *options: str) -> None:
         """Make the repository."""
-        self.command("init", self.path, *options)
+        usual = self.limits
+        self.limits = {**usual, **_CHEAP_KEYS}
+        try:
+            self.command("init", self.path, *options)
+        finally:
+            self.limits = usual
 
     def mount(self, *options: str | Path, directory: Path | None = None, expect: int | None = 0) -> str:
         """Mount it and return when the mount answers; what the command said on stderr."""
@@ -300,8 +320,7 @@ def until(condition: Callable[[], object], what: str, timeout_s: float = HANG_S)
 def _end(pid: int, repository: str) -> None:
     """Kill a process that a failed test left, if its number still means that process."""
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        if os.fsencode(repository) in words:
+        if warm.serves(pid) or os.fsencode(repository) in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
             os.kill(pid, signal.SIGKILL)
     except (FileNotFoundError, ProcessLookupError):
         return  # it has ended by itself

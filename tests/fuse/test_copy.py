@@ -13,6 +13,7 @@ from tests import mounted
 from tests.mounted import NOBODY, Repository, run
 from tests.oracle.awkward import make_awkward, noise
 from tests.oracle.manifest import assert_same, manifest
+from tests.warm import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -107,7 +108,7 @@ def test_an_awkward_tree_in_and_back_as_a_user(base: Path) -> None:
         os.chown(base / name, NOBODY, NOBODY)
     source = base / "in" / "tree"
     with mounted.repository(base / "r", user=NOBODY) as repository:
-        run([sys.executable, "-m", "tests.oracle.awkward", source, "--seed", str(SEED)], user=NOBODY, cwd=mounted.ROOT)
+        run([sys.executable, "-m", "tests.oracle.awkward", source, "--seed", str(SEED)], user=NOBODY, cwd=ROOT)
         expected = manifest(source)
         live = repository.directory / "tree"
         run(["cp", "-a", source, live], user=NOBODY)
@@ -122,7 +123,7 @@ def test_an_awkward_tree_in_and_back_as_a_user(base: Path) -> None:
 def mounting_is_open_to(user: int) -> bool:
     words = [sys.executable, "-c", "import backupfs, tests.oracle.awkward; open('/dev/fuse', 'r+b', buffering=0)"]
     try:
-        return run(words, user=user, expect=None, cwd=mounted.ROOT).returncode == 0
+        return run(words, user=user, expect=None, cwd=ROOT).returncode == 0
     except PermissionError:
         return False
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests import documents
-from tests.mounted import ROOT
+from tests.warm import ROOT
 
 pytestmark = pytest.mark.slow
 

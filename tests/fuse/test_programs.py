@@ -16,10 +16,10 @@ from tests.mounted import run
 from tests.oracle.awkward import make_awkward
 from tests.oracle.manifest import assert_same, manifest
 
+pytestmark = pytest.mark.slow
+
 TRANSFERS: Final = """
 import random, sqlite3, sys
-
-pytestmark = pytest.mark.slow
 path, seed = sys.argv[1], int(sys.argv[2])
 rng = random.Random(seed)
 db = sqlite3.connect(path, timeout=60, isolation_level=None)

@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
-from tests.mounted import SNAPSHOTS, run, until
+from tests.mounted import SNAPSHOTS, Repository, run, until
 from tests.oracle.manifest import Manifest, assert_same, manifest
-from tests.posix.quick import QuickRepository
 
 IMAGE_BYTES: Final = 1 << 30
 SMALL: Final[Mapping[str, float]] = {
@@ -79,7 +78,7 @@ class Ground(Protocol):
 class MountGround:
     """A mounted repository."""
 
-    def __init__(self, repository: QuickRepository) -> None:
+    def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self.root = repository.directory
         self.recent: deque[KeptSnapshot] = deque(maxlen=RECENT)
@@ -172,7 +171,8 @@ def _mounted_loop(image: Path, directory: Path) -> bool:
 @contextmanager
 def mount(place: Path, limits: Mapping[str, float]) -> Iterator[MountGround]:
     """A new repository, mounted, with these limits instead of the usual ones."""
-    repository = QuickRepository(place / "r", limits)
+    repository = Repository(place / "r")
+    repository.limit(**limits)
     try:
         repository.init()
         repository.mount(*_OPTIONS)
