@@ -60,6 +60,8 @@ CREATING_FLAGS: Final = (
 )  # fmt: skip
 BELOW: Final = ("openat", "mkdirat", "symlinkat", "unlinkat", "rmdirat", "statat")
 INTO: Final = ("rename_into", "link_into", "rename_out")
+REOPEN_FLAGS: Final = tuple(flags for flags in FLAGS if not flags & os.O_NOFOLLOW)
+"""What is opened by the link in /proc; not the link, whose mode is that of whatever has the number now."""
 RENAME_FLAGS: Final = (RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, RENAME_EXCHANGE | RENAME_NOREPLACE, RENAME_NOREPLACE | RENAME_WHITEOUT, 8)
 SECOND_NS: Final = 1_000_000_000
 TIMES: Final[tuple[Time, ...]] = (
@@ -324,7 +326,7 @@ class SideBySide(RuleBasedStateMachine):
         self._step("fremovexattr", number, name, who=who, slots=(number,))
 
     @has_files
-    @rule(number=slot(), number_of_new=st.integers(0, SLOTS - 1), flags=st.sampled_from(FLAGS))
+    @rule(number=slot(), number_of_new=st.integers(0, SLOTS - 1), flags=st.sampled_from(REOPEN_FLAGS))
     def reopen(self, number: int, number_of_new: int, flags: int) -> None:
         """Also what has no name any more. As root: whoever has taken other ids may not look into /proc."""
         if number_of_new not in self.expected.files:
