@@ -41,9 +41,34 @@ class KeptSnapshot:
         self.path = path
         self._expected = expected
 
-    def compare(self) -> None:
-        """AssertionError when it shows something else."""
-        assert_same(self._expected, manifest(self.path))
+    def compare(self, live: Path | None = None) -> None:
+        """AssertionError when it shows something else; if `live` still is what was kept, it says which bytes differ."""
+        found = manifest(self.path)
+        try:
+            assert_same(self._expected, found)
+        except AssertionError as error:
+            pairs = ((name, found.get(name)) for name in self._expected if live is not None)
+            for name, entry in pairs:
+                if entry is not None and entry.sha256 != self._expected[name].sha256:
+                    error.add_note(_difference(os.path.join(os.fsencode(live or ""), name), os.path.join(os.fsencode(self.path), name)))
+            raise
+
+
+def _difference(expected: bytes, found: bytes) -> str:
+    """Where two files differ; once more when the kernel has let go of what it had read of the second, which tells whose fault it is."""
+    told = []
+    with open(expected, "rb") as kept, open(found, "rb") as shown:
+        for what in ("as it was read", "read anew"):
+            was, now = os.pread(kept.fileno(), 1 << 30, 0), os.pread(shown.fileno(), 1 << 30, 0)
+            places = [at for at in range(min(len(was), len(now))) if was[at] != now[at]]
+            first, last = (places[0], places[-1]) if places else (0, -1)
+            part = now[first : last + 1]
+            told.append(
+                f"{found!r} {what}: {len(was)} bytes are {len(now)}, {len(places)} differ in [{first}, {last + 1}), "
+                f"{'all zero' if not any(part) else part[:16].hex()} for {was[first : first + 16].hex()}"
+            )
+            os.posix_fadvise(shown.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return "\n".join(told)
 
 
 def compare_recent(recent: Iterable[KeptSnapshot]) -> int:

@@ -629,7 +629,7 @@ class SideBySide(RuleBasedStateMachine):
         present = manifest(self._bases[1])
         assert_same(expected, present, ignore=["mtime_ns"])
         kept = KeptSnapshot(self._ground.snapshot() / self._name, present)
-        kept.compare()
+        kept.compare(self._bases[1])
         self.counts.snapshots += 1
         self._kept.append(kept)
         self._ground.recent.append(kept)
