@@ -4,9 +4,11 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -67,6 +69,7 @@ class _Measuring:
         self._place = place
         self._processes = Processes()
         self.samples: dict[str, dict[str, list[Figure]]] = {}
+        self.failures: list[str] = []
 
     def warm_up(self) -> None:
         """The first touch of a machine's memory is slow, and so is the first call of each program."""
@@ -74,6 +77,7 @@ class _Measuring:
         self._processes.run([sys.executable, "-c", code])
         self.rounds(1, self._setting(WARM_UP_SCALE, 1000, "small"), lambda: None)
         self.samples.clear()
+        self.failures.clear()
 
     def full(self, scale: float, files: int) -> Setting:
         """What is to be measured."""
@@ -95,16 +99,23 @@ class _Measuring:
                 turn = number % max(1, len(taking_part))
                 for system in taking_part[turn:] + taking_part[:turn]:
                     began = time.monotonic()
-                    self._measure(work, system, setting)
-                    _complain(f"round {number + 1} of {count}: {work.key}, {system}: {time.monotonic() - began:.0f} s")
+                    what = f"round {number + 1} of {count}: {work.key}, {system}"
+                    try:
+                        self._measure(work, system, setting)
+                    except Exception as error:  # noqa: BLE001 an hour of measuring is not thrown away: the report and the exit code tell it
+                        self.failures.append(f"{what}: {type(error).__name__}: {error}")
+                        _complain(traceback.format_exc())
+                    _complain(f"{what}: {time.monotonic() - began:.0f} s")
                     note()
 
     def _measure(self, work: Work, system: str, setting: Setting) -> None:
         place = Path(tempfile.mkdtemp(dir=self._place))
         here = Setting(setting.sources, place, setting.scale, setting.files, setting.processes)
-        for key, figure in work.systems[system].measure(here).items():
-            self.samples.setdefault(key, {}).setdefault(system, []).append(figure)
-        shutil.rmtree(place)
+        try:
+            for key, figure in work.systems[system].measure(here).items():
+                self.samples.setdefault(key, {}).setdefault(system, []).append(figure)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def _measured(options: argparse.Namespace, works: Sequence[Work]) -> Run:
@@ -117,7 +128,7 @@ def _measured(options: argparse.Namespace, works: Sequence[Work]) -> Run:
     measuring = _Measuring(works, systems, place)
 
     def so_far() -> Run:
-        return Run(facts, options.rounds, options.scale, options.files, measuring.samples)
+        return Run(facts, options.rounds, options.scale, options.files, measuring.samples, measuring.failures)
 
     def note() -> None:
         if options.json:
@@ -136,6 +147,7 @@ def _measured(options: argparse.Namespace, works: Sequence[Work]) -> Run:
 
 def main(arguments: list[str]) -> int:
     """The exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is mounted is to be unmounted all the same
     options = _arguments(arguments)
     works = [work for work in WORKS if work.key in options.rows or any(row.key in options.rows for row in work.rows)]
     if options.list:
@@ -146,13 +158,15 @@ def main(arguments: list[str]) -> int:
     print(report(run, keys))
     if options.write:
         lacking = [row.key for work in WORKS for row in work.rows if row.key not in run.samples]
-        if lacking or run.scale != 1 or run.files != FILES:
-            _complain(f"docs/benchmarks.md is for everything at full scale, and this is not ({', '.join(lacking) or 'smaller'}): left alone")
+        if lacking or run.failures or run.scale != 1 or run.files != FILES:
+            _complain(
+                f"docs/benchmarks.md is for everything at full scale, and this is not ({', '.join(lacking) or 'failed or smaller'}): left alone"
+            )
             return 1
         target = ROOT / "docs" / "benchmarks.md"
         target.write_text(document(run, target.read_text(encoding="utf-8")), encoding="utf-8")
         _complain(f"wrote {os.path.relpath(target)}")
-    return 0
+    return 1 if run.failures else 0
 
 
 if __name__ == "__main__":

@@ -142,12 +142,14 @@ class Processes:
             with suppress(OSError):
                 Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
         self._peak_bytes = 0
-        cpu_s = self._cpu_s()
+        below_s = self._cpu_below_s()
+        own_s = time.process_time()
         began = time.perf_counter()
         action()
         elapsed_s = time.perf_counter() - began
+        cpu_s = time.process_time() - own_s + self._cpu_below_s() - below_s
         living = [resident(pid, "VmHWM") for pid in self._reap()]
-        return Cost(elapsed_s, self._cpu_s() - cpu_s, max(self._peak_bytes, *living, 0))
+        return Cost(elapsed_s, cpu_s, max(self._peak_bytes, *living, 0))
 
     def _reap(self) -> list[int]:
         """Take note of daemons that have ended; those that have not."""
@@ -162,12 +164,10 @@ class Processes:
                 living.append(pid)
         return living
 
-    def _cpu_s(self) -> float:
-        """Of this process and all that are or were below it. Two of these tell what was used between them."""
-        total = 0.0
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
-            usage = resource.getrusage(who)
-            total += usage.ru_utime + usage.ru_stime
+    def _cpu_below_s(self) -> float:
+        """Of all that are or were below this process. Two of these tell what was used between them."""
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        total = usage.ru_utime + usage.ru_stime
         children = _children_of_all()
         below = list(children.get(os.getpid(), []))
         while below:

@@ -49,6 +49,8 @@ class Run:
     scale: float
     files: int
     samples: Samples
+    failures: Sequence[str] = ()
+    """Pieces of work that came to nothing, and why: a system that is missing from a row is named here, or in the facts, or cannot do that work."""
 
     def to_json(self) -> dict[str, Any]:
         """Every figure, and the medians, spreads, ratios and verdicts made of them."""
@@ -59,6 +61,7 @@ class Run:
             "rounds": self.rounds,
             "scale": self.scale,
             "files": self.files,
+            "failures": list(self.failures),
             "rows": rows,
         }
 
@@ -85,7 +88,7 @@ class Run:
         samples = {
             row["key"]: {name: [Figure(**figure) for figure in system["samples"]] for name, system in row["systems"].items()} for row in told["rows"]
         }
-        return cls(told["environment"], told["rounds"], told["scale"], told["files"], samples)
+        return cls(told["environment"], told["rounds"], told["scale"], told["files"], samples, told["failures"])
 
 
 def _peak(figures: Sequence[Figure]) -> int:
@@ -144,7 +147,7 @@ def listing(works: Iterable[Work], files: int) -> str:
         for row in work.rows:
             targets = "; ".join(found.words for found in verdicts(row, {}))
             lines.append((work.key, row.key, row.title, ", ".join(work.systems), targets or "-"))
-    return _markdown(lines).replace("{files}", f"{files:,}")
+    return _with_files(_markdown(lines), files)
 
 
 def report(run: Run, rows: Iterable[str] | None = None) -> str:
@@ -152,11 +155,15 @@ def report(run: Run, rows: Iterable[str] | None = None) -> str:
     wanted = set(run.samples if rows is None else rows)
     shown = [(work, [row for row in work.rows if row.key in wanted and row.key in run.samples]) for work in WORKS]
     parts = [] if run.scale == 1 else [f"Tried at {number(run.scale)} times the full size: these figures mean nothing.\n"]
+    parts += [f"**Failed:** {failure}\n" for failure in run.failures]
     parts += ["## Targets\n", _targets(run, [row for _, rows in shown for row in rows])]
     for subject, pieces in groupby(((work, rows) for work, rows in shown if rows), lambda piece: piece[0].subject):
-        title = subject.format(files=f"{run.files:,}")
-        parts += [f"\n## {title}\n", _subject(run, [row for _, rows in pieces for row in rows])]
-    return "\n".join(parts)
+        parts += [f"\n## {subject}\n", _subject(run, [row for _, rows in pieces for row in rows])]
+    return _with_files("\n".join(parts), run.files)
+
+
+def _with_files(text: str, files: int) -> str:
+    return text.replace("{files}", f"{files:,}")
 
 
 def _targets(run: Run, rows: Sequence[Row]) -> str:
