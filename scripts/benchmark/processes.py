@@ -10,15 +10,17 @@ import os
 import resource
 import signal
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn
 
 POLL_S: Final = 0.002
+SAMPLE_S: Final = 0.05
 END_TIMEOUT_S: Final = 60.0
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _CPUCLOCK_SCHED: Final = 2
@@ -51,6 +53,7 @@ class Processes:
         self._in_foreground: set[int] = set()
         """Children that somebody waits for: not to be reaped by anybody else."""
         self._peak_bytes = 0
+        self._sampled = Sampled()
 
     def run(self, command: Command, environment: Mapping[str, str] | None = None, cwd: Path | None = None, *, counts: bool = True) -> str:
         """Run a program to its end; what it said. CommandFailedError unless it ended with 0. Unless it `counts`, its memory is nobody's concern."""
@@ -137,17 +140,19 @@ class Processes:
 
     def measure(self, action: Callable[[], object]) -> Cost:
         """Do it. Most memory counts from now on, also of programs that run already (where that may be reset)."""
-        self._peak_bytes = 0
-        for pid in (os.getpid(), *self._reap()):
+        daemons = self._reap()
+        for pid in (os.getpid(), *daemons):
             with suppress(OSError):
                 Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
         self._peak_bytes = 0
-        below_s = self._cpu_below_s()
-        own_s = time.process_time()
-        began = time.perf_counter()
-        action()
-        elapsed_s = time.perf_counter() - began
-        cpu_s = time.process_time() - own_s + self._cpu_below_s() - below_s
+        with sampling(daemons, "VmHWM") as self._sampled:
+            below_s = self._cpu_below_s()
+            own_s = time.process_time() - self._sampled.cpu_s
+            began = time.perf_counter()
+            action()
+            elapsed_s = time.perf_counter() - began
+            cpu_s = time.process_time() - self._sampled.cpu_s - own_s
+            cpu_s += self._cpu_below_s() - below_s
         living = [resident(pid, "VmHWM") for pid in self._reap()]
         return Cost(elapsed_s, cpu_s, max(self._peak_bytes, *living, 0))
 
@@ -159,7 +164,8 @@ class Processes:
                 continue
             ended, _, usage = os.wait4(pid, os.WNOHANG)
             if ended:
-                self._peak_bytes = max(self._peak_bytes, usage.ru_maxrss << 10)
+                # what wait4 says of a daemon is also what it had long before, when it started a program itself
+                self._peak_bytes = max(self._peak_bytes, self._sampled.greatest.get(pid, usage.ru_maxrss << 10))
             else:
                 living.append(pid)
         return living
@@ -185,6 +191,41 @@ def resident(pid: int, field: str) -> int:
             if line.startswith(field + ":"):
                 return int(line.split()[1]) << 10
     return 0
+
+
+@dataclass(slots=True)
+class Sampled:
+    """What was seen so far."""
+
+    greatest: dict[int, int] = field(default_factory=dict)
+    """Process -> bytes."""
+    cpu_s: float = 0.0
+    """What looking has taken."""
+
+
+@contextmanager
+def sampling(pids: Sequence[int], name: str) -> Iterator[Sampled]:
+    """Look at a field of `resident` again and again until the context ends."""
+    sampled = Sampled()
+    ended = threading.Event()
+
+    def sample() -> None:
+        while True:
+            for pid in pids:
+                sampled.greatest[pid] = max(sampled.greatest.get(pid, 0), resident(pid, name))
+            sampled.cpu_s = time.thread_time()
+            if ended.wait(SAMPLE_S):
+                break
+
+    thread = threading.Thread(target=sample)
+    if pids:
+        thread.start()
+    try:
+        yield sampled
+    finally:
+        ended.set()
+        if pids:
+            thread.join()
 
 
 def _do_and_exit(go_read: int, go_write: int, result_write: int, work: Callable[[], Sequence[float]]) -> NoReturn:

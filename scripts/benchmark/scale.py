@@ -1,16 +1,13 @@
 """As many files as are asked for: a million, unless told otherwise. And a mount that has nothing to do."""
 
 import os
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import cycle, islice
 from typing import Final
 
 from scripts.benchmark.archivers import Archiver
 from scripts.benchmark.figures import Figure
-from scripts.benchmark.processes import resident
+from scripts.benchmark.processes import sampling
 from scripts.benchmark.setting import MIB, Figures, Setting, drop_caches, milliseconds, rate, seconds, valued, warm
 from scripts.benchmark.snapshots import CHANGED_FILES, asking, change, holding, taking, taking_btrfs
 from scripts.benchmark.sources import make_many
@@ -21,7 +18,6 @@ PASSES_MAX: Final = 3
 """Over all files, to make the journal so long: with few of them a checkpoint comes before."""
 TOUCHED_AT_ONCE: Final = 5000
 IDLE_S: Final = 60
-SAMPLE_S: Final = 0.05
 
 
 def many_backupfs(system: BackupFs, setting: Setting) -> Figures:
@@ -62,32 +58,13 @@ def _memory(system: BackupFs, setting: Setting) -> Figures:
     warm(setting.sources.large)
     drop_caches()
     listed = system.measure(lambda: system.tool("find", system.tree / "many", "-printf", "%s"))
-    with _sampling(system.pid) as anonymous:
+    with sampling([system.pid], "RssAnon") as anonymous:
         copied = system.measure(lambda: system.tool("cp", "-r", setting.sources.large, system.tree))
     return {
         "many-list": rate(setting.files, listed),
         "many-resident": valued(copied.peak_bytes / MIB, copied),
-        "many-anonymous": valued(max(anonymous) / MIB, copied),
+        "many-anonymous": valued(max(anonymous.greatest.values()) / MIB, copied),
     }
-
-
-@contextmanager
-def _sampling(pid: int) -> Iterator[list[int]]:
-    """Anonymous memory of a process, looked at again and again until the context ends."""
-    found = [resident(pid, "RssAnon")]
-    ended = threading.Event()
-
-    def sample() -> None:
-        while not ended.wait(SAMPLE_S):
-            found.append(resident(pid, "RssAnon"))
-
-    thread = threading.Thread(target=sample)
-    thread.start()
-    try:
-        yield found
-    finally:
-        ended.set()
-        thread.join()
 
 
 def _mounting(system: BackupFs, setting: Setting) -> Figures:
