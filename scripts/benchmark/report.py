@@ -156,7 +156,8 @@ def report(run: Run, rows: Iterable[str] | None = None) -> str:
     shown = [(work, [row for row in work.rows if row.key in wanted and row.key in run.samples]) for work in WORKS]
     parts = [] if run.scale == 1 else [f"Tried at {number(run.scale)} times the full size: these figures mean nothing.\n"]
     parts += [f"**Failed:** {failure}\n" for failure in run.failures]
-    parts += ["## Targets\n", _targets(run, [row for _, rows in shown for row in rows])]
+    if aimed := [row for _, rows in shown for row in rows if row.targets]:
+        parts += ["## Targets\n", _targets(run, aimed)]
     for subject, pieces in groupby(((work, rows) for work, rows in shown if rows), lambda piece: piece[0].subject):
         parts += [f"\n## {subject}\n", _subject(run, [row for _, rows in pieces for row in rows])]
     return _with_files("\n".join(parts), run.files)

@@ -168,6 +168,7 @@ def test_a_report_of_some_rows_is_silent_about_the_others() -> None:
     assert "append 4 KiB" in text
     assert "copy 1 GiB" not in text
     assert "0 of 1 are met." in text
+    assert "Targets" not in report(RUN, ["tree-remove"])
 
 
 def test_a_try_and_a_failure_are_called_that() -> None:
