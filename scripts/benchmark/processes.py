@@ -206,16 +206,14 @@ class Sampled:
 @contextmanager
 def sampling(pids: Sequence[int], name: str) -> Iterator[Sampled]:
     """Look at a field of `resident` again and again until the context ends."""
-    sampled = Sampled()
+    sampled = Sampled({pid: resident(pid, name) for pid in pids})
     ended = threading.Event()
 
     def sample() -> None:
-        while True:
+        while not ended.wait(SAMPLE_S):
             for pid in pids:
-                sampled.greatest[pid] = max(sampled.greatest.get(pid, 0), resident(pid, name))
+                sampled.greatest[pid] = max(sampled.greatest[pid], resident(pid, name))
             sampled.cpu_s = time.thread_time()
-            if ended.wait(SAMPLE_S):
-                break
 
     thread = threading.Thread(target=sample)
     if pids:
