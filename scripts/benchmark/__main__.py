@@ -107,6 +107,8 @@ class _Measuring:
                     try:
                         self._measure(work, system, setting)
                     except Exception as error:  # noqa: BLE001 an hour of measuring is not thrown away: the report and the exit code tell it
+                        if _was_ended(error):
+                            raise
                         self.failures.append(f"{what}: {type(error).__name__}: {error}")
                         _complain(traceback.format_exc())
                     _complain(f"{what}: {time.monotonic() - began:.0f} s")
@@ -120,6 +122,12 @@ class _Measuring:
                 self.samples.setdefault(key, {}).setdefault(system, []).append(figure)
         finally:
             shutil.rmtree(place, ignore_errors=True)
+
+
+def _was_ended(error: BaseException) -> bool:
+    """Whether it happened while the run was being ended, as when a mount is busy with what was interrupted."""
+    cause = error.__context__
+    return isinstance(error, SystemExit | KeyboardInterrupt) or (cause is not None and _was_ended(cause))
 
 
 def _measured(options: argparse.Namespace, works: Sequence[Work]) -> Run:

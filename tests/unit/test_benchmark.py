@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scripts.benchmark.__main__ import _was_ended
 from scripts.benchmark.figures import Absolute, Figure, OtherRow, Ratio, Samples, Verdict, number, ratio, spread, verdict
 from scripts.benchmark.processes import CommandFailedError, Processes
 from scripts.benchmark.report import MARKER, Run, document, listing, report
@@ -247,6 +248,19 @@ def test_files_are_picked_from_all_directories_in_turn(tmp_path: Path) -> None:
     assert len(set(found)) == 15
     assert sorted({path.partition("/")[0] for path in found[:7]}) == [f"d{n}" for n in range(7)]
     assert len(spread_out(tmp_path, 1000)) == 60
+
+
+def test_a_run_that_is_ended_does_not_go_on_with_the_next_piece_of_work() -> None:
+    def fail(interruption: BaseException) -> None:
+        try:
+            raise interruption
+        finally:
+            raise OSError("the mount is busy")
+
+    for interruption, ended in ((SystemExit(143), True), (KeyboardInterrupt(), True), (ValueError(), False)):
+        with pytest.raises(OSError, match="busy") as caught:
+            fail(interruption)
+        assert _was_ended(caught.value) is ended
 
 
 # --- what a program costs -------------------------------------------------------------------------------------------
