@@ -106,7 +106,7 @@ class _Measuring:
                     what = f"round {number + 1} of {count}: {work.key}, {system}"
                     try:
                         self._measure(work, system, setting)
-                    except Exception as error:  # noqa: BLE001 an hour of measuring is not thrown away: the report and the exit code tell it
+                    except Exception as error:  # an hour of measuring is not thrown away: the report and the exit code tell it
                         if _was_ended(error):
                             raise
                         self.failures.append(f"{what}: {type(error).__name__}: {error}")
