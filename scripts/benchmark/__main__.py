@@ -4,104 +4,181 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from scripts.benchmark.report import SYSTEMS, as_json, complain, document, environment, table
-from scripts.benchmark.rows import GROUPS, Group, Setting
-from scripts.benchmark.sources import MIB, Sources, make_sources
+from scripts.benchmark.figures import Figure
+from scripts.benchmark.processes import Processes
+from scripts.benchmark.report import Run, document, environment, listing, report
+from scripts.benchmark.rows import SYSTEMS, WORKS, Work
+from scripts.benchmark.setting import Setting
+from scripts.benchmark.sources import Sources
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 WARM_UP_SCALE: Final = 0.01
+FILES: Final = 1_000_000
 
 
 def _arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
-        description="Times backupfs and its peers in one run, interleaved, and prints medians, spreads and ratios.",
+        description="Measures backupfs and its peers in one run, interleaved: medians, spreads, ratios, targets, processor time and memory.",
     )
-    keys = [group.key for group in GROUPS]
-    parser.add_argument("--rows", default=",".join(keys), help=f"groups of rows, of: {', '.join(keys)}")
-    parser.add_argument("--systems", default=",".join(SYSTEMS), help=f"of: {', '.join(SYSTEMS)}")
+    parser.add_argument("--list", action="store_true", help="say what can be measured, and end")
+    parser.add_argument("--rows", default="", metavar="A,B", help="works or single rows (default: all)")
+    parser.add_argument("--systems", default=",".join(SYSTEMS), metavar="A,B", help=f"of: {', '.join(SYSTEMS)}")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="less than 1 for a try: its figures mean nothing")
-    parser.add_argument("--directory", type=Path, help="where to work: a disk with 10 GiB free (default: TMPDIR)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there too")
-    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md (needs all rows at full scale)")
+    parser.add_argument(
+        "--files", type=int, default=FILES, help=f"how many files are many (default: {FILES:,}, which takes a quarter of an hour a round)"
+    )
+    parser.add_argument("--directory", type=Path, help="where to work: a disk with 20 GiB free (default: TMPDIR)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there too, after each piece of work")
+    parser.add_argument("--from", type=Path, metavar="FILE", dest="source", help="measure nothing: report what --json wrote")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md (needs everything at full scale)")
     options = parser.parse_args(arguments)
-    options.rows = options.rows.split(",")
+    known = {work.key for work in WORKS} | {row.key for work in WORKS for row in work.rows}
+    options.rows = options.rows.split(",") if options.rows else [work.key for work in WORKS]
     options.systems = options.systems.split(",")
-    if unknown := [key for key in options.rows if key not in keys] + [n for n in options.systems if n not in SYSTEMS]:
+    if unknown := [key for key in options.rows if key not in known] + [n for n in options.systems if n not in SYSTEMS]:
         parser.error(f"no such rows or systems: {', '.join(unknown)}")
     if options.rounds < 1:
         parser.error("at least one round")
-    if options.write and (options.scale != 1 or set(options.rows) != set(keys)):
-        parser.error("--write is for all rows at full scale")
-    if "borg" in options.systems and not shutil.which("borg"):
-        complain("borg is not installed: measured without it")
-        options.systems.remove("borg")
+    if not 0 < options.scale <= 1 or options.files < 1:
+        parser.error("--scale is above 0 and at most 1, --files at least 1")
     return options
 
 
-def _warm_memory() -> None:
-    """The first touch of a machine's memory is slow; after this a run finds it as the next one will."""
-    block = bytearray(1024 * MIB)
-    block[::4096] = b"x" * len(range(0, len(block), 4096))
+def _complain(words: str) -> None:
+    """To the person who waits."""
+    print(words, file=sys.stderr, flush=True)
 
 
-def _measure(group: Group, system: str, setting: Setting, samples: dict[str, dict[str, list[float]]]) -> None:
-    for key, figure in group.systems[system](setting).items():
-        samples.setdefault(key, {}).setdefault(system, []).append(figure)
+class _Measuring:
+    """One run. Figures are written after each piece of work, so that an interruption costs only that one."""
+
+    def __init__(self, works: Sequence[Work], systems: Sequence[str], place: Path) -> None:
+        self._works = works
+        self._systems = systems
+        self._place = place
+        self._processes = Processes()
+        self.samples: dict[str, dict[str, list[Figure]]] = {}
+        self.failures: list[str] = []
+
+    def warm_up(self) -> None:
+        """The first touch of a machine's memory is slow, and so is the first call of each program: each system does one piece of work."""
+        code = f"block = bytearray({1 << 30}); block[::4096] = b'x' * ({1 << 30} // 4096)"
+        self._processes.run([sys.executable, "-c", code])
+        setting = self._setting(WARM_UP_SCALE, 1000, "small")
+        for system in self._systems:
+            for work in self._works:
+                if system in work.systems:
+                    self._measure(work, system, setting)
+                    break
+        self.samples.clear()
+
+    def full(self, scale: float, files: int) -> Setting:
+        """What is to be measured."""
+        _complain("making the sources")
+        return self._setting(scale, max(20, round(files * scale)), "full")
+
+    def _setting(self, scale: float, files: int, name: str) -> Setting:
+        place = self._place / name
+        place.mkdir()
+        kinds = sorted({kind for work in self._works for kind in work.needs})
+        self._processes.run([sys.executable, "-m", "scripts.benchmark.sources", place, str(scale), str(files), *kinds])
+        return Setting(Sources(place), self._place, scale, files, self._processes)
+
+    def rounds(self, count: int, setting: Setting, note: Callable[[], None]) -> None:
+        """In each round every system does every piece of work, the systems in another order each time."""
+        for number in range(count):
+            for work in self._works:
+                taking_part = [system for system in self._systems if system in work.systems]
+                turn = number % max(1, len(taking_part))
+                for system in taking_part[turn:] + taking_part[:turn]:
+                    began = time.monotonic()
+                    what = f"round {number + 1} of {count}: {work.key}, {system}"
+                    try:
+                        self._measure(work, system, setting)
+                    except Exception as error:  # an hour of measuring is not thrown away: the report and the exit code tell it
+                        if _was_ended(error):
+                            raise
+                        self.failures.append(f"{what}: {type(error).__name__}: {error}")
+                        _complain(traceback.format_exc())
+                    _complain(f"{what}: {time.monotonic() - began:.0f} s")
+                    note()
+
+    def _measure(self, work: Work, system: str, setting: Setting) -> None:
+        place = Path(tempfile.mkdtemp(dir=self._place))
+        here = Setting(setting.sources, place, setting.scale, setting.files, setting.processes)
+        try:
+            for key, figure in work.systems[system].measure(here).items():
+                self.samples.setdefault(key, {}).setdefault(system, []).append(figure)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
 
 
-def _measure_all(
-    groups: list[Group], systems: list[str], rounds: int, scale: float, sources: Sources, place: Path
-) -> dict[str, dict[str, list[float]]]:
-    """In each round every system does every group, the systems in another order each time."""
-    samples: dict[str, dict[str, list[float]]] = {}
-    for number in range(rounds):
-        for group in groups:
-            taking_part = [system for system in systems if system in group.systems]
-            turn = number % max(1, len(taking_part))
-            for system in taking_part[turn:] + taking_part[:turn]:
-                complain(f"round {number + 1} of {rounds}: {group.key}, {system}")
-                run_place = Path(tempfile.mkdtemp(dir=place))
-                _measure(group, system, Setting(sources, run_place, scale), samples)
-                shutil.rmtree(run_place)
-    return samples
+def _was_ended(error: BaseException) -> bool:
+    """Whether it happened while the run was being ended, as when a mount is busy with what was interrupted."""
+    cause = error.__context__
+    return isinstance(error, SystemExit | KeyboardInterrupt) or (cause is not None and _was_ended(cause))
+
+
+def _measured(options: argparse.Namespace, works: Sequence[Work]) -> Run:
+    missing = {name: reason for name in options.systems if (reason := SYSTEMS[name].missing())}
+    for name, reason in missing.items():
+        _complain(f"without {name}: {reason}")
+    systems = [name for name in options.systems if name not in missing]
+    place = Path(tempfile.mkdtemp(prefix="backupfs-bench-", dir=options.directory))
+    facts = environment(ROOT, place, missing)
+    measuring = _Measuring(works, systems, place)
+
+    def so_far() -> Run:
+        return Run(facts, options.rounds, options.scale, options.files, measuring.samples, measuring.failures)
+
+    def note() -> None:
+        if options.json:
+            aside = options.json.with_name(options.json.name + ".new")
+            aside.write_text(json.dumps(so_far().to_json(), indent=1) + "\n", encoding="utf-8")
+            aside.replace(options.json)
+
+    try:
+        _complain(f"working below {place}; warming up")
+        measuring.warm_up()
+        measuring.rounds(options.rounds, measuring.full(options.scale, options.files), note)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    return so_far()
 
 
 def main(arguments: list[str]) -> int:
     """The exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is mounted is to be unmounted all the same
     options = _arguments(arguments)
-    groups = [group for group in GROUPS if group.key in options.rows]
-    kinds = {kind for group in groups for kind in group.needs}
-    place = Path(tempfile.mkdtemp(prefix="backupfs-bench-", dir=options.directory))
-    try:
-        complain(f"working below {place}")
-        for name in ("small", "full"):
-            (place / name).mkdir()
-        complain("warming up")
-        _warm_memory()
-        small = make_sources(place / "small", WARM_UP_SCALE, kinds)
-        _measure_all(groups, options.systems, 1, WARM_UP_SCALE, small, place)
-        complain("making the sources")
-        sources = make_sources(place / "full", options.scale, kinds)
-        samples = _measure_all(groups, options.systems, options.rounds, options.scale, sources, place)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-    facts = environment(ROOT)
-    print(table(groups, samples))
-    result = as_json(groups, samples, facts, options.scale)
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    works = [work for work in WORKS if work.key in options.rows or any(row.key in options.rows for row in work.rows)]
+    if options.list:
+        print(listing(works, options.files))
+        return 0
+    run = Run.from_json(json.loads(options.source.read_bytes())) if options.source else _measured(options, works)
+    keys = [row.key for work in works for row in work.rows if work.key in options.rows or row.key in options.rows]
+    print(report(run, keys))
     if options.write:
+        lacking = [row.key for work in WORKS for row in work.rows if row.key not in run.samples]
+        if lacking or run.failures or run.scale != 1 or run.files != FILES:
+            _complain(
+                f"docs/benchmarks.md is for everything at full scale, and this is not ({', '.join(lacking) or 'failed or smaller'}): left alone"
+            )
+            return 1
         target = ROOT / "docs" / "benchmarks.md"
-        target.write_text(document(groups, samples, facts, options.rounds), encoding="utf-8")
-        complain(f"wrote {os.path.relpath(target)}")
-    return 0
+        target.write_text(document(run, target.read_text(encoding="utf-8")), encoding="utf-8")
+        _complain(f"wrote {os.path.relpath(target)}")
+    return 1 if run.failures else 0
 
 
 if __name__ == "__main__":

@@ -1,55 +1,128 @@
-"""The figures as a table and as JSON."""
+"""A run as JSON, and what is printed and written of it. A report is made of the JSON alone."""
 
 import os
 import platform
-import shutil
-import statistics
 import subprocess
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from scripts.benchmark.rows import Group, Row, may_drop_caches
+from scripts.benchmark.figures import PROJECT, Figure, Found, Samples, Verdict, number, ratio, spread, verdict
+from scripts.benchmark.rows import SYSTEMS, WORKS, Row, Work
+from scripts.benchmark.setting import MIB, may_drop_caches
 
-Samples = Mapping[str, Mapping[str, Sequence[float]]]
-"""Row key -> system -> one figure per round."""
-
-SYSTEMS: Final = ("backupfs", "empty fs", "borg", "disk")
-SCHEMA: Final = 1
+SCHEMA: Final = 2
+MARKER: Final = "<!-- Written by `scripts/bench --write` from here on; what stands above is not. -->"
+TITLE: Final = "# Benchmarks\n"
 
 ABOUT: Final = """\
-# Benchmarks
-
-Written by `scripts/bench --write`. Medians of {rounds} interleaved rounds, in brackets the least and the greatest; a
-ratio is backupfs divided by the peer. All sides ran in one go on one machine: compare ratios, not figures of different
-runs.
+Medians of {rounds}, in which every system does every piece of work, in another order each time; beside them the least and the greatest. A ratio is
+backupfs divided by the peer: compare ratios, not figures of different runs.
 
 {facts}
-* "Durable" is until `umount`, or Borg's command, has returned. Borg's time includes `borg init -e repokey`; the time of
-  `backupfs init` is not included, since its key derivation is calibrated to last half a second.
-* The empty file system (`scripts/emptyfs.py`) keeps names in memory and throws data away: it is what the kernel,
-  libfuse, pyfuse3 and trio cost. It reads zeros.
-* A target that is not met stands in the table as such.
 
-{table}
+* **CPU** is the user and system time of everything that ran for it: the process that serves the mount, the commands, the loop that makes the
+  requests. What the kernel does on threads of its own (btrfs, the disk) is not in it.
+* **Memory** is the most that one process of the system had resident at any time meanwhile; not that of `cp` and its like. Less than what the
+  benchmark itself takes, some 30 MiB, is not told apart.
+* "Durable" is until `umount`, or the peer's command, has returned. Making the repository does not count. gocryptfs has nothing on the disk then,
+  unless the kernel has written it already: therefore the row with the whole disk synced.
+* The empty file system (`scripts/emptyfs.py`) keeps names in memory and throws data away: it is what the kernel, libfuse, pyfuse3 and trio cost,
+  on the loop that pyfuse3 brings along. It reads zeros.
+* "disk" is the file system on which everything lies. btrfs lies in a file on it, on a loop device.
+* The size of the repository is what its files take on the disk, the reserve of backupfs (ballast of up to 64 MiB) left out.
+* S3QL is in neither Debian 12 nor the Python registry, so it is not run; nor is anything that is not named here.
+* A target that is not met stands there as such.
 """
 
 
-def environment(root: Path) -> dict[str, str | int]:
-    """What a figure depends on."""
-    return {
+@dataclass(frozen=True)
+class Run:
+    """What was measured, and under which circumstances."""
+
+    facts: Mapping[str, str | int]
+    rounds: int
+    scale: float
+    files: int
+    samples: Samples
+    failures: Sequence[str] = ()
+    """Pieces of work that came to nothing, and why: a system that is missing from a row is named here, or in the facts, or cannot do that work."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Every figure, and the medians, spreads, ratios and verdicts made of them."""
+        rows = [self._row_to_json(row, self.samples[row.key]) for work in WORKS for row in work.rows if row.key in self.samples]
+        return {
+            "schema": SCHEMA,
+            "environment": dict(self.facts),
+            "rounds": self.rounds,
+            "scale": self.scale,
+            "files": self.files,
+            "failures": list(self.failures),
+            "rows": rows,
+        }
+
+    def _row_to_json(self, row: Row, found: Found) -> dict[str, Any]:
+        systems = {}
+        for name, figures in found.items():
+            values = asdict(spread([figure.value for figure in figures]))
+            cpu_s = spread([figure.cpu_s for figure in figures]).median
+            systems[name] = {**values, "cpu_s": cpu_s, "peak_bytes": _peak(figures), "samples": [asdict(figure) for figure in figures]}
+        return {
+            "key": row.key,
+            "title": row.title,
+            "unit": row.unit,
+            "systems": systems,
+            "ratios": {peer: ratio(self.samples, row.key, peer) for peer in systems if peer != PROJECT},
+            "targets": [asdict(found) for found in verdicts(row, self.samples)],
+        }
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> "Run":
+        """ValueError unless this version wrote it."""
+        if told.get("schema") != SCHEMA:
+            raise ValueError(f"its schema is {told.get('schema')}, not {SCHEMA}: measure anew")
+        samples = {
+            row["key"]: {name: [Figure(**figure) for figure in system["samples"]] for name, system in row["systems"].items()} for row in told["rows"]
+        }
+        return cls(told["environment"], told["rounds"], told["scale"], told["files"], samples, told["failures"])
+
+
+def _peak(figures: Sequence[Figure]) -> int:
+    return max(figure.peak_bytes for figure in figures)
+
+
+def verdicts(row: Row, samples: Samples) -> list[Verdict]:
+    """One for each target."""
+    return [verdict(target, samples, row.key, row.unit, more_is_better=row.more_is_better) for target in row.targets]
+
+
+# --- what a figure depends on -------------------------------------------------------------------------------------
+
+
+def environment(root: Path, place: Path, missing: Mapping[str, str]) -> dict[str, str | int]:
+    """`place` is where it is measured, `missing` says of each system that is not why."""
+    facts: dict[str, str | int] = {
         "commit": _first_line(["git", "-C", str(root), "describe", "--always", "--dirty"]),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "kernel": platform.release(),
         "cores": len(os.sched_getaffinity(0)),
-        "memory_mib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20,
-        "python": platform.python_version(),
+        "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') >> 20} MiB",
+        "disk": _first_line(["stat", "--file-system", "--format=%T", str(place)]),
+        "Python": platform.python_version(),
         "pyfuse3": _package("pyfuse3"),
         "trio": _package("trio"),
-        "borg": _first_line(["borg", "--version"]) if shutil.which("borg") else "not installed",
-        "cold_caches": "dropped" if may_drop_caches() else "not dropped: only root may",
+        "caches": "dropped where it says cold" if may_drop_caches() else "never dropped, not even where it says cold: only root may",
     }
+    for name, kind in SYSTEMS.items():
+        if name in missing:
+            facts[f"not measured: {name}"] = missing[name]
+        elif told := kind.version():
+            facts[name] = told
+    return facts
 
 
 def _package(name: str) -> str:
@@ -64,68 +137,95 @@ def _first_line(command: list[str]) -> str:
     return done.stdout.partition("\n")[0] if done.returncode == 0 else "unknown"
 
 
-def table(groups: Iterable[Group], samples: Samples) -> str:
-    """Markdown, one line per row that was measured."""
-    rows = [row for group in groups for row in group.rows if row.key in samples]
-    systems = [name for name in SYSTEMS if any(name in samples[row.key] for row in rows)]
-    peers = [name for name in systems if name != "backupfs"] if "backupfs" in systems else []
-    lines = [["", *systems, *(f"/ {peer}" for peer in peers), "target"]]
+# --- for people ---------------------------------------------------------------------------------------------------
+
+
+def listing(works: Iterable[Work], files: int) -> str:
+    """What can be measured, as a table."""
+    lines = [("work", "row", "what", "systems", "target"), ("---",) * 5]
+    for work in works:
+        for row in work.rows:
+            targets = "; ".join(found.words for found in verdicts(row, {}))
+            lines.append((work.key, row.key, row.title, ", ".join(work.systems), targets or "-"))
+    return _with_files(_markdown(lines), files)
+
+
+def report(run: Run, rows: Iterable[str] | None = None) -> str:
+    """Markdown: the targets, then a table for each subject. `rows`: only these."""
+    wanted = set(run.samples if rows is None else rows)
+    shown = [(work, [row for row in work.rows if row.key in wanted and row.key in run.samples]) for work in WORKS]
+    parts = [] if run.scale == 1 else [f"Tried at {number(run.scale)} times the full size: these figures mean nothing.\n"]
+    parts += [f"**Failed:** {failure}\n" for failure in run.failures]
+    if aimed := [row for _, rows in shown for row in rows if row.targets]:
+        parts += ["## Targets\n", _targets(run, aimed)]
+    for subject, pieces in groupby(((work, rows) for work, rows in shown if rows), lambda piece: piece[0].subject):
+        parts += [f"\n## {subject}\n", _subject(run, [row for _, rows in pieces for row in rows])]
+    return _with_files("\n".join(parts), run.files)
+
+
+def _with_files(text: str, files: int) -> str:
+    return text.replace("{files}", f"{files:,}")
+
+
+def _targets(run: Run, rows: Sequence[Row]) -> str:
+    lines = [("what", "backupfs", "target", "measured", ""), ("---", "---:", "---", "---:", "---")]
     for row in rows:
-        found = samples[row.key]
-        figures = [_figure(found[name], row.unit) if name in found else "-" for name in systems]
-        ratios = [_shown(ratio(found, peer)) for peer in peers]
-        lines.append([row.title, *figures, *ratios, "; ".join(_verdicts(row, found))])
-    lines.insert(1, ["---", *("---:" for _ in lines[0][1:-1]), "---"])
+        lines += [(row.title, _own(run, row), found.words, _measured(found), _met(found)) for found in verdicts(row, run.samples)]
+    known = [found for row in rows for found in verdicts(row, run.samples) if found.is_met is not None]
+    met = sum(found.is_met is True for found in known)
+    return f"{met} of {len(known)} are met.\n\n{_markdown(lines)}\n"
+
+
+def _own(run: Run, row: Row) -> str:
+    figures = run.samples[row.key].get(PROJECT)
+    return f"{number(spread([figure.value for figure in figures]).median)} {row.unit}" if figures else "-"
+
+
+def _measured(found: Verdict) -> str:
+    return "-" if found.measured is None else number(found.measured)
+
+
+def _met(found: Verdict) -> str:
+    return "not measured" if found.is_met is None else "met" if found.is_met else "**not met**"
+
+
+def _subject(run: Run, rows: Sequence[Row]) -> str:
+    lines: list[tuple[str, ...]] = [
+        ("what", "system", "median", "least - greatest", "backupfs / it", "CPU", "memory"),
+        ("---", "---", "---:", "---:", "---:", "---:", "---:"),
+    ]
+    for row in rows:
+        lines += _lines_of(run, row)
+    return _markdown(lines) + "\n"
+
+
+def _lines_of(run: Run, row: Row) -> Iterator[tuple[str, ...]]:
+    title = row.title
+    for system in SYSTEMS:
+        if figures := run.samples[row.key].get(system):
+            found = spread([figure.value for figure in figures])
+            own = ratio(run.samples, row.key, system) if system != PROJECT else None
+            cpu_s = spread([figure.cpu_s for figure in figures]).median
+            yield (
+                title,
+                system,
+                f"{number(found.median)} {row.unit}",
+                f"{number(found.least)} - {number(found.greatest)}",
+                "" if own is None else number(own),
+                f"{number(cpu_s)} s" if cpu_s else "",
+                f"{number(_peak(figures) / MIB)} MiB" if _peak(figures) else "",
+            )
+            title = ""
+
+
+def _markdown(lines: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def ratio(found: Mapping[str, Sequence[float]], peer: str) -> float | None:
-    """The project's median divided by the peer's; None unless both were measured."""
-    if "backupfs" not in found or peer not in found:
-        return None
-    return statistics.median(found["backupfs"]) / statistics.median(found[peer])
-
-
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
-def _verdicts(row: Row, found: Mapping[str, Sequence[float]]) -> Iterable[str]:
-    for target in row.targets:
-        value = ratio(found, target.peer)
-        words = f"{'at most' if row.lower_is_better else 'at least'} {target.ratio} x {target.peer}"
-        if value is None:
-            yield words
-        else:
-            met = value <= target.ratio if row.lower_is_better else value >= target.ratio
-            yield f"{words}: {'met' if met else '**not met**'}"
-
-
-def _figure(values: Sequence[float], unit: str) -> str:
-    least, middle, greatest = min(values), statistics.median(values), max(values)
-    digits = 0 if middle >= 100 else 1 if middle >= 10 else 2
-    return f"{middle:,.{digits}f} {unit} ({least:,.{digits}f}-{greatest:,.{digits}f})"
-
-
-def as_json(groups: Iterable[Group], samples: Samples, facts: Mapping[str, object], scale: float) -> dict[str, object]:
-    """Every figure, and the medians, spreads and ratios made of them."""
-    rows = []
-    for row in (row for group in groups for row in group.rows if row.key in samples):
-        systems = {
-            name: {"median": statistics.median(values), "min": min(values), "max": max(values), "samples": list(values)}
-            for name, values in samples[row.key].items()
-        }
-        ratios = {peer: ratio(samples[row.key], peer) for peer in systems if peer != "backupfs"}
-        rows.append({"key": row.key, "title": row.title, "unit": row.unit, "systems": systems, "ratios": ratios})
-    return {"schema": SCHEMA, "environment": dict(facts), "scale": scale, "rows": rows}
-
-
-def document(groups: Iterable[Group], samples: Samples, facts: Mapping[str, object], rounds: int) -> str:
-    """docs/benchmarks.md."""
-    lines = "\n".join(f"* {name.replace('_', ' ')}: {value}" for name, value in facts.items())
-    return ABOUT.format(rounds=rounds, facts=lines, table=table(groups, samples))
-
-
-def complain(words: str) -> None:
-    """To the person who waits."""
-    print(words, file=sys.stderr, flush=True)
+def document(run: Run, before: str) -> str:
+    """docs/benchmarks.md; what is written by hand above the marker stays as it was `before`."""
+    by_hand, marker, _ = before.partition(MARKER)
+    facts = "\n".join(f"* {name}: {value}" for name, value in run.facts.items())
+    rounds = "one round" if run.rounds == 1 else f"{run.rounds} interleaved rounds"
+    head = by_hand if marker else TITLE + "\n"
+    return f"{head}{MARKER}\n\n{ABOUT.format(rounds=rounds, facts=facts)}\n{report(run)}"
