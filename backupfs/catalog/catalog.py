@@ -28,6 +28,11 @@ from backupfs.format.journal import Change
 
 _GROUP_BYTES = 8
 _EPOCH_BYTES = 8
+_NAMES_REMEMBERED = 4096
+"""A program that makes, renames or removes names asks for each of them several times in a row."""
+
+_REFERRING = frozenset({Table.INODES, Table.REGIONS})
+"""Tables whose records have extents."""
 
 Versions = dict[int, bytes | None]
 """Value by epoch; None says that this version is gone, whatever lies below."""
@@ -95,6 +100,8 @@ class Catalog:
         self._idle: set[int] = set()
         self._noted_idle: list[int] = []
         self._sealed_early: set[int] = set()
+        self._names: dict[bytes, tuple[int, bytes] | None] = {}
+        """What `newest` has found of names in the present. Followers keep none: the index changes below them."""
         left = self.get(Table.META, records.META_IDLE)
         if left is not None:
             self._noted_idle = records.decode_numbers(left)
@@ -116,10 +123,21 @@ class Catalog:
 
     def newest(self, table: Table, object_key: bytes, epoch: int) -> tuple[int, bytes] | None:
         """(epoch, value) of the version that a view at `epoch` sees, tombstones included; None when there never was one by then."""
-        epoch = min(epoch, self._latest)
+        if table != Table.DENTRIES or epoch != records.EPOCH_MAX or self._latest != records.EPOCH_MAX:
+            return self._look_up(table, object_key, min(epoch, self._latest))
+        names = self._names
+        if object_key in names:
+            return names[object_key]
+        found = self._look_up(table, object_key, epoch)
+        if len(names) >= _NAMES_REMEMBERED:
+            names.clear()
+        names[object_key] = found
+        return found
+
+    def _look_up(self, table: Table, object_key: bytes, epoch: int) -> tuple[int, bytes] | None:
         gone: set[int] | None = None
         best: tuple[int, bytes] | None = None
-        for layer in self._layers():
+        for layer in (self.active, *self._frozen):
             versions = layer.versions[table].get(object_key)
             if versions is None:
                 continue
@@ -129,6 +147,8 @@ class Catalog:
                 if value is not None and (best is None or at > best[0]):
                     best = at, value
             gone = set(versions) if gone is None else gone | versions.keys()
+        if best is not None and best[0] >= min(epoch, self.epoch):
+            return best  # nothing below can be newer
         size = len(object_key)
         start = object_key + epoch_suffix(epoch)
         found = self._index.seek(table, start)
@@ -177,13 +197,13 @@ class Catalog:
         next_above = 0
         for key, value in below:
             while next_above < len(above) and above[next_above] < key:
-                seen = self._seen(table, above[next_above], epoch)
+                seen = self.value(table, above[next_above], epoch)
                 if seen is not None:
                     yield above[next_above], seen
                 next_above += 1
             yield key, value
         for key in above[next_above:]:
-            seen = self._seen(table, key, epoch)
+            seen = self.value(table, key, epoch)
             if seen is not None:
                 yield key, seen
 
@@ -232,13 +252,19 @@ class Catalog:
         while newest is not None and newest[0] > now:
             self._drop(table, object_key, *newest)
             newest = self.newest(table, object_key, records.EPOCH_MAX)
-        if newest is not None and (newest[0] == now or not self.kept_between(newest[0], now)):
+        if newest is not None and newest[0] == now and value != TOMBSTONE:
+            self._count(table, newest[1], -1)
+        elif newest is not None and (newest[0] == now or not self.kept_between(newest[0], now)):
             self._drop(table, object_key, *newest)
             if value == TOMBSTONE:
                 newest = self.newest(table, object_key, records.EPOCH_MAX)
         if value == TOMBSTONE and (newest is None or newest[1] == TOMBSTONE):
             return
         self._put(table, object_key, now, value)
+
+    def write_first(self, table: Table, object_key: bytes, value: bytes) -> None:
+        """`write` for an object that has no version yet, whose number is new."""
+        self._put(table, object_key, self.epoch, value)
 
     def rewrite(self, table: Table, object_key: bytes, epoch: int, value: bytes) -> None:
         """Exchange a version for one of the same meaning in its own epoch."""
@@ -452,9 +478,6 @@ class Catalog:
         yield self.active
         yield from self._frozen
 
-    def _seen(self, table: Table, object_key: bytes, epoch: int) -> bytes | None:
-        return self.value(table, object_key, epoch)
-
     def _scan_index(self, table: Table, group: bytes, after: bytes, epoch: int, touched: set[bytes]) -> Iterator[tuple[bytes, bytes]]:
         done: bytes | None = after
         key_bytes = 0
@@ -487,14 +510,16 @@ class Catalog:
     def _put(self, table: Table, object_key: bytes, epoch: int, value: bytes) -> None:
         self.active.put_version(table, object_key, epoch, value)
         self.changed_in_epoch += 1
+        self._names.pop(object_key, None)
         self._count(table, value, 1)
 
     def _drop(self, table: Table, object_key: bytes, epoch: int, value: bytes) -> None:
         self.active.put_version(table, object_key, epoch, None)
+        self._names.pop(object_key, None)
         self._count(table, value, -1)
 
     def _count(self, table: Table, value: bytes, step: int) -> None:
-        if value == TOMBSTONE:
+        if value == TOMBSTONE or table not in _REFERRING:
             return
         references = self.active.references
         for _, _, blob, _ in records.extents_of(table, value):

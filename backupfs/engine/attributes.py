@@ -44,6 +44,17 @@ class AttributeChanges:
     mtime_ns: int | None = None
     ctime_ns: int | None = None
 
+    def sets_nothing(self) -> bool:
+        """Whether there is nothing in it but at most a ctime."""
+        return (
+            self.mode is None
+            and self.size is None
+            and self.atime_ns is None
+            and self.mtime_ns is None
+            and self.uid is None
+            and self.gid is None
+        )
+
 
 class Caller(Protocol):
     """Who asks."""

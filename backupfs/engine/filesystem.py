@@ -66,6 +66,8 @@ _READDIR_RUN = 208
 _COOKIE_SELF = 1
 _COOKIE_PARENT = 2
 _COOKIE_SNAPSHOTS = 3
+_BEGINNINGS = (SNAPSHOTS_NAME, b"@GMT-")
+"""No other names lead into the past."""
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR
 _SET_IDS = stat.S_ISUID | stat.S_ISGID
 _CUT_ATTEMPTS = 8
@@ -85,7 +87,7 @@ class _FileHandle:
     direct: bool = False
     internal: bool = False
     by_root: bool = False
-    """Whether root opened it. With direct I/O nothing tells who writes."""
+    """With direct I/O: whether root opened it. Nothing tells then who writes."""
     groups: AbstractSet[int] = frozenset()
     """With direct I/O: groups of whoever opened it; the supplementary ones only if a set-gid bit hung on them then."""
     errors_seen: int = 0
@@ -306,23 +308,24 @@ class FileSystem:
 
     async def lookup(self, parent: int, name: bytes) -> Attributes:
         """The inode of a name; ENOENT. The kernel counts one lookup of it."""
-        if name in (b".", b".."):
+        if name == b"." or name == b"..":
             # The kernel asks so for a directory that it knows by a file handle only.
             ino = parent if name == b"." else self._parent(parent)
             self.remember(ino)
             return self._any_attributes(ino)
-        virtual = self.snapdirs.lookup(parent, name)
-        if virtual is not None:
-            return virtual
-        serial, ino = parent >> INO_BITS, parent & _INO_MASK
-        if serial:
+        if name.startswith(_BEGINNINGS) or is_virtual(parent):
+            virtual = self.snapdirs.lookup(parent, name)
+            if virtual is not None:
+                return virtual
+        if parent > _INO_MASK:
+            serial, ino = parent >> INO_BITS, parent & _INO_MASK
             view = self._view(serial)
             entry = view.find(ino, name)
             record = None if entry is None else view.inode(entry.ino)
             if entry is None or record is None:
                 raise FileSystemError(errno.ENOENT)
             return self._past_attributes(serial, entry.ino, record)
-        entry = self._names.find(ino, name)
+        entry = self._names.find(parent, name)
         if entry is None:
             raise FileSystemError(errno.ENOENT)
         return self._entered(self._names.inode(entry.ino))
@@ -418,26 +421,36 @@ class FileSystem:
         await self._admit_change(ino)
         state = self._names.inode(ino)
         record = state.record
-        if _is_about_to_write(record, changes):
-            self._drop_set_id(state, who)
-            return self._attributes(state)
         is_chown = changes.uid is not None or changes.gid is not None
-        if not is_chown and _is_chown_of_nothing(record, changes):
+        if not is_chown and changes.sets_nothing() and stat.S_ISREG(record.mode) == (changes.ctime_ns is not None):
+            # chown(2) with neither a user nor a group ends set-id bits all the same, for those who may change the mode. Of a regular file the
+            # kernel keeps the times and sends its own ctime with it.
             is_chown = True
             if who.uid not in (0, record.uid) and posix.mode_after_chown(record.mode, self._keeps_mark(record, who)) != record.mode:
                 raise FileSystemError(errno.EPERM)
-        if changes.size is not None and not await self._resize(ino, state, changes.size, who):
-            # The kernel keeps the times of a file that has been given the size it had, and so does this side.
+        elif not is_chown and changes.ctime_ns is None and changes.sets_nothing():
+            # The kernel tells so that somebody who is not root is going to write to a regular file with set-id bits, which end with that: a request
+            # that sets nothing, not even a ctime. What is written in a mapping, or by root, comes without it and ends none.
+            self._drop_set_id(state, who)
+            return self._attributes(state)
+        if changes.size is not None:
             now = record.ctime_ns
+            # The kernel keeps the times of a file that has been given the size it had, and so does this side.
+            if await self._resize(ino, state, changes.size, who):
+                now = posix.change_time(self._volume.now_ns(), record.ctime_ns, (changes.atime_ns, changes.mtime_ns))
+                record.mtime_ns = now
+        elif changes.ctime_ns is not None:
+            now = changes.ctime_ns
+            self._volume.note_change(now)
         else:
             now = posix.change_time(self._volume.now_ns(), record.ctime_ns, (changes.atime_ns, changes.mtime_ns))
-            record.mtime_ns = record.mtime_ns if changes.size is None else now
         if is_chown:
             is_member = self._keeps_mark(record, who)
             record.uid = record.uid if changes.uid is None else changes.uid
             record.gid = record.gid if changes.gid is None else changes.gid
             record.mode = posix.mode_after_chown(record.mode, is_member)
-            self._drop_capability(state)
+            if state.xattrs is None or state.xattrs:
+                self._drop_capability(state)
         if changes.mode is not None:
             record.mode = stat.S_IFMT(record.mode) | stat.S_IMODE(changes.mode)
             xattrs = self._inodes.xattrs(state)
@@ -569,18 +582,22 @@ class FileSystem:
         if offset + len(data) > limits.FILE_SIZE_MAX_BYTES:
             raise FileSystemError(errno.EFBIG)
         await self._admit()
-        await self._data.room()
-        no_room = self._data.stuck and self._data.dirty_bytes > limits.DIRTY_BYTES_MAX
-        if no_room or (handle.direct and self._is_short()):
+        if self._data.dirty_bytes > limits.DIRTY_BYTES_MAX:
+            await self._data.room()
+            if self._data.stuck and self._data.dirty_bytes > limits.DIRTY_BYTES_MAX:
+                raise FileSystemError(errno.ENOSPC)
+            while self._parked is not None:
+                await self._parked.wait()
+        if handle.direct and self._is_short():
             raise FileSystemError(errno.ENOSPC)
-        while self._parked is not None:
-            await self._parked.wait()
-        if self._volume.space.accept(len(data)):
+        volume = self._volume
+        if volume.space.accept(len(data)):
             self._look_at_space.set()
         self._data.write(state, offset, data)
-        self._volume.counters.written_bytes += len(data)
-        now = self._volume.now_ns()
-        self._drop_capability(state)
+        volume.counters.written_bytes += len(data)
+        now = volume.now_ns()
+        if state.xattrs is None or state.xattrs:
+            self._drop_capability(state)
         if handle.direct:
             state.record.mode = posix.mode_after_write(state.record.mode, handle.by_root, state.record.gid in handle.groups)
             state.record.mtime_ns = state.record.ctime_ns = now
@@ -590,8 +607,9 @@ class FileSystem:
     async def flush(self, fh: int) -> None:
         """A descriptor was closed: tell of bytes that could not be stored."""
         handle = self._handles[fh]
-        if handle.state is not None:
-            self._tell_errors(handle, handle.state)
+        state = handle.state
+        if state is not None and handle.errors_seen != state.error_count:
+            self._tell_errors(handle, state)
 
     async def release(self, fh: int) -> None:
         """The last descriptor of an open file was closed."""
@@ -601,9 +619,10 @@ class FileSystem:
             return
         state.handles -= 1
         state.writers -= handle.writes
-        if not state.writers:
+        if not state.writers and state.unfinished is not None:
             self._data.let_go(state)
-        self._maybe_reap(state)
+        if not state.record.nlink:
+            self._maybe_reap(state)
 
     async def fsync(self, fh: int, datasync: bool) -> None:
         """What the file was given, and what was changed before, is durable when this returns."""
@@ -930,8 +949,10 @@ class FileSystem:
 
     async def _admit(self) -> None:
         """Wait until a change may be made. The caller makes it before it awaits again."""
-        self._volume.check_writable()
-        catalog = self._volume.catalog
+        volume = self._volume
+        if volume.failure is not None or volume.read_only:
+            volume.check_writable()
+        catalog = volume.catalog
         layer = catalog.active
         if layer.records + self._inodes.changed_count > limits.BATCH_RECORDS or layer.value_bytes > limits.BATCH_BYTES or catalog.frozen_layers > 4:
             self._committer.nudge()
@@ -940,12 +961,13 @@ class FileSystem:
             await self._parked.wait()
 
     async def _admit_change(self, ino: int) -> None:
-        self._must_be_live(ino)
+        if ino > _INO_MASK or ino <= LATEST_INO:
+            self._must_be_live(ino)
         await self._admit()
 
     async def _admit_new(self, parent: int) -> None:
         await self._admit_change(parent)
-        if self._is_short():
+        if self._volume.space.is_short():
             raise FileSystemError(errno.ENOSPC)
 
     async def _admit_restore(self) -> None:
@@ -1001,27 +1023,18 @@ class FileSystem:
     def _any_attributes(self, ino: int) -> Attributes:
         if is_virtual(ino):
             return self.snapdirs.attributes(ino)
-        serial, live = ino >> INO_BITS, ino & _INO_MASK
-        if serial:
-            return self._past_attributes(serial, live, self._record(ino))
-        return self._attributes(self._names.inode(live))
+        if ino > _INO_MASK:
+            return self._past_attributes(ino >> INO_BITS, ino & _INO_MASK, self._record(ino))
+        return self._attributes(self._names.inode(ino))
 
     def _attributes(self, state: InodeState) -> Attributes:
         r = state.record
-        unstored = 0 if state.clean else state.runs.total_bytes + state.in_flight.total_bytes
-        return Attributes(
-            state.ino,
-            r.mode,
-            r.nlink,
-            r.uid,
-            r.gid,
-            r.rdev,
-            _size(r),
-            r.atime_ns,
-            r.mtime_ns,
-            r.ctime_ns,
-            _blocks(r, unstored),
-        )
+        mode = r.mode
+        if stat.S_ISDIR(mode):
+            size, blocks = 4096, 8
+        else:
+            size, blocks = r.size, -(-(r.allocated + state.runs.total_bytes + state.in_flight.total_bytes) // _BLOCK)
+        return Attributes(state.ino, mode, r.nlink, r.uid, r.gid, r.rdev, size, r.atime_ns, r.mtime_ns, r.ctime_ns, blocks)
 
     def _past_attributes(self, serial: int, ino: int, r: Inode) -> Attributes:
         top = ino == ROOT_INO
@@ -1034,11 +1047,11 @@ class FileSystem:
             r.uid,
             r.gid,
             0 if disarmed.devices else r.rdev,
-            _size(r),
+            4096 if stat.S_ISDIR(r.mode) else r.size,
             r.atime_ns,
             r.mtime_ns,
             r.ctime_ns,
-            _blocks(r, 0),
+            8 if stat.S_ISDIR(r.mode) else -(-r.allocated // _BLOCK),
             not top,
         )
 
@@ -1088,19 +1101,12 @@ class FileSystem:
 
     def _open_live(self, state: InodeState, flags: int, who: Caller) -> Opened:
         writes = bool(flags & _WRITE_FLAGS)
+        handle = _FileHandle(state, 0, state.record, state.ino, writes, internal=who.pid in self.own_threads, errors_seen=state.error_count)
         direct = writes and self._is_short()
-        handle = _FileHandle(
-            state,
-            0,
-            state.record,
-            state.ino,
-            writes=writes,
-            direct=direct,
-            internal=who.pid in self.own_threads,
-            by_root=who.uid == 0,
-            groups={who.gid} | (self.groups_of(who.pid) if direct and posix.is_group_mark(state.record.mode) else frozenset()),
-            errors_seen=state.error_count,
-        )
+        if direct:
+            handle.direct = True
+            handle.by_root = who.uid == 0
+            handle.groups = {who.gid} | (self.groups_of(who.pid) if posix.is_group_mark(state.record.mode) else frozenset())
         state.handles += 1
         state.writers += writes
         return Opened(self._new_handle(handle), direct_io=direct)
@@ -1179,20 +1185,6 @@ class FileSystem:
         self._volume.errors.append(f"damaged: {shown}: {error}")
 
 
-def _is_about_to_write(record: Inode, changes: AttributeChanges) -> bool:
-    """Whether the kernel tells that somebody who is not root is going to write to a file with set-id bits, which end with that. It sends a request
-    that sets nothing, not even a ctime, and then writes. What is written in a mapping, or by root, comes without it and ends none.
-    """
-    return changes == AttributeChanges() and stat.S_ISREG(record.mode)
-
-
-def _is_chown_of_nothing(record: Inode, changes: AttributeChanges) -> bool:
-    """Whether a request that sets nothing is chown(2) with neither a user nor a group, which ends set-id bits all the same, for those who may change
-    the mode. Of a regular file the kernel keeps the times and sends its own ctime with it.
-    """
-    return changes == AttributeChanges(ctime_ns=changes.ctime_ns) and stat.S_ISREG(record.mode) == (changes.ctime_ns is not None)
-
-
 async def _end(tasks: Sequence[_Task]) -> None:
     """Cancel these tasks; what they had begun and must not leave half done is done when this returns."""
     for task in tasks:
@@ -1220,13 +1212,3 @@ def _must_be_on_one_side(one: int, other: int) -> None:
     """Between the present and a snapshot nothing is moved or linked: to programs they are two file systems, and `mv` knows what to do."""
     if _is_past(one) != _is_past(other):
         raise FileSystemError(errno.EXDEV)
-
-
-def _size(record: Inode) -> int:
-    return 4096 if stat.S_ISDIR(record.mode) else record.size
-
-
-def _blocks(record: Inode, unstored: int) -> int:
-    if stat.S_ISDIR(record.mode):
-        return 8
-    return -(-(record.allocated + unstored) // _BLOCK)

@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 from backupfs import limits
 from backupfs.catalog.catalog import Catalog
 from backupfs.format import catalog as records
-from backupfs.format.catalog import TOMBSTONE, Inode, Table, number_key
+from backupfs.format.catalog import TOMBSTONE, Inode, Orphan, Table, number_key, orphan_key
 from backupfs.rules.extents import clip
 from backupfs.rules.runs import Runs
 
@@ -23,6 +23,8 @@ class InodeState:
     ino: int
     record: Inode
     stored_bytes: int
+    is_new: bool = False
+    """Whether no batch has had it: there is no record of it anywhere else."""
     runs: Runs = field(default_factory=Runs)
     in_flight: Runs = field(default_factory=Runs)
     flushing: bool = False
@@ -65,10 +67,16 @@ class InodeTable:
         self._alive: WeakValueDictionary[int, InodeState] = WeakValueDictionary()
         self._recent: OrderedDict[int, InodeState] = OrderedDict()
         self._changed: dict[int, InodeState] = {}
+        self._new_orphans: dict[int, int] = {}
         self.lookups: dict[int, int] = {}
 
     def get(self, ino: int) -> InodeState | None:
         """An inode that exists, names or not; None otherwise."""
+        recent = self._recent
+        state = recent.get(ino)
+        if state is not None:
+            recent.move_to_end(ino)
+            return state
         state = self._alive.get(ino)
         if state is None:
             value = self._catalog.value(Table.INODES, number_key(ino), records.EPOCH_MAX)
@@ -84,7 +92,7 @@ class InodeTable:
 
     def add(self, ino: int, record: Inode) -> InodeState:
         """A new inode."""
-        state = InodeState(ino, record, record.size, xattrs={})
+        state = InodeState(ino, record, record.size, is_new=True, xattrs={})
         self._alive[ino] = state
         self._keep(state)
         self.touch(state)
@@ -102,14 +110,34 @@ class InodeTable:
         state.changed = False
         self._changed.pop(state.ino, None)
         self._recent.pop(state.ino, None)
-        self._catalog.write(Table.INODES, number_key(state.ino), TOMBSTONE, epoch)
+        if not state.is_new:
+            self._catalog.write(Table.INODES, number_key(state.ino), TOMBSTONE, epoch)
 
     def record_changed(self) -> None:
         """Write all changed records into the catalog's active layer. Raises DamageError; what is not written then stays to be."""
+        write, write_first = self._catalog.write, self._catalog.write_first
         for ino, state in list(self._changed.items()):
-            self._catalog.write(Table.INODES, number_key(ino), records.encode(state.settled_record()))
+            value = records.encode(state.settled_record())
+            if state.is_new:
+                write_first(Table.INODES, number_key(ino), value)
+                state.is_new = False
+            else:
+                write(Table.INODES, number_key(ino), value)
             state.changed = False
             del self._changed[ino]
+
+        for ino, epoch in self._new_orphans.items():
+            self._catalog.put(Table.ORPHANS, orphan_key(records.ORPHAN_INODE, ino), records.encode(Orphan(epoch, 0)))
+        self._new_orphans.clear()
+
+    def lost_last_name(self, ino: int, epoch: int) -> None:
+        """An inode is an orphan as of `epoch`. The next batch takes note of it, unless it has ended before."""
+        self._new_orphans[ino] = epoch
+
+    def is_orphan_no_more(self, ino: int) -> None:
+        """An orphan has ended."""
+        if self._new_orphans.pop(ino, None) is None:
+            self._catalog.put(Table.ORPHANS, orphan_key(records.ORPHAN_INODE, ino), None)
 
     @property
     def changed_count(self) -> int:
@@ -144,9 +172,6 @@ class InodeTable:
 
     def _keep(self, state: InodeState) -> None:
         recent = self._recent
-        if state.ino in recent:
-            recent.move_to_end(state.ino)
-            return
         recent[state.ino] = state
         while len(recent) > limits.INODE_CACHE_ENTRIES:
             # What is not settled yet is held elsewhere: by a handle, by the changed records, by whoever stores its bytes.

@@ -27,7 +27,6 @@ from backupfs.format.catalog import (
     dentry_key,
     link_key,
     number_key,
-    orphan_key,
 )
 from backupfs.rules import acl, posix
 
@@ -83,7 +82,9 @@ class Namespace:
     def _unnamed(self, into: InodeState, mode: int, rdev: int, target: bytes, who: Caller) -> InodeState:
         """A new inode that inherits from the directory in which it gets its name."""
         is_directory = stat.S_ISDIR(mode)
-        mode, gid = posix.new_owner(into.record.mode, into.record.gid, mode, who.gid)
+        gid = who.gid
+        if into.record.mode & stat.S_ISGID:
+            mode, gid = posix.new_owner(into.record.mode, into.record.gid, mode, gid)
         xattrs: dict[bytes, bytes] = {}
         default = None if stat.S_ISLNK(mode) else self._inodes.xattrs(into).get(acl.DEFAULT)
         if default is not None:
@@ -95,13 +96,8 @@ class Namespace:
         elif not self.umask_applied and not stat.S_ISLNK(mode):
             mode &= ~who.umask
         now = self._volume.now_ns()
-        state = self._inodes.add(
-            self._volume.next_ino(),
-            Inode(
-                mode=mode, uid=who.uid, gid=gid, size=len(target), nlink=2 if is_directory else 1, atime_ns=now, mtime_ns=now,
-                ctime_ns=now, birth_ns=now, rdev=rdev, target=target, data=0, extents=[], links=[],
-            ),
-        )  # fmt: skip
+        record = Inode(mode, who.uid, gid, len(target), 2 if is_directory else 1, now, now, now, now, rdev, target, 0, [], [])
+        state = self._inodes.add(self._volume.next_ino(), record)
         if xattrs:
             self._inodes.set_xattrs(state, xattrs)
         return state
@@ -229,7 +225,7 @@ class Namespace:
             catalog.write(Table.XATTRS, number_key(state.ino), TOMBSTONE, epoch)
         self._inodes.remove(state, epoch)
         del self.orphans[state.ino]
-        catalog.put(Table.ORPHANS, orphan_key(records.ORPHAN_INODE, state.ino), None)
+        self._inodes.is_orphan_no_more(state.ino)
         return True
 
     def path_of(self, ino: int) -> bytes | None:
@@ -305,8 +301,7 @@ class Namespace:
         if record.nlink == 0:
             epoch = self._volume.catalog.epoch
             self.orphans[state.ino] = epoch
-            key = orphan_key(records.ORPHAN_INODE, state.ino)
-            self._volume.catalog.put(Table.ORPHANS, key, records.encode(Orphan(epoch, 0)))
+            self._inodes.lost_last_name(state.ino, epoch)
 
     def _add_link(self, state: InodeState, parent: int, prf: bytes) -> None:
         if len(state.record.links) < limits.INODE_LINKS_INLINE:

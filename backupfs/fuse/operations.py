@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
 from functools import wraps
-from typing import Final, ParamSpec, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar, TypeVarTuple
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
@@ -23,8 +23,8 @@ FOREVER_S: Final = 1e9
 """Nobody but this mount changes the tree, so what the kernel was told stays true."""
 _PERMISSIONS: Final = 0o7777
 log = logging.getLogger(__name__)
-P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 Class = TypeVar("Class", bound=type)
 
 
@@ -78,13 +78,13 @@ class FileSystem(Protocol):
     async def removexattr(self, ino: int, name: bytes, who: Caller) -> None: ...
 
 
-def answering(handler: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+def answering(handler: Callable[[*Ts], Awaitable[T]]) -> Callable[[*Ts], Awaitable[T]]:
     """The handler, with every error turned into the errno that the kernel is answered with. Cancellation passes."""
 
     @wraps(handler)
-    async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+    async def guarded(*args: *Ts) -> T:
         try:
-            return await handler(*args, **kwargs)
+            return await handler(*args)
         except FileSystemError as answer:
             raise FUSEError(answer.errno) from None
         except FUSEError:
@@ -99,13 +99,13 @@ def answering(handler: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
     return guarded
 
 
-def silent(handler: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]]:
+def silent(handler: Callable[[*Ts], Awaitable[None]]) -> Callable[[*Ts], Awaitable[None]]:
     """The handler of a request that has no answer: its errors go to the log only."""
 
     @wraps(handler)
-    async def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+    async def guarded(*args: *Ts) -> None:
         try:
-            await handler(*args, **kwargs)
+            await handler(*args)
         except Exception:
             log.exception("%s failed", handler.__name__)
 
