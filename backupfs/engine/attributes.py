@@ -1,6 +1,6 @@
 """The values that requests and answers are made of."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
@@ -8,7 +8,9 @@ import msgspec
 
 @dataclass(slots=True)
 class Attributes:
-    """What stat(2) shows. `ino` is the number the kernel sees; `cacheable` tells whether the kernel may keep this for ever."""
+    """What stat(2) shows. `ino` is the number the kernel sees; `cacheable` tells whether the kernel may keep this for ever. Not changed once it is
+    made: an inode keeps its own until it changes.
+    """
 
     ino: int
     mode: int
@@ -22,6 +24,8 @@ class Attributes:
     ctime_ns: int
     blocks: int
     cacheable: bool = True
+    answer: object = field(default=None, compare=False, repr=False)
+    """What the kernel's side has made of it, which is kept with it."""
 
 
 @dataclass(frozen=True, slots=True)

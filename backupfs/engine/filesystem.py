@@ -337,10 +337,8 @@ class FileSystem:
     async def create(self, parent: int, name: bytes, mode: int, flags: int, who: Caller) -> tuple[Opened, Attributes]:
         """Make a regular file, or open the one that is there, and open it."""
         await self._admit_new(parent)
-        entry = self._names.find(parent, name)
+        entry = None if flags & os.O_EXCL else self._names.find(parent, name)
         if entry is not None:
-            if flags & os.O_EXCL:
-                raise FileSystemError(errno.EEXIST)
             opened = await self.open(entry.ino, flags, who)
             return opened, self._entered(self._names.inode(entry.ino))
         state = self._names.make(parent, name, stat.S_IFREG | stat.S_IMODE(mode), 0, b"", who)
@@ -657,19 +655,21 @@ class FileSystem:
         if is_virtual(ino):
             return found + list(islice(self.snapdirs.entries(ino, start), _READDIR_RUN))
         serial, inner = ino >> INO_BITS, ino & _INO_MASK
-        view = self._view(serial)
         if ino == ROOT_INO and start < _COOKIE_SNAPSHOTS and self.snapdirs.mode is SnapDir.VISIBLE:
             found.append(DirectoryEntry(SNAPSHOTS_NAME, self._any_attributes(SNAPSHOTS_INO), _COOKIE_SNAPSHOTS))
         after = b"" if start < COOKIE_FIRST else (start << 1 | 1).to_bytes(8, "big") + b"\xff" * 8
+        if not serial:
+            shown = self._attributes
+            inode = self._names.inode
+            for prf, entry in self._names.entries(ino, after, _READDIR_RUN):
+                found.append(DirectoryEntry(entry.name, shown(inode(entry.ino)), _cookie(prf)))
+            return found
+        view = self._view(serial)
         for prf, entry in islice(view.entries(inner, after), _READDIR_RUN):
-            if serial:
-                record = view.inode(entry.ino)
-                if record is None:
-                    raise DamageError(f"inode {entry.ino} is named but has no record", ino=entry.ino)
-                attributes = self._past_attributes(serial, entry.ino, record)
-            else:
-                attributes = self._attributes(self._names.inode(entry.ino))
-            found.append(DirectoryEntry(entry.name, attributes, max(int.from_bytes(prf[:8], "big") >> 1, COOKIE_FIRST)))
+            record = view.inode(entry.ino)
+            if record is None:
+                raise DamageError(f"inode {entry.ino} is named but has no record", ino=entry.ino)
+            found.append(DirectoryEntry(entry.name, self._past_attributes(serial, entry.ino, record), _cookie(prf)))
         return found
 
     def remember(self, ino: int) -> None:
@@ -1034,7 +1034,11 @@ class FileSystem:
             size, blocks = 4096, 8
         else:
             size, blocks = r.size, -(-(r.allocated + state.runs.total_bytes + state.in_flight.total_bytes) // _BLOCK)
-        return Attributes(state.ino, mode, r.nlink, r.uid, r.gid, r.rdev, size, r.atime_ns, r.mtime_ns, r.ctime_ns, blocks)
+        shown = state.shown
+        if shown is None or shown.blocks != blocks:
+            shown = Attributes(state.ino, mode, r.nlink, r.uid, r.gid, r.rdev, size, r.atime_ns, r.mtime_ns, r.ctime_ns, blocks)
+            state.shown = shown
+        return shown
 
     def _past_attributes(self, serial: int, ino: int, r: Inode) -> Attributes:
         top = ino == ROOT_INO
@@ -1195,6 +1199,11 @@ async def _end(tasks: Sequence[_Task]) -> None:
 async def _ended(tasks: Sequence[_Task]) -> None:
     for task in tasks:
         await task.ended.wait()
+
+
+def _cookie(prf: bytes) -> int:
+    """Where a listing goes on behind the name with this PRF."""
+    return max(int.from_bytes(prf[:8], "big") >> 1, COOKIE_FIRST)
 
 
 def _must_be_attribute(name: bytes) -> None:

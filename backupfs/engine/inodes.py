@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 
 from backupfs import limits
 from backupfs.catalog.catalog import Catalog
+from backupfs.engine.attributes import Attributes
 from backupfs.format import catalog as records
 from backupfs.format.catalog import TOMBSTONE, Inode, Orphan, Table, number_key, orphan_key
 from backupfs.rules.extents import clip
@@ -33,6 +34,8 @@ class InodeState:
     handles: int = 0
     writers: int = 0
     xattrs: dict[bytes, bytes] | None = None
+    shown: Attributes | None = None
+    """What stat shows of it, while the record stays as it is; but for the blocks, which follow the bytes that are not stored yet."""
     unfinished: tuple[int, int] | None = None
     """(end, start) of a chunk at the file's end whose cut is not known: its bytes up to `end` are stored in small blobs from `start` on."""
     tail_blobs: int = 0
@@ -100,6 +103,7 @@ class InodeTable:
 
     def touch(self, state: InodeState) -> None:
         """The record has changed: the next batch takes it."""
+        state.shown = None
         if not state.changed:
             state.changed = True
             self._changed[state.ino] = state

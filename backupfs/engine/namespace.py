@@ -7,6 +7,7 @@ one reserved name.
 import errno
 import logging
 import stat
+from itertools import islice
 
 from msgspec import structs
 
@@ -14,6 +15,7 @@ from backupfs import limits
 from backupfs.engine.attributes import Caller
 from backupfs.engine.filedata import FileData
 from backupfs.engine.inodes import InodeState, InodeTable
+from backupfs.engine.listings import Known, Listings
 from backupfs.engine.view import View
 from backupfs.engine.volume import Volume
 from backupfs.errors import FileSystemError
@@ -46,6 +48,7 @@ class Namespace:
         self._inodes = inodes
         self._data = data
         self._present = View(volume.catalog, volume.keys, records.EPOCH_MAX)
+        self._listings = Listings()
         self.orphans = orphans
         self.umask_applied = True
 
@@ -65,7 +68,21 @@ class Namespace:
 
     def find(self, parent: int, name: bytes) -> Dentry | None:
         """The entry of that name, if there is one."""
-        return self._present.find(parent, name)
+        listing = self._listings.get(parent)
+        if listing is None or len(name) > limits.NAME_MAX_BYTES:
+            return self._present.find(parent, name)
+        return listing.find(name)
+
+    def entries(self, ino: int, after_prf: bytes, limit: int) -> list[Known]:
+        """Up to `limit` entries of a directory behind a PRF (or from the start), in the order of a listing."""
+        listing = self._listings.get(ino)
+        if listing is not None:
+            self._listings.used(ino)
+            return listing.after(after_prf, limit)
+        found = list(islice(self._present.entries(ino, after_prf), limit))
+        if not after_prf and len(found) < limit:
+            self._listings.add(ino, found)
+        return found
 
     def make(self, parent: int, name: bytes, mode: int, rdev: int, target: bytes, who: Caller) -> InodeState:
         """A new inode of any type under a new name."""
@@ -76,6 +93,8 @@ class Namespace:
             raise FileSystemError(errno.EMLINK)
         state = self._unnamed(into, mode, rdev, target, who)
         self._set_name(parent, prf, name, state)
+        if is_directory:
+            self._listings.add(state.ino, (), is_new=True)
         self._changed_directory(into, state.record.birth_ns, 1 if is_directory else 0)
         return state
 
@@ -115,6 +134,8 @@ class Namespace:
         if xattrs:
             self._inodes.set_xattrs(state, xattrs)
         self._set_name(parent, prf, name, state)
+        if is_directory:
+            self._listings.add(state.ino, (), is_new=True)
         self._changed_directory(into, now, 1 if is_directory else 0)
         return state
 
@@ -211,11 +232,13 @@ class Namespace:
 
     def is_empty(self, ino: int) -> bool:
         """Whether a directory has no entries."""
-        return next(self._present.entries(ino, b""), None) is None
+        listing = self._listings.get(ino)
+        return next(self._present.entries(ino, b""), None) is None if listing is None else listing.is_empty()
 
     def reap(self, state: InodeState, limit: int) -> bool:
         """One step of ending an inode that has no name and no user; true when it is done. Atomic."""
         epoch = self.orphans[state.ino]
+        self._listings.forget(state.ino)
         catalog = self._volume.catalog
         # First, or else they would be stored between two steps, in regions that have ended already.
         self._data.drop(state)
@@ -238,12 +261,11 @@ class Namespace:
             raise FileSystemError(errno.ENAMETOOLONG)
         if name == SNAPSHOTS_NAME:
             self._refuse_reserved()
-        prf = self._volume.keys.name_prf(into.ino, name)
-        if self._volume.catalog.value(Table.DENTRIES, dentry_key(into.ino, prf), records.EPOCH_MAX) is not None:
+        if self.find(into.ino, name) is not None:
             raise FileSystemError(errno.EEXIST)
         if into.record.nlink == 0:
             raise FileSystemError(errno.ENOENT)
-        return prf
+        return self._volume.keys.name_prf(into.ino, name)
 
     def _refuse_reserved(self) -> None:
         log.warning(
@@ -270,10 +292,21 @@ class Namespace:
     def _remove_name(self, parent: int, name: bytes) -> None:
         key = dentry_key(parent, self._volume.keys.name_prf(parent, name))
         self._volume.catalog.write(Table.DENTRIES, key, TOMBSTONE)
+        listing = self._listings.get(parent)
+        if listing is not None:
+            listing.remove(name)
 
     def _set_name(self, parent: int, prf: bytes, name: bytes, state: InodeState) -> None:
-        value = records.encode(Dentry(state.ino, state.record.mode >> 12, name))
-        self._volume.catalog.write(Table.DENTRIES, dentry_key(parent, prf), value)
+        entry = Dentry(state.ino, state.record.mode >> 12, name)
+        listing = self._listings.get(parent)
+        catalog = self._volume.catalog
+        if listing is None:
+            catalog.write(Table.DENTRIES, dentry_key(parent, prf), records.encode(entry))
+        else:
+            write = catalog.write_first if listing.never_had(name) else catalog.write
+            write(Table.DENTRIES, dentry_key(parent, prf), records.encode(entry))
+            listing.put(prf, entry)
+            self._listings.grown(parent, listing)
         self._add_link(state, parent, prf)
 
     def _exchange(self, old_dir: InodeState, name: bytes, entry: Dentry, new_dir: InodeState, new_name: bytes, target: Dentry) -> None:

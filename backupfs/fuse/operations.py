@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
 from functools import wraps
-from typing import Final, Protocol, TypeVar, TypeVarTuple
+from typing import Final, Protocol, TypeVar, TypeVarTuple, cast
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
@@ -126,7 +126,10 @@ def every_handler_guarded(handlers: Class) -> Class:
 
 
 def entry(attributes: Attributes) -> EntryAttributes:
-    """Attributes as the kernel takes them, with the time for which it may keep them."""
+    """Attributes as the kernel takes them, with the time for which it may keep them. Made once for each."""
+    made = attributes.answer
+    if made is not None:
+        return cast(EntryAttributes, made)
     answer = EntryAttributes()  # one link, no device number, generation 0 (inode numbers do not come back)
     answer.st_ino = attributes.ino
     answer.st_mode = attributes.mode
@@ -141,6 +144,7 @@ def entry(attributes: Attributes) -> EntryAttributes:
     if attributes.rdev:
         answer.st_rdev = attributes.rdev
     answer.entry_timeout = answer.attr_timeout = FOREVER_S if attributes.cacheable else 0
+    attributes.answer = answer
     return answer
 
 
@@ -294,11 +298,13 @@ class Operations(pyfuse3.Operations):
 
     async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
         # one run a request; no await between an entry's acceptance and its count
+        accept, remember = pyfuse3.readdir_reply, self._fs.remember
         for item in await self._fs.readdir(fh, start_id):
-            if not pyfuse3.readdir_reply(token, item.name, entry(item.attributes), item.next_cookie):
+            attributes = item.attributes
+            if not accept(token, item.name, attributes.answer or entry(attributes), item.next_cookie):
                 break
             if item.name not in _UNCOUNTED:
-                self._fs.remember(item.attributes.ino)
+                remember(attributes.ino)
 
     async def releasedir(self, fh: int) -> None:
         await self._fs.releasedir(fh)
