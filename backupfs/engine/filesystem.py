@@ -580,14 +580,12 @@ class FileSystem:
         if offset + len(data) > limits.FILE_SIZE_MAX_BYTES:
             raise FileSystemError(errno.EFBIG)
         await self._admit()
-        if self._data.dirty_bytes > limits.DIRTY_BYTES_MAX:
-            await self._data.room()
-            if self._data.stuck and self._data.dirty_bytes > limits.DIRTY_BYTES_MAX:
-                raise FileSystemError(errno.ENOSPC)
-            while self._parked is not None:
-                await self._parked.wait()
-        if handle.direct and self._is_short():
+        await self._data.room()
+        no_room = self._data.stuck and self._data.dirty_bytes > limits.DIRTY_BYTES_MAX
+        if no_room or (handle.direct and self._is_short()):
             raise FileSystemError(errno.ENOSPC)
+        while self._parked is not None:
+            await self._parked.wait()
         volume = self._volume
         if volume.space.accept(len(data)):
             self._look_at_space.set()

@@ -68,6 +68,7 @@ class InodeTable:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._alive: WeakValueDictionary[int, InodeState] = WeakValueDictionary()
+        """Of those that are not among the recent ones: what somebody else holds."""
         self._recent: OrderedDict[int, InodeState] = OrderedDict()
         self._changed: dict[int, InodeState] = {}
         self._new_orphans: dict[int, int] = {}
@@ -87,7 +88,6 @@ class InodeTable:
                 return None
             record = records.decode_inode(value)
             state = InodeState(ino, record, record.size)
-            self._alive[ino] = state
         elif state.dead:
             return None
         self._keep(state)
@@ -96,7 +96,6 @@ class InodeTable:
     def add(self, ino: int, record: Inode) -> InodeState:
         """A new inode."""
         state = InodeState(ino, record, record.size, is_new=True, xattrs={})
-        self._alive[ino] = state
         self._keep(state)
         self.touch(state)
         return state
@@ -179,4 +178,5 @@ class InodeTable:
         recent[state.ino] = state
         while len(recent) > limits.INODE_CACHE_ENTRIES:
             # What is not settled yet is held elsewhere: by a handle, by the changed records, by whoever stores its bytes.
-            recent.popitem(last=False)
+            ino, oldest = recent.popitem(last=False)
+            self._alive[ino] = oldest
