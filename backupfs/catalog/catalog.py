@@ -7,7 +7,7 @@ Versions: writing replaces the newest version when no kept snapshot lies between
 references are counted here, for every version put or dropped, so they cannot go astray.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from backupfs.catalog.index import Index
@@ -17,6 +17,7 @@ from backupfs.format.catalog import (
     TOMBSTONE,
     VERSIONED,
     Blob,
+    Extent,
     Pack,
     PackState,
     Table,
@@ -262,9 +263,28 @@ class Catalog:
             return
         self._put(table, object_key, now, value)
 
-    def write_first(self, table: Table, object_key: bytes, value: bytes) -> None:
-        """`write` for an object that has no version yet, whose number is new."""
-        self._put(table, object_key, self.epoch, value)
+    def write_over(
+        self, table: Table, object_key: bytes, value: bytes, over: int, refers: tuple[Sequence[Extent], Sequence[Extent]], epoch: int | None = None
+    ) -> int | None:
+        """`write` without a look into the index, for an object whose only version is known to be of epoch `over` (0: it has none).
+
+        `refers` are the extents in that version and in `value`. The epoch of the only version afterwards, 0 when there is none, None when there are
+        several.
+        """
+        now = self.epoch if epoch is None else epoch
+        is_replaced = bool(over) and (over >= now or not self.kept_between(over, now))
+        if is_replaced:
+            self._refer(refers[0], -1)
+        if is_replaced and (over != now or value == TOMBSTONE):
+            self.active.put_version(table, object_key, over, None)
+        if value == TOMBSTONE and (is_replaced or not over):
+            self._names.pop(object_key, None)
+            return 0
+        self.changed_in_epoch += 1
+        self.active.put_version(table, object_key, now, value)
+        self._names.pop(object_key, None)
+        self._refer(refers[1], 1)
+        return now if is_replaced or not over else None
 
     def rewrite(self, table: Table, object_key: bytes, epoch: int, value: bytes) -> None:
         """Exchange a version for one of the same meaning in its own epoch."""
@@ -521,8 +541,11 @@ class Catalog:
     def _count(self, table: Table, value: bytes, step: int) -> None:
         if value == TOMBSTONE or table not in _REFERRING:
             return
+        self._refer(records.extents_of(table, value), step)
+
+    def _refer(self, extents: Sequence[Extent], step: int) -> None:
         references = self.active.references
-        for _, _, blob, _ in records.extents_of(table, value):
+        for _, _, blob, _ in extents:
             references[blob] = references.get(blob, 0) + step
 
     def _settle(self) -> list[Pack]:

@@ -12,7 +12,7 @@ from backupfs import limits
 from backupfs.catalog.catalog import Catalog
 from backupfs.engine.attributes import Attributes
 from backupfs.format import catalog as records
-from backupfs.format.catalog import TOMBSTONE, Inode, Orphan, Table, number_key, orphan_key
+from backupfs.format.catalog import TOMBSTONE, Extent, Inode, Orphan, Table, number_key, orphan_key
 from backupfs.rules.extents import clip
 from backupfs.rules.runs import Runs
 
@@ -24,8 +24,10 @@ class InodeState:
     ino: int
     record: Inode
     stored_bytes: int
-    is_new: bool = False
-    """Whether no batch has had it: there is no record of it anywhere else."""
+    only_epoch: int | None = None
+    """Of an inode that was made since the mount: the epoch of its only record, 0 while no batch has had it. None: not known, or there are several."""
+    recorded: list[Extent] = field(default_factory=list)
+    """The extents in that record."""
     runs: Runs = field(default_factory=Runs)
     in_flight: Runs = field(default_factory=Runs)
     flushing: bool = False
@@ -95,7 +97,7 @@ class InodeTable:
 
     def add(self, ino: int, record: Inode) -> InodeState:
         """A new inode."""
-        state = InodeState(ino, record, record.size, is_new=True, xattrs={})
+        state = InodeState(ino, record, record.size, only_epoch=0, xattrs={})
         self._keep(state)
         self.touch(state)
         return state
@@ -113,19 +115,23 @@ class InodeTable:
         state.changed = False
         self._changed.pop(state.ino, None)
         self._recent.pop(state.ino, None)
-        if not state.is_new:
+        if state.only_epoch is None:
             self._catalog.write(Table.INODES, number_key(state.ino), TOMBSTONE, epoch)
+        else:
+            self._catalog.write_over(Table.INODES, number_key(state.ino), TOMBSTONE, state.only_epoch, (state.recorded, ()), epoch)
 
     def record_changed(self) -> None:
         """Write all changed records into the catalog's active layer. Raises DamageError; what is not written then stays to be."""
-        write, write_first = self._catalog.write, self._catalog.write_first
+        catalog = self._catalog
         for ino, state in list(self._changed.items()):
-            value = records.encode(state.settled_record())
-            if state.is_new:
-                write_first(Table.INODES, number_key(ino), value)
-                state.is_new = False
+            record = state.settled_record()
+            value = records.encode(record)
+            if state.only_epoch is None:
+                catalog.write(Table.INODES, number_key(ino), value)
             else:
-                write(Table.INODES, number_key(ino), value)
+                refers = state.recorded, record.extents
+                state.only_epoch = catalog.write_over(Table.INODES, number_key(ino), value, state.only_epoch, refers)
+                state.recorded = record.extents
             state.changed = False
             del self._changed[ino]
 

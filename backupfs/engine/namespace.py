@@ -15,7 +15,7 @@ from backupfs import limits
 from backupfs.engine.attributes import Caller
 from backupfs.engine.filedata import FileData
 from backupfs.engine.inodes import InodeState, InodeTable
-from backupfs.engine.listings import Known, Listings
+from backupfs.engine.listings import Known, Listing, Listings
 from backupfs.engine.view import View
 from backupfs.engine.volume import Volume
 from backupfs.errors import FileSystemError
@@ -291,21 +291,22 @@ class Namespace:
 
     def _remove_name(self, parent: int, name: bytes) -> None:
         key = dentry_key(parent, self._volume.keys.name_prf(parent, name))
-        self._volume.catalog.write(Table.DENTRIES, key, TOMBSTONE)
-        listing = self._listings.get(parent)
+        self._write_name(self._listings.get(parent), name, key, None)
+
+    def _write_name(self, listing: Listing | None, name: bytes, key: bytes, entry: Dentry | None) -> None:
+        value = TOMBSTONE if entry is None else records.encode(entry)
+        over = None if listing is None else listing.only_epoch(name)
+        if over is None:
+            self._volume.catalog.write(Table.DENTRIES, key, value)
+        else:
+            over = self._volume.catalog.write_over(Table.DENTRIES, key, value, over, ((), ()))
         if listing is not None:
-            listing.remove(name)
+            listing.put(name, key[8:], entry, over)
 
     def _set_name(self, parent: int, prf: bytes, name: bytes, state: InodeState) -> None:
-        entry = Dentry(state.ino, state.record.mode >> 12, name)
         listing = self._listings.get(parent)
-        catalog = self._volume.catalog
-        if listing is None:
-            catalog.write(Table.DENTRIES, dentry_key(parent, prf), records.encode(entry))
-        else:
-            write = catalog.write_first if listing.never_had(name) else catalog.write
-            write(Table.DENTRIES, dentry_key(parent, prf), records.encode(entry))
-            listing.put(prf, entry)
+        self._write_name(listing, name, dentry_key(parent, prf), Dentry(state.ino, state.record.mode >> 12, name))
+        if listing is not None:
             self._listings.grown(parent, listing)
         self._add_link(state, parent, prf)
 
