@@ -93,8 +93,7 @@ class Opened:
     keep_cache: bool = True
 
 
-@dataclass(slots=True)
-class DirectoryEntry:
+class DirectoryEntry(msgspec.Struct, frozen=True):
     """One name; a listing goes on behind `next_cookie`."""
 
     name: bytes

@@ -672,7 +672,7 @@ class FileSystem:
 
     def remember(self, ino: int) -> None:
         """The kernel has taken an entry out of a listing: one lookup more."""
-        if not ino >> INO_BITS and ino > LATEST_INO:
+        if LATEST_INO < ino <= _INO_MASK:
             self._inodes.remember(ino)
 
     async def releasedir(self, fh: int) -> None:
