@@ -50,14 +50,7 @@ class AttributeChanges:
 
     def sets_nothing(self) -> bool:
         """Whether there is nothing in it but at most a ctime."""
-        return (
-            self.mode is None
-            and self.size is None
-            and self.atime_ns is None
-            and self.mtime_ns is None
-            and self.uid is None
-            and self.gid is None
-        )
+        return self.mode is None and self.size is None and self.atime_ns is None and self.mtime_ns is None and self.uid is None and self.gid is None
 
 
 class Caller(Protocol):
