@@ -66,6 +66,7 @@ _READDIR_RUN = 208
 _COOKIE_SELF = 1
 _COOKIE_PARENT = 2
 _COOKIE_SNAPSHOTS = 3
+_DOTS = (b".", b"..")
 _BEGINNINGS = (SNAPSHOTS_NAME, b"@GMT-")
 """No other names lead into the past."""
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR
@@ -308,7 +309,7 @@ class FileSystem:
 
     async def lookup(self, parent: int, name: bytes) -> Attributes:
         """The inode of a name; ENOENT. The kernel counts one lookup of it."""
-        if name == b"." or name == b"..":
+        if name in _DOTS:
             # The kernel asks so for a directory that it knows by a file handle only.
             ino = parent if name == b"." else self._parent(parent)
             self.remember(ino)
@@ -431,17 +432,13 @@ class FileSystem:
             # that sets nothing, not even a ctime. What is written in a mapping, or by root, comes without it and ends none.
             self._drop_set_id(state, who)
             return self._attributes(state)
-        if changes.size is not None:
-            now = record.ctime_ns
-            # The kernel keeps the times of a file that has been given the size it had, and so does this side.
-            if await self._resize(ino, state, changes.size, who):
-                now = posix.change_time(self._volume.now_ns(), record.ctime_ns, (changes.atime_ns, changes.mtime_ns))
-                record.mtime_ns = now
-        elif changes.ctime_ns is not None:
-            now = changes.ctime_ns
-            self._volume.note_change(now)
+        if changes.size is None:
+            now = self._change_time(record, changes)
+        elif await self._resize(ino, state, changes.size, who):
+            now = record.mtime_ns = posix.change_time(self._volume.now_ns(), record.ctime_ns, (changes.atime_ns, changes.mtime_ns))
         else:
-            now = posix.change_time(self._volume.now_ns(), record.ctime_ns, (changes.atime_ns, changes.mtime_ns))
+            # The kernel keeps the times of a file that has been given the size it had, and so does this side.
+            now = record.ctime_ns
         if is_chown:
             is_member = self._keeps_mark(record, who)
             record.uid = record.uid if changes.uid is None else changes.uid
@@ -450,11 +447,7 @@ class FileSystem:
             if state.xattrs is None or state.xattrs:
                 self._drop_capability(state)
         if changes.mode is not None:
-            record.mode = stat.S_IFMT(record.mode) | stat.S_IMODE(changes.mode)
-            xattrs = self._inodes.xattrs(state)
-            if acl.ACCESS in xattrs:
-                entries = acl.with_mode(acl.decode(xattrs[acl.ACCESS]), record.mode)
-                self._inodes.set_xattrs(state, {**xattrs, acl.ACCESS: acl.encode(entries)})
+            self._set_mode(state, changes.mode)
         if changes.atime_ns is not None:
             record.atime_ns = changes.atime_ns
         if changes.mtime_ns is not None:
@@ -462,6 +455,21 @@ class FileSystem:
         record.ctime_ns = now if changes.ctime_ns is None else changes.ctime_ns
         self._inodes.touch(state)
         return self._attributes(state)
+
+    def _change_time(self, record: Inode, changes: AttributeChanges) -> int:
+        """The ctime of a change that leaves the size alone: of a regular file the kernel sends it along."""
+        if changes.ctime_ns is None:
+            return posix.change_time(self._volume.now_ns(), record.ctime_ns, (changes.atime_ns, changes.mtime_ns))
+        self._volume.note_change(changes.ctime_ns)
+        return changes.ctime_ns
+
+    def _set_mode(self, state: InodeState, mode: int) -> None:
+        """chmod(2), which changes the access list with it."""
+        state.record.mode = stat.S_IFMT(state.record.mode) | stat.S_IMODE(mode)
+        xattrs = self._inodes.xattrs(state)
+        if acl.ACCESS in xattrs:
+            entries = acl.with_mode(acl.decode(xattrs[acl.ACCESS]), state.record.mode)
+            self._inodes.set_xattrs(state, {**xattrs, acl.ACCESS: acl.encode(entries)})
 
     async def _resize(self, ino: int, state: InodeState, size: int, who: Caller) -> bool:
         """Set a file's size. Whether it had another."""

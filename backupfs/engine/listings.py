@@ -39,7 +39,7 @@ class Listing:
         return None if known is None else known[1]
 
     def only_epoch(self, name: bytes) -> int | None:
-        """The epoch of the only version that there is of the name's entry, 0 when there is none; None when that is not known, or there are several."""
+        """The epoch of the only version that there is of the name's entry; 0: there is none; None: that is not known, or there are several."""
         return None if self._epochs is None else self._epochs.get(name, 0)
 
     def put(self, name: bytes, prf: bytes, entry: Dentry | None, only_epoch: int | None) -> None:

@@ -58,9 +58,11 @@ async def counted(base: Path) -> AsyncIterator[Floor]:
     create_repository(base / "repository", b"password", files=files, clock=clock, randomness=randomness, kdf=KDF)
     unlocked = unlock(base / "repository", b"password", files=files)
     seams = Seams(files, clock, randomness, ThreadOffload())
-    async with open_filesystem(base / "repository", unlocked, base / "state", seams=seams, owner=(os.geteuid(), os.getegid())) as fs:
-        async with serving(base / "mount", MountOptions(), Counted(fs)) as floor:  # type: ignore[arg-type]  # as good as a fake
-            yield floor
+    async with (
+        open_filesystem(base / "repository", unlocked, base / "state", seams=seams, owner=(os.geteuid(), os.getegid())) as fs,
+        serving(base / "mount", MountOptions(), Counted(fs)) as floor,  # type: ignore[arg-type]  # as good as a fake
+    ):
+        yield floor
 
 
 async def asked(floor: Floor, work: Callable[..., object], *args: object) -> Counter[str]:
@@ -79,9 +81,9 @@ def copy(source: Path, target: Path) -> None:
 
 
 async def test_a_tree_that_is_copied_in(base: Path) -> None:
-    """Ten requests a file: one that finds its name free; one that makes it; one for `security.capability`, before its first byte; its bytes; the times
-    that `cp` gives it; the access list that its mode is; the ctime that the kernel gives for that; two that close it; and one for the directory, which
-    the kernel asks for anew whenever a name was added. One more where the clock has ticked between making it and its first byte.
+    """Ten requests a file: one that finds its name free; one that makes it; one for `security.capability`, before its first byte; its bytes; the
+    times that `cp` gives it; the access list that its mode is; the ctime that the kernel gives for that; two that close it; and one for the
+    directory, which the kernel asks for anew whenever a name was added. One more where the clock has ticked between making it and its first byte.
     """
     source = base / "source"
     for number in range(DIRECTORIES):

@@ -34,7 +34,7 @@ def in_order(listing: Listing, run: int) -> Iterator[Dentry]:
 @given(st.sets(NAMES), st.booleans(), st.lists(st.tuples(NAMES, st.booleans(), st.sampled_from([0, 3, None]))), st.integers(1, 4))
 def test_against_a_dictionary(begun_with: set[bytes], listed_first: bool, changes: list[tuple[bytes, bool, int | None]], run: int) -> None:
     listing = Listing([known(name) for name in begun_with], is_new=False)
-    model = {name: 1 for name in begun_with}
+    model = dict.fromkeys(begun_with, 1)
     if listed_first:
         list(in_order(listing, run))
     for ino, (name, stays, epoch) in enumerate(changes, 2):
