@@ -665,10 +665,12 @@ class FileSystem:
             found.append(DirectoryEntry(SNAPSHOTS_NAME, self._any_attributes(SNAPSHOTS_INO), _COOKIE_SNAPSHOTS))
         after = b"" if start < COOKIE_FIRST else (start << 1 | 1).to_bytes(8, "big") + b"\xff" * 8
         if not serial:
-            shown = self._attributes
-            inode = self._names.inode
+            shown, get = self._attributes, self._inodes.get
             for prf, entry in self._names.entries(ino, after, _READDIR_RUN):
-                found.append(DirectoryEntry(entry.name, shown(inode(entry.ino)), _cookie(prf)))
+                state = get(entry.ino)
+                if state is None:
+                    raise DamageError(f"inode {entry.ino} is named but has no record", ino=entry.ino)
+                found.append(DirectoryEntry(entry.name, shown(state), _cookie(prf)))
             return found
         view = self._view(serial)
         for prf, entry in islice(view.entries(inner, after), _READDIR_RUN):
@@ -681,7 +683,8 @@ class FileSystem:
     def remember(self, ino: int) -> None:
         """The kernel has taken an entry out of a listing: one lookup more."""
         if LATEST_INO < ino <= _INO_MASK:
-            self._inodes.remember(ino)
+            lookups = self._inodes.lookups
+            lookups[ino] = lookups.get(ino, 0) + 1
 
     async def releasedir(self, fh: int) -> None:
         """A directory was closed."""
@@ -697,7 +700,7 @@ class FileSystem:
 
     def forget(self, ino: int, count: int) -> None:
         """The kernel drops lookups of an inode."""
-        if ino >> INO_BITS or ino <= LATEST_INO:
+        if ino > _INO_MASK or ino <= LATEST_INO:
             return
         if self._inodes.forget(ino, count) and ino in self._names.orphans:
             state = self._inodes.get(ino)
@@ -1209,7 +1212,7 @@ async def _ended(tasks: Sequence[_Task]) -> None:
 
 def _cookie(prf: bytes) -> int:
     """Where a listing goes on behind the name with this PRF."""
-    return max(int.from_bytes(prf[:8], "big") >> 1, COOKIE_FIRST)
+    return max(records.number_of(prf) >> 1, COOKIE_FIRST)
 
 
 def _must_be_attribute(name: bytes) -> None:

@@ -300,10 +300,10 @@ class Operations(pyfuse3.Operations):
         # one run a request; no await between an entry's acceptance and its count
         accept, remember = pyfuse3.readdir_reply, self._fs.remember
         for item in await self._fs.readdir(fh, start_id):
-            attributes = item.attributes
-            if not accept(token, item.name, attributes.answer or entry(attributes), item.next_cookie):
+            name, attributes = item.name, item.attributes
+            if not accept(token, name, entry(attributes), item.next_cookie):
                 break
-            if item.name not in _UNCOUNTED:
+            if name not in _UNCOUNTED:
                 remember(attributes.ino)
 
     async def releasedir(self, fh: int) -> None:
