@@ -10,7 +10,6 @@ import logging
 import os
 import resource
 import signal
-import sys
 from collections.abc import Callable
 from typing import Final, NoReturn
 
@@ -22,7 +21,6 @@ from backupfs.service.messages import Failure, Ready, error, failure
 _PR_SET_DUMPABLE: Final = 4
 _M_ARENA_MAX: Final = -8
 _GC_THRESHOLDS: Final = (50_000, 20, 50)
-_TURN_S: Final = 0.0002
 _ANSWER_BYTES_MAX: Final = 1 << 20
 _log = logging.getLogger(__name__)
 
@@ -118,13 +116,6 @@ def keep_memory_together() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_ARENA_MAX, 1)
-
-
-def take_turns_often() -> None:
-    """A thread that wants the interpreter gets it after this long at the latest, instead of 5 ms. The loop lets go of it with every look for requests
-    and into the index; while a thread worked on records, many a request waited for the whole 5 ms.
-    """
-    sys.setswitchinterval(_TURN_S)
 
 
 def look_for_cycles_rarely() -> None:

@@ -114,7 +114,6 @@ def _serve(
         daemon.keep_memory_private()
         daemon.keep_memory_together()
         daemon.look_for_cycles_rarely()
-        daemon.take_turns_often()
         try:
             unlocked = unlock(job.repository, password, files=seams.files)
             serving = _wired(job, state, unlocked, seams, recent, environ)
