@@ -77,6 +77,8 @@ DIRTY_AGE_S: Final = 2.0
 
 CHUNK_CACHE_BYTES: Final = 48 * MIB
 INODE_CACHE_ENTRIES: Final = 20_000
+LISTED_NAMES_MAX: Final = 32 * KIB
+"""So many names are held of directories whose names are all known: some 10 MiB."""
 CPU_THREADS: Final = 2
 DISK_THREADS: Final = 8
 

@@ -12,6 +12,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from backupfs import limits
 from backupfs.codec.compression import Compressor
 from backupfs.codec.keys import Keys, Sealer
@@ -27,8 +29,7 @@ from backupfs.stores.files import Files, Handle
 from backupfs.stores.port import Store
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(msgspec.Struct, frozen=True):
     """Where a blob's sealed bytes stand."""
 
     pack: int
@@ -36,16 +37,14 @@ class Location:
     stored_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(msgspec.Struct, frozen=True):
     """A blob that had to be sealed anew: the pack that it left, and its new place."""
 
     left: int
     place: Location
 
 
-@dataclass(frozen=True, slots=True)
-class NewBlob:
+class NewBlob(msgspec.Struct, frozen=True):
     """A chunk on its way into a pack."""
 
     number: int
@@ -169,13 +168,13 @@ class PackWriter:
                 self._moved.pop(number, None)
                 self._untold.pop(number, None)
 
-    def claim(self, number: int, location: Location) -> Location:
-        """Take note of an appended blob's place: where it stands now, in case its pack was given up since."""
+    def claim(self, appended: Sequence[tuple[int, Location]]) -> list[Location]:
+        """Take note of appended blobs' places: where they stand now, in case their pack was given up since."""
         with self._lock:
             for pack in self._open:
-                pack.unclaimed.discard(number)
+                pack.unclaimed.difference_update(number for number, _ in appended)
             # It is told once: the same blob may be appended again, when it is damaged or collected.
-            return self._moved.pop(number, location)
+            return [self._moved.pop(number, location) for number, location in appended]
 
     def facts(self, number: int) -> tuple[bytes, int] | None:
         """(object id, lowest blob number) of an open pack."""

@@ -7,7 +7,7 @@ Versions: writing replaces the newest version when no kept snapshot lies between
 references are counted here, for every version put or dropped, so they cannot go astray.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from backupfs.catalog.index import Index
@@ -17,6 +17,7 @@ from backupfs.format.catalog import (
     TOMBSTONE,
     VERSIONED,
     Blob,
+    Extent,
     Pack,
     PackState,
     Table,
@@ -28,6 +29,11 @@ from backupfs.format.journal import Change
 
 _GROUP_BYTES = 8
 _EPOCH_BYTES = 8
+_NAMES_REMEMBERED = 4096
+"""A program that makes, renames or removes names asks for each of them several times in a row."""
+
+_REFERRING = frozenset({Table.INODES, Table.REGIONS})
+"""Tables whose records have extents."""
 
 Versions = dict[int, bytes | None]
 """Value by epoch; None says that this version is gone, whatever lies below."""
@@ -95,6 +101,8 @@ class Catalog:
         self._idle: set[int] = set()
         self._noted_idle: list[int] = []
         self._sealed_early: set[int] = set()
+        self._names: dict[bytes, tuple[int, bytes] | None] = {}
+        """What `newest` has found of names in the present. Followers keep none: the index changes below them."""
         left = self.get(Table.META, records.META_IDLE)
         if left is not None:
             self._noted_idle = records.decode_numbers(left)
@@ -116,10 +124,21 @@ class Catalog:
 
     def newest(self, table: Table, object_key: bytes, epoch: int) -> tuple[int, bytes] | None:
         """(epoch, value) of the version that a view at `epoch` sees, tombstones included; None when there never was one by then."""
-        epoch = min(epoch, self._latest)
+        if table != Table.DENTRIES or epoch != records.EPOCH_MAX or self._latest != records.EPOCH_MAX:
+            return self._look_up(table, object_key, min(epoch, self._latest))
+        names = self._names
+        if object_key in names:
+            return names[object_key]
+        found = self._look_up(table, object_key, epoch)
+        if len(names) >= _NAMES_REMEMBERED:
+            names.clear()
+        names[object_key] = found
+        return found
+
+    def _look_up(self, table: Table, object_key: bytes, epoch: int) -> tuple[int, bytes] | None:
         gone: set[int] | None = None
         best: tuple[int, bytes] | None = None
-        for layer in self._layers():
+        for layer in (self.active, *self._frozen):
             versions = layer.versions[table].get(object_key)
             if versions is None:
                 continue
@@ -129,6 +148,8 @@ class Catalog:
                 if value is not None and (best is None or at > best[0]):
                     best = at, value
             gone = set(versions) if gone is None else gone | versions.keys()
+        if best is not None and best[0] >= min(epoch, self.epoch):
+            return best  # nothing below can be newer
         size = len(object_key)
         start = object_key + epoch_suffix(epoch)
         found = self._index.seek(table, start)
@@ -177,13 +198,13 @@ class Catalog:
         next_above = 0
         for key, value in below:
             while next_above < len(above) and above[next_above] < key:
-                seen = self._seen(table, above[next_above], epoch)
+                seen = self.value(table, above[next_above], epoch)
                 if seen is not None:
                     yield above[next_above], seen
                 next_above += 1
             yield key, value
         for key in above[next_above:]:
-            seen = self._seen(table, key, epoch)
+            seen = self.value(table, key, epoch)
             if seen is not None:
                 yield key, seen
 
@@ -232,13 +253,38 @@ class Catalog:
         while newest is not None and newest[0] > now:
             self._drop(table, object_key, *newest)
             newest = self.newest(table, object_key, records.EPOCH_MAX)
-        if newest is not None and (newest[0] == now or not self.kept_between(newest[0], now)):
+        if newest is not None and newest[0] == now and value != TOMBSTONE:
+            self._count(table, newest[1], -1)
+        elif newest is not None and (newest[0] == now or not self.kept_between(newest[0], now)):
             self._drop(table, object_key, *newest)
             if value == TOMBSTONE:
                 newest = self.newest(table, object_key, records.EPOCH_MAX)
         if value == TOMBSTONE and (newest is None or newest[1] == TOMBSTONE):
             return
         self._put(table, object_key, now, value)
+
+    def write_over(
+        self, table: Table, object_key: bytes, value: bytes, over: int, refers: tuple[Sequence[Extent], Sequence[Extent]], epoch: int | None = None
+    ) -> int | None:
+        """`write` without a look into the index, for an object whose only version is known to be of epoch `over` (0: it has none).
+
+        `refers` are the extents in that version and in `value`. The epoch of the only version afterwards, 0 when there is none, None when there are
+        several.
+        """
+        now = self.epoch if epoch is None else epoch
+        is_replaced = bool(over) and (over >= now or not self.kept_between(over, now))
+        if is_replaced:
+            self._refer(refers[0], -1)
+        if is_replaced and (over != now or value == TOMBSTONE):
+            self.active.put_version(table, object_key, over, None)
+        if value == TOMBSTONE and (is_replaced or not over):
+            self._names.pop(object_key, None)
+            return 0
+        self.changed_in_epoch += 1
+        self.active.put_version(table, object_key, now, value)
+        self._names.pop(object_key, None)
+        self._refer(refers[1], 1)
+        return now if is_replaced or not over else None
 
     def rewrite(self, table: Table, object_key: bytes, epoch: int, value: bytes) -> None:
         """Exchange a version for one of the same meaning in its own epoch."""
@@ -452,9 +498,6 @@ class Catalog:
         yield self.active
         yield from self._frozen
 
-    def _seen(self, table: Table, object_key: bytes, epoch: int) -> bytes | None:
-        return self.value(table, object_key, epoch)
-
     def _scan_index(self, table: Table, group: bytes, after: bytes, epoch: int, touched: set[bytes]) -> Iterator[tuple[bytes, bytes]]:
         done: bytes | None = after
         key_bytes = 0
@@ -487,17 +530,22 @@ class Catalog:
     def _put(self, table: Table, object_key: bytes, epoch: int, value: bytes) -> None:
         self.active.put_version(table, object_key, epoch, value)
         self.changed_in_epoch += 1
+        self._names.pop(object_key, None)
         self._count(table, value, 1)
 
     def _drop(self, table: Table, object_key: bytes, epoch: int, value: bytes) -> None:
         self.active.put_version(table, object_key, epoch, None)
+        self._names.pop(object_key, None)
         self._count(table, value, -1)
 
     def _count(self, table: Table, value: bytes, step: int) -> None:
-        if value == TOMBSTONE:
+        if value == TOMBSTONE or table not in _REFERRING:
             return
+        self._refer(records.extents_of(table, value), step)
+
+    def _refer(self, extents: Sequence[Extent], step: int) -> None:
         references = self.active.references
-        for _, _, blob, _ in records.extents_of(table, value):
+        for _, _, blob, _ in extents:
             references[blob] = references.get(blob, 0) + step
 
     def _settle(self) -> list[Pack]:

@@ -7,7 +7,7 @@ by themselves do not commit).
 """
 
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol, Self
 
 from blake3 import blake3
@@ -30,6 +30,7 @@ _PREFIX: Final = b"backupfs/1/"
 _KEY_BYTES: Final = 32
 _SALT_BYTES: Final = 32
 _SEED_BITS: Final = 63
+_NAMES_SEEN: Final = 1024
 
 
 class Hasher(Protocol):
@@ -82,6 +83,8 @@ class Keys:
     names: bytes
     journal_hash: bytes
     chunk_seed: int
+    _names_seen: dict[tuple[int, bytes], bytes] = field(default_factory=dict, repr=False, compare=False)
+    """What `name_prf` gave last: one request asks for the same name several times, and so does the next."""
 
     def blob_id(self, plain: bytes | memoryview) -> bytes:
         """32 bytes by which a chunk is known: keyed BLAKE3 of its plaintext."""
@@ -89,7 +92,13 @@ class Keys:
 
     def name_prf(self, parent: int, name: bytes) -> bytes:
         """16 bytes that stand for a name in a directory: keyed BLAKE3 of the parent's number and the name."""
-        return blake3(parent.to_bytes(8, "big") + name, key=self.names).digest(16)
+        seen = self._names_seen
+        prf = seen.get((parent, name))
+        if prf is None:
+            if len(seen) >= _NAMES_SEEN:
+                seen.clear()
+            prf = seen[parent, name] = blake3(parent.to_bytes(8, "big") + name, key=self.names).digest(16)
+        return prf
 
     def journal_hasher(self) -> Hasher:
         """A hasher for the bytes of a journal segment or the records of a checkpoint's part."""

@@ -1,6 +1,6 @@
 """The values that requests and answers are made of."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
@@ -8,7 +8,9 @@ import msgspec
 
 @dataclass(slots=True)
 class Attributes:
-    """What stat(2) shows. `ino` is the number the kernel sees; `cacheable` tells whether the kernel may keep this for ever."""
+    """What stat(2) shows. `ino` is the number the kernel sees; `cacheable` tells whether the kernel may keep this for ever. Not changed once it is
+    made: an inode keeps its own until it changes.
+    """
 
     ino: int
     mode: int
@@ -22,6 +24,8 @@ class Attributes:
     ctime_ns: int
     blocks: int
     cacheable: bool = True
+    answer: object = field(default=None, compare=False, repr=False)
+    """What the kernel's side has made of it, which is kept with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,10 @@ class AttributeChanges:
     atime_ns: int | None = None
     mtime_ns: int | None = None
     ctime_ns: int | None = None
+
+    def sets_nothing(self) -> bool:
+        """Whether there is nothing in it but at most a ctime."""
+        return self.mode is None and self.size is None and self.atime_ns is None and self.mtime_ns is None and self.uid is None and self.gid is None
 
 
 class Caller(Protocol):
@@ -78,8 +86,7 @@ class Opened:
     keep_cache: bool = True
 
 
-@dataclass(slots=True)
-class DirectoryEntry:
+class DirectoryEntry(msgspec.Struct, frozen=True):
     """One name; a listing goes on behind `next_cookie`."""
 
     name: bytes

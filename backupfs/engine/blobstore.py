@@ -208,12 +208,12 @@ class BlobStore:
     def _placed(self, new: list[NewBlob], locations: list[Location]) -> Iterator[tuple[NewBlob, Location]]:
         """Where appended blobs stand now; the catalog knows their packs."""
         volume = self._volume
-        for blob, asked in zip(new, locations, strict=True):
-            place = volume.packs.claim(blob.number, asked)
-            facts = volume.packs.facts(place.pack)
+        places = volume.packs.claim([(blob.number, asked) for blob, asked in zip(new, locations, strict=True)])
+        for pack in {place.pack for place in places}:
+            facts = volume.packs.facts(pack)
             assert facts is not None, "a pack was closed before its blobs were taken note of"
-            volume.catalog.add_pack(place.pack, *facts)
-            yield blob, place
+            volume.catalog.add_pack(pack, *facts)
+        yield from zip(new, places, strict=True)
 
 
 def _is_zero(piece: bytes | memoryview) -> bool:

@@ -561,7 +561,7 @@ class FileData:
         record = state.record
         catalog = self._volume.catalog
         if not record.data:
-            record.extents = rules.replace(record.extents, low, high, new)
+            record.extents = rules.replace(record.extents, low, high, new) if record.extents else rules.join(new)
             record.allocated = rules.covered_bytes(record.extents)
             if len(record.extents) <= limits.INLINE_EXTENTS_MAX:
                 return

@@ -66,6 +66,9 @@ _READDIR_RUN = 208
 _COOKIE_SELF = 1
 _COOKIE_PARENT = 2
 _COOKIE_SNAPSHOTS = 3
+_DOTS = (b".", b"..")
+_BEGINNINGS = (SNAPSHOTS_NAME, b"@GMT-")
+"""No other names lead into the past."""
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR
 _SET_IDS = stat.S_ISUID | stat.S_ISGID
 _CUT_ATTEMPTS = 8
@@ -85,7 +88,7 @@ class _FileHandle:
     direct: bool = False
     internal: bool = False
     by_root: bool = False
-    """Whether root opened it. With direct I/O nothing tells who writes."""
+    """With direct I/O: whether root opened it. Nothing tells then who writes."""
     groups: AbstractSet[int] = frozenset()
     """With direct I/O: groups of whoever opened it; the supplementary ones only if a set-gid bit hung on them then."""
     errors_seen: int = 0
@@ -306,23 +309,24 @@ class FileSystem:
 
     async def lookup(self, parent: int, name: bytes) -> Attributes:
         """The inode of a name; ENOENT. The kernel counts one lookup of it."""
-        if name in (b".", b".."):
+        if name in _DOTS:
             # The kernel asks so for a directory that it knows by a file handle only.
             ino = parent if name == b"." else self._parent(parent)
             self.remember(ino)
             return self._any_attributes(ino)
-        virtual = self.snapdirs.lookup(parent, name)
-        if virtual is not None:
-            return virtual
-        serial, ino = parent >> INO_BITS, parent & _INO_MASK
-        if serial:
+        if name.startswith(_BEGINNINGS) or is_virtual(parent):
+            virtual = self.snapdirs.lookup(parent, name)
+            if virtual is not None:
+                return virtual
+        if parent > _INO_MASK:
+            serial, ino = parent >> INO_BITS, parent & _INO_MASK
             view = self._view(serial)
             entry = view.find(ino, name)
             record = None if entry is None else view.inode(entry.ino)
             if entry is None or record is None:
                 raise FileSystemError(errno.ENOENT)
             return self._past_attributes(serial, entry.ino, record)
-        entry = self._names.find(ino, name)
+        entry = self._names.find(parent, name)
         if entry is None:
             raise FileSystemError(errno.ENOENT)
         return self._entered(self._names.inode(entry.ino))
@@ -334,10 +338,8 @@ class FileSystem:
     async def create(self, parent: int, name: bytes, mode: int, flags: int, who: Caller) -> tuple[Opened, Attributes]:
         """Make a regular file, or open the one that is there, and open it."""
         await self._admit_new(parent)
-        entry = self._names.find(parent, name)
+        entry = None if flags & os.O_EXCL else self._names.find(parent, name)
         if entry is not None:
-            if flags & os.O_EXCL:
-                raise FileSystemError(errno.EEXIST)
             opened = await self.open(entry.ino, flags, who)
             return opened, self._entered(self._names.inode(entry.ino))
         state = self._names.make(parent, name, stat.S_IFREG | stat.S_IMODE(mode), 0, b"", who)
@@ -418,32 +420,34 @@ class FileSystem:
         await self._admit_change(ino)
         state = self._names.inode(ino)
         record = state.record
-        if _is_about_to_write(record, changes):
-            self._drop_set_id(state, who)
-            return self._attributes(state)
         is_chown = changes.uid is not None or changes.gid is not None
-        if not is_chown and _is_chown_of_nothing(record, changes):
+        if not is_chown and changes.sets_nothing() and stat.S_ISREG(record.mode) == (changes.ctime_ns is not None):
+            # chown(2) with neither a user nor a group ends set-id bits all the same, for those who may change the mode. Of a regular file the
+            # kernel keeps the times and sends its own ctime with it.
             is_chown = True
             if who.uid not in (0, record.uid) and posix.mode_after_chown(record.mode, self._keeps_mark(record, who)) != record.mode:
                 raise FileSystemError(errno.EPERM)
-        if changes.size is not None and not await self._resize(ino, state, changes.size, who):
+        elif not is_chown and changes.ctime_ns is None and changes.sets_nothing():
+            # The kernel tells so that somebody who is not root is going to write to a regular file with set-id bits, which end with that: a request
+            # that sets nothing, not even a ctime. What is written in a mapping, or by root, comes without it and ends none.
+            self._drop_set_id(state, who)
+            return self._attributes(state)
+        if changes.size is None:
+            now = self._change_time(record, changes)
+        elif await self._resize(ino, state, changes.size, who):
+            now = record.mtime_ns = posix.change_time(self._volume.now_ns(), record.ctime_ns, (changes.atime_ns, changes.mtime_ns))
+        else:
             # The kernel keeps the times of a file that has been given the size it had, and so does this side.
             now = record.ctime_ns
-        else:
-            now = posix.change_time(self._volume.now_ns(), record.ctime_ns, (changes.atime_ns, changes.mtime_ns))
-            record.mtime_ns = record.mtime_ns if changes.size is None else now
         if is_chown:
             is_member = self._keeps_mark(record, who)
             record.uid = record.uid if changes.uid is None else changes.uid
             record.gid = record.gid if changes.gid is None else changes.gid
             record.mode = posix.mode_after_chown(record.mode, is_member)
-            self._drop_capability(state)
+            if state.xattrs is None or state.xattrs:
+                self._drop_capability(state)
         if changes.mode is not None:
-            record.mode = stat.S_IFMT(record.mode) | stat.S_IMODE(changes.mode)
-            xattrs = self._inodes.xattrs(state)
-            if acl.ACCESS in xattrs:
-                entries = acl.with_mode(acl.decode(xattrs[acl.ACCESS]), record.mode)
-                self._inodes.set_xattrs(state, {**xattrs, acl.ACCESS: acl.encode(entries)})
+            self._set_mode(state, changes.mode)
         if changes.atime_ns is not None:
             record.atime_ns = changes.atime_ns
         if changes.mtime_ns is not None:
@@ -451,6 +455,21 @@ class FileSystem:
         record.ctime_ns = now if changes.ctime_ns is None else changes.ctime_ns
         self._inodes.touch(state)
         return self._attributes(state)
+
+    def _change_time(self, record: Inode, changes: AttributeChanges) -> int:
+        """The ctime of a change that leaves the size alone: of a regular file the kernel sends it along."""
+        if changes.ctime_ns is None:
+            return posix.change_time(self._volume.now_ns(), record.ctime_ns, (changes.atime_ns, changes.mtime_ns))
+        self._volume.note_change(changes.ctime_ns)
+        return changes.ctime_ns
+
+    def _set_mode(self, state: InodeState, mode: int) -> None:
+        """chmod(2), which changes the access list with it."""
+        state.record.mode = stat.S_IFMT(state.record.mode) | stat.S_IMODE(mode)
+        xattrs = self._inodes.xattrs(state)
+        if acl.ACCESS in xattrs:
+            entries = acl.with_mode(acl.decode(xattrs[acl.ACCESS]), state.record.mode)
+            self._inodes.set_xattrs(state, {**xattrs, acl.ACCESS: acl.encode(entries)})
 
     async def _resize(self, ino: int, state: InodeState, size: int, who: Caller) -> bool:
         """Set a file's size. Whether it had another."""
@@ -575,12 +594,14 @@ class FileSystem:
             raise FileSystemError(errno.ENOSPC)
         while self._parked is not None:
             await self._parked.wait()
-        if self._volume.space.accept(len(data)):
+        volume = self._volume
+        if volume.space.accept(len(data)):
             self._look_at_space.set()
         self._data.write(state, offset, data)
-        self._volume.counters.written_bytes += len(data)
-        now = self._volume.now_ns()
-        self._drop_capability(state)
+        volume.counters.written_bytes += len(data)
+        now = volume.now_ns()
+        if state.xattrs is None or state.xattrs:
+            self._drop_capability(state)
         if handle.direct:
             state.record.mode = posix.mode_after_write(state.record.mode, handle.by_root, state.record.gid in handle.groups)
             state.record.mtime_ns = state.record.ctime_ns = now
@@ -590,8 +611,9 @@ class FileSystem:
     async def flush(self, fh: int) -> None:
         """A descriptor was closed: tell of bytes that could not be stored."""
         handle = self._handles[fh]
-        if handle.state is not None:
-            self._tell_errors(handle, handle.state)
+        state = handle.state
+        if state is not None and handle.errors_seen != state.error_count:
+            self._tell_errors(handle, state)
 
     async def release(self, fh: int) -> None:
         """The last descriptor of an open file was closed."""
@@ -601,9 +623,10 @@ class FileSystem:
             return
         state.handles -= 1
         state.writers -= handle.writes
-        if not state.writers:
+        if not state.writers and state.unfinished is not None:
             self._data.let_go(state)
-        self._maybe_reap(state)
+        if not state.record.nlink:
+            self._maybe_reap(state)
 
     async def fsync(self, fh: int, datasync: bool) -> None:
         """What the file was given, and what was changed before, is durable when this returns."""
@@ -638,25 +661,30 @@ class FileSystem:
         if is_virtual(ino):
             return found + list(islice(self.snapdirs.entries(ino, start), _READDIR_RUN))
         serial, inner = ino >> INO_BITS, ino & _INO_MASK
-        view = self._view(serial)
         if ino == ROOT_INO and start < _COOKIE_SNAPSHOTS and self.snapdirs.mode is SnapDir.VISIBLE:
             found.append(DirectoryEntry(SNAPSHOTS_NAME, self._any_attributes(SNAPSHOTS_INO), _COOKIE_SNAPSHOTS))
         after = b"" if start < COOKIE_FIRST else (start << 1 | 1).to_bytes(8, "big") + b"\xff" * 8
-        for prf, entry in islice(view.entries(inner, after), _READDIR_RUN):
-            if serial:
-                record = view.inode(entry.ino)
-                if record is None:
+        if not serial:
+            shown, get = self._attributes, self._inodes.get
+            for prf, entry in self._names.entries(ino, after, _READDIR_RUN):
+                state = get(entry.ino)
+                if state is None:
                     raise DamageError(f"inode {entry.ino} is named but has no record", ino=entry.ino)
-                attributes = self._past_attributes(serial, entry.ino, record)
-            else:
-                attributes = self._attributes(self._names.inode(entry.ino))
-            found.append(DirectoryEntry(entry.name, attributes, max(int.from_bytes(prf[:8], "big") >> 1, COOKIE_FIRST)))
+                found.append(DirectoryEntry(entry.name, shown(state), _cookie(prf)))
+            return found
+        view = self._view(serial)
+        for prf, entry in islice(view.entries(inner, after), _READDIR_RUN):
+            record = view.inode(entry.ino)
+            if record is None:
+                raise DamageError(f"inode {entry.ino} is named but has no record", ino=entry.ino)
+            found.append(DirectoryEntry(entry.name, self._past_attributes(serial, entry.ino, record), _cookie(prf)))
         return found
 
     def remember(self, ino: int) -> None:
         """The kernel has taken an entry out of a listing: one lookup more."""
-        if not ino >> INO_BITS and ino > LATEST_INO:
-            self._inodes.remember(ino)
+        if LATEST_INO < ino <= _INO_MASK:
+            lookups = self._inodes.lookups
+            lookups[ino] = lookups.get(ino, 0) + 1
 
     async def releasedir(self, fh: int) -> None:
         """A directory was closed."""
@@ -672,7 +700,7 @@ class FileSystem:
 
     def forget(self, ino: int, count: int) -> None:
         """The kernel drops lookups of an inode."""
-        if ino >> INO_BITS or ino <= LATEST_INO:
+        if ino > _INO_MASK or ino <= LATEST_INO:
             return
         if self._inodes.forget(ino, count) and ino in self._names.orphans:
             state = self._inodes.get(ino)
@@ -930,8 +958,10 @@ class FileSystem:
 
     async def _admit(self) -> None:
         """Wait until a change may be made. The caller makes it before it awaits again."""
-        self._volume.check_writable()
-        catalog = self._volume.catalog
+        volume = self._volume
+        if volume.failure is not None or volume.read_only:
+            volume.check_writable()
+        catalog = volume.catalog
         layer = catalog.active
         if layer.records + self._inodes.changed_count > limits.BATCH_RECORDS or layer.value_bytes > limits.BATCH_BYTES or catalog.frozen_layers > 4:
             self._committer.nudge()
@@ -940,12 +970,13 @@ class FileSystem:
             await self._parked.wait()
 
     async def _admit_change(self, ino: int) -> None:
-        self._must_be_live(ino)
+        if ino > _INO_MASK or ino <= LATEST_INO:
+            self._must_be_live(ino)
         await self._admit()
 
     async def _admit_new(self, parent: int) -> None:
         await self._admit_change(parent)
-        if self._is_short():
+        if self._volume.space.is_short():
             raise FileSystemError(errno.ENOSPC)
 
     async def _admit_restore(self) -> None:
@@ -1001,27 +1032,22 @@ class FileSystem:
     def _any_attributes(self, ino: int) -> Attributes:
         if is_virtual(ino):
             return self.snapdirs.attributes(ino)
-        serial, live = ino >> INO_BITS, ino & _INO_MASK
-        if serial:
-            return self._past_attributes(serial, live, self._record(ino))
-        return self._attributes(self._names.inode(live))
+        if ino > _INO_MASK:
+            return self._past_attributes(ino >> INO_BITS, ino & _INO_MASK, self._record(ino))
+        return self._attributes(self._names.inode(ino))
 
     def _attributes(self, state: InodeState) -> Attributes:
         r = state.record
-        unstored = 0 if state.clean else state.runs.total_bytes + state.in_flight.total_bytes
-        return Attributes(
-            state.ino,
-            r.mode,
-            r.nlink,
-            r.uid,
-            r.gid,
-            r.rdev,
-            _size(r),
-            r.atime_ns,
-            r.mtime_ns,
-            r.ctime_ns,
-            _blocks(r, unstored),
-        )
+        mode = r.mode
+        if stat.S_ISDIR(mode):
+            size, blocks = 4096, 8
+        else:
+            size, blocks = r.size, -(-(r.allocated + state.runs.total_bytes + state.in_flight.total_bytes) // _BLOCK)
+        shown = state.shown
+        if shown is None or shown.blocks != blocks:
+            shown = Attributes(state.ino, mode, r.nlink, r.uid, r.gid, r.rdev, size, r.atime_ns, r.mtime_ns, r.ctime_ns, blocks)
+            state.shown = shown
+        return shown
 
     def _past_attributes(self, serial: int, ino: int, r: Inode) -> Attributes:
         top = ino == ROOT_INO
@@ -1034,11 +1060,11 @@ class FileSystem:
             r.uid,
             r.gid,
             0 if disarmed.devices else r.rdev,
-            _size(r),
+            4096 if stat.S_ISDIR(r.mode) else r.size,
             r.atime_ns,
             r.mtime_ns,
             r.ctime_ns,
-            _blocks(r, 0),
+            8 if stat.S_ISDIR(r.mode) else -(-r.allocated // _BLOCK),
             not top,
         )
 
@@ -1088,19 +1114,12 @@ class FileSystem:
 
     def _open_live(self, state: InodeState, flags: int, who: Caller) -> Opened:
         writes = bool(flags & _WRITE_FLAGS)
+        handle = _FileHandle(state, 0, state.record, state.ino, writes, internal=who.pid in self.own_threads, errors_seen=state.error_count)
         direct = writes and self._is_short()
-        handle = _FileHandle(
-            state,
-            0,
-            state.record,
-            state.ino,
-            writes=writes,
-            direct=direct,
-            internal=who.pid in self.own_threads,
-            by_root=who.uid == 0,
-            groups={who.gid} | (self.groups_of(who.pid) if direct and posix.is_group_mark(state.record.mode) else frozenset()),
-            errors_seen=state.error_count,
-        )
+        if direct:
+            handle.direct = True
+            handle.by_root = who.uid == 0
+            handle.groups = {who.gid} | (self.groups_of(who.pid) if posix.is_group_mark(state.record.mode) else frozenset())
         state.handles += 1
         state.writers += writes
         return Opened(self._new_handle(handle), direct_io=direct)
@@ -1179,20 +1198,6 @@ class FileSystem:
         self._volume.errors.append(f"damaged: {shown}: {error}")
 
 
-def _is_about_to_write(record: Inode, changes: AttributeChanges) -> bool:
-    """Whether the kernel tells that somebody who is not root is going to write to a file with set-id bits, which end with that. It sends a request
-    that sets nothing, not even a ctime, and then writes. What is written in a mapping, or by root, comes without it and ends none.
-    """
-    return changes == AttributeChanges() and stat.S_ISREG(record.mode)
-
-
-def _is_chown_of_nothing(record: Inode, changes: AttributeChanges) -> bool:
-    """Whether a request that sets nothing is chown(2) with neither a user nor a group, which ends set-id bits all the same, for those who may change
-    the mode. Of a regular file the kernel keeps the times and sends its own ctime with it.
-    """
-    return changes == AttributeChanges(ctime_ns=changes.ctime_ns) and stat.S_ISREG(record.mode) == (changes.ctime_ns is not None)
-
-
 async def _end(tasks: Sequence[_Task]) -> None:
     """Cancel these tasks; what they had begun and must not leave half done is done when this returns."""
     for task in tasks:
@@ -1203,6 +1208,11 @@ async def _end(tasks: Sequence[_Task]) -> None:
 async def _ended(tasks: Sequence[_Task]) -> None:
     for task in tasks:
         await task.ended.wait()
+
+
+def _cookie(prf: bytes) -> int:
+    """Where a listing goes on behind the name with this PRF."""
+    return max(records.number_of(prf) >> 1, COOKIE_FIRST)
 
 
 def _must_be_attribute(name: bytes) -> None:
@@ -1220,13 +1230,3 @@ def _must_be_on_one_side(one: int, other: int) -> None:
     """Between the present and a snapshot nothing is moved or linked: to programs they are two file systems, and `mv` knows what to do."""
     if _is_past(one) != _is_past(other):
         raise FileSystemError(errno.EXDEV)
-
-
-def _size(record: Inode) -> int:
-    return 4096 if stat.S_ISDIR(record.mode) else record.size
-
-
-def _blocks(record: Inode, unstored: int) -> int:
-    if stat.S_ISDIR(record.mode):
-        return 8
-    return -(-(record.allocated + unstored) // _BLOCK)

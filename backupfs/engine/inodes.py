@@ -10,8 +10,9 @@ from weakref import WeakValueDictionary
 
 from backupfs import limits
 from backupfs.catalog.catalog import Catalog
+from backupfs.engine.attributes import Attributes
 from backupfs.format import catalog as records
-from backupfs.format.catalog import TOMBSTONE, Inode, Table, number_key
+from backupfs.format.catalog import TOMBSTONE, Extent, Inode, Orphan, Table, number_key, orphan_key
 from backupfs.rules.extents import clip
 from backupfs.rules.runs import Runs
 
@@ -23,6 +24,10 @@ class InodeState:
     ino: int
     record: Inode
     stored_bytes: int
+    only_epoch: int | None = None
+    """Of an inode that was made since the mount: the epoch of its only record, 0 while no batch has had it. None: not known, or there are several."""
+    recorded: list[Extent] = field(default_factory=list)
+    """The extents in that record."""
     runs: Runs = field(default_factory=Runs)
     in_flight: Runs = field(default_factory=Runs)
     flushing: bool = False
@@ -31,6 +36,8 @@ class InodeState:
     handles: int = 0
     writers: int = 0
     xattrs: dict[bytes, bytes] | None = None
+    shown: Attributes | None = None
+    """What stat shows of it, while the record stays as it is; but for the blocks, which follow the bytes that are not stored yet."""
     unfinished: tuple[int, int] | None = None
     """(end, start) of a chunk at the file's end whose cut is not known: its bytes up to `end` are stored in small blobs from `start` on."""
     tail_blobs: int = 0
@@ -63,12 +70,19 @@ class InodeTable:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._alive: WeakValueDictionary[int, InodeState] = WeakValueDictionary()
+        """Of those that are not among the recent ones: what somebody else holds."""
         self._recent: OrderedDict[int, InodeState] = OrderedDict()
         self._changed: dict[int, InodeState] = {}
+        self._new_orphans: dict[int, int] = {}
         self.lookups: dict[int, int] = {}
 
     def get(self, ino: int) -> InodeState | None:
         """An inode that exists, names or not; None otherwise."""
+        recent = self._recent
+        state = recent.get(ino)
+        if state is not None:
+            recent.move_to_end(ino)
+            return state
         state = self._alive.get(ino)
         if state is None:
             value = self._catalog.value(Table.INODES, number_key(ino), records.EPOCH_MAX)
@@ -76,7 +90,6 @@ class InodeTable:
                 return None
             record = records.decode_inode(value)
             state = InodeState(ino, record, record.size)
-            self._alive[ino] = state
         elif state.dead:
             return None
         self._keep(state)
@@ -84,14 +97,14 @@ class InodeTable:
 
     def add(self, ino: int, record: Inode) -> InodeState:
         """A new inode."""
-        state = InodeState(ino, record, record.size, xattrs={})
-        self._alive[ino] = state
+        state = InodeState(ino, record, record.size, only_epoch=0, xattrs={})
         self._keep(state)
         self.touch(state)
         return state
 
     def touch(self, state: InodeState) -> None:
         """The record has changed: the next batch takes it."""
+        state.shown = None
         if not state.changed:
             state.changed = True
             self._changed[state.ino] = state
@@ -102,14 +115,38 @@ class InodeTable:
         state.changed = False
         self._changed.pop(state.ino, None)
         self._recent.pop(state.ino, None)
-        self._catalog.write(Table.INODES, number_key(state.ino), TOMBSTONE, epoch)
+        if state.only_epoch is None:
+            self._catalog.write(Table.INODES, number_key(state.ino), TOMBSTONE, epoch)
+        else:
+            self._catalog.write_over(Table.INODES, number_key(state.ino), TOMBSTONE, state.only_epoch, (state.recorded, ()), epoch)
 
     def record_changed(self) -> None:
         """Write all changed records into the catalog's active layer. Raises DamageError; what is not written then stays to be."""
+        catalog = self._catalog
         for ino, state in list(self._changed.items()):
-            self._catalog.write(Table.INODES, number_key(ino), records.encode(state.settled_record()))
+            record = state.settled_record()
+            value = records.encode(record)
+            if state.only_epoch is None:
+                catalog.write(Table.INODES, number_key(ino), value)
+            else:
+                refers = state.recorded, record.extents
+                state.only_epoch = catalog.write_over(Table.INODES, number_key(ino), value, state.only_epoch, refers)
+                state.recorded = record.extents
             state.changed = False
             del self._changed[ino]
+
+        for ino, epoch in self._new_orphans.items():
+            self._catalog.put(Table.ORPHANS, orphan_key(records.ORPHAN_INODE, ino), records.encode(Orphan(epoch, 0)))
+        self._new_orphans.clear()
+
+    def lost_last_name(self, ino: int, epoch: int) -> None:
+        """An inode is an orphan as of `epoch`. The next batch takes note of it, unless it has ended before."""
+        self._new_orphans[ino] = epoch
+
+    def is_orphan_no_more(self, ino: int) -> None:
+        """An orphan has ended."""
+        if self._new_orphans.pop(ino, None) is None:
+            self._catalog.put(Table.ORPHANS, orphan_key(records.ORPHAN_INODE, ino), None)
 
     @property
     def changed_count(self) -> int:
@@ -144,10 +181,8 @@ class InodeTable:
 
     def _keep(self, state: InodeState) -> None:
         recent = self._recent
-        if state.ino in recent:
-            recent.move_to_end(state.ino)
-            return
         recent[state.ino] = state
         while len(recent) > limits.INODE_CACHE_ENTRIES:
             # What is not settled yet is held elsewhere: by a handle, by the changed records, by whoever stores its bytes.
-            recent.popitem(last=False)
+            ino, oldest = recent.popitem(last=False)
+            self._alive[ino] = oldest

@@ -7,6 +7,7 @@ one reserved name.
 import errno
 import logging
 import stat
+from itertools import islice
 
 from msgspec import structs
 
@@ -14,6 +15,7 @@ from backupfs import limits
 from backupfs.engine.attributes import Caller
 from backupfs.engine.filedata import FileData
 from backupfs.engine.inodes import InodeState, InodeTable
+from backupfs.engine.listings import Known, Listing, Listings
 from backupfs.engine.view import View
 from backupfs.engine.volume import Volume
 from backupfs.errors import FileSystemError
@@ -27,7 +29,6 @@ from backupfs.format.catalog import (
     dentry_key,
     link_key,
     number_key,
-    orphan_key,
 )
 from backupfs.rules import acl, posix
 
@@ -47,6 +48,7 @@ class Namespace:
         self._inodes = inodes
         self._data = data
         self._present = View(volume.catalog, volume.keys, records.EPOCH_MAX)
+        self._listings = Listings()
         self.orphans = orphans
         self.umask_applied = True
 
@@ -66,7 +68,21 @@ class Namespace:
 
     def find(self, parent: int, name: bytes) -> Dentry | None:
         """The entry of that name, if there is one."""
-        return self._present.find(parent, name)
+        listing = self._listings.get(parent)
+        if listing is None or len(name) > limits.NAME_MAX_BYTES:
+            return self._present.find(parent, name)
+        return listing.find(name)
+
+    def entries(self, ino: int, after_prf: bytes, limit: int) -> list[Known]:
+        """Up to `limit` entries of a directory behind a PRF (or from the start), in the order of a listing."""
+        listing = self._listings.get(ino)
+        if listing is not None:
+            self._listings.used(ino)
+            return listing.after(after_prf, limit)
+        found = list(islice(self._present.entries(ino, after_prf), limit))
+        if not after_prf and len(found) < limit:
+            self._listings.add(ino, found)
+        return found
 
     def make(self, parent: int, name: bytes, mode: int, rdev: int, target: bytes, who: Caller) -> InodeState:
         """A new inode of any type under a new name."""
@@ -77,13 +93,17 @@ class Namespace:
             raise FileSystemError(errno.EMLINK)
         state = self._unnamed(into, mode, rdev, target, who)
         self._set_name(parent, prf, name, state)
+        if is_directory:
+            self._listings.add(state.ino, (), is_new=True)
         self._changed_directory(into, state.record.birth_ns, 1 if is_directory else 0)
         return state
 
     def _unnamed(self, into: InodeState, mode: int, rdev: int, target: bytes, who: Caller) -> InodeState:
         """A new inode that inherits from the directory in which it gets its name."""
         is_directory = stat.S_ISDIR(mode)
-        mode, gid = posix.new_owner(into.record.mode, into.record.gid, mode, who.gid)
+        gid = who.gid
+        if into.record.mode & stat.S_ISGID:
+            mode, gid = posix.new_owner(into.record.mode, into.record.gid, mode, gid)
         xattrs: dict[bytes, bytes] = {}
         default = None if stat.S_ISLNK(mode) else self._inodes.xattrs(into).get(acl.DEFAULT)
         if default is not None:
@@ -95,13 +115,8 @@ class Namespace:
         elif not self.umask_applied and not stat.S_ISLNK(mode):
             mode &= ~who.umask
         now = self._volume.now_ns()
-        state = self._inodes.add(
-            self._volume.next_ino(),
-            Inode(
-                mode=mode, uid=who.uid, gid=gid, size=len(target), nlink=2 if is_directory else 1, atime_ns=now, mtime_ns=now,
-                ctime_ns=now, birth_ns=now, rdev=rdev, target=target, data=0, extents=[], links=[],
-            ),
-        )  # fmt: skip
+        record = Inode(mode, who.uid, gid, len(target), 2 if is_directory else 1, now, now, now, now, rdev, target, 0, [], [])
+        state = self._inodes.add(self._volume.next_ino(), record)
         if xattrs:
             self._inodes.set_xattrs(state, xattrs)
         return state
@@ -119,6 +134,8 @@ class Namespace:
         if xattrs:
             self._inodes.set_xattrs(state, xattrs)
         self._set_name(parent, prf, name, state)
+        if is_directory:
+            self._listings.add(state.ino, (), is_new=True)
         self._changed_directory(into, now, 1 if is_directory else 0)
         return state
 
@@ -215,11 +232,13 @@ class Namespace:
 
     def is_empty(self, ino: int) -> bool:
         """Whether a directory has no entries."""
-        return next(self._present.entries(ino, b""), None) is None
+        listing = self._listings.get(ino)
+        return next(self._present.entries(ino, b""), None) is None if listing is None else listing.is_empty()
 
     def reap(self, state: InodeState, limit: int) -> bool:
         """One step of ending an inode that has no name and no user; true when it is done. Atomic."""
         epoch = self.orphans[state.ino]
+        self._listings.forget(state.ino)
         catalog = self._volume.catalog
         # First, or else they would be stored between two steps, in regions that have ended already.
         self._data.drop(state)
@@ -229,7 +248,7 @@ class Namespace:
             catalog.write(Table.XATTRS, number_key(state.ino), TOMBSTONE, epoch)
         self._inodes.remove(state, epoch)
         del self.orphans[state.ino]
-        catalog.put(Table.ORPHANS, orphan_key(records.ORPHAN_INODE, state.ino), None)
+        self._inodes.is_orphan_no_more(state.ino)
         return True
 
     def path_of(self, ino: int) -> bytes | None:
@@ -242,12 +261,11 @@ class Namespace:
             raise FileSystemError(errno.ENAMETOOLONG)
         if name == SNAPSHOTS_NAME:
             self._refuse_reserved()
-        prf = self._volume.keys.name_prf(into.ino, name)
-        if self._volume.catalog.value(Table.DENTRIES, dentry_key(into.ino, prf), records.EPOCH_MAX) is not None:
+        if self.find(into.ino, name) is not None:
             raise FileSystemError(errno.EEXIST)
         if into.record.nlink == 0:
             raise FileSystemError(errno.ENOENT)
-        return prf
+        return self._volume.keys.name_prf(into.ino, name)
 
     def _refuse_reserved(self) -> None:
         log.warning(
@@ -273,11 +291,23 @@ class Namespace:
 
     def _remove_name(self, parent: int, name: bytes) -> None:
         key = dentry_key(parent, self._volume.keys.name_prf(parent, name))
-        self._volume.catalog.write(Table.DENTRIES, key, TOMBSTONE)
+        self._write_name(self._listings.get(parent), name, key, None)
+
+    def _write_name(self, listing: Listing | None, name: bytes, key: bytes, entry: Dentry | None) -> None:
+        value = TOMBSTONE if entry is None else records.encode(entry)
+        over = None if listing is None else listing.only_epoch(name)
+        if over is None:
+            self._volume.catalog.write(Table.DENTRIES, key, value)
+        else:
+            over = self._volume.catalog.write_over(Table.DENTRIES, key, value, over, ((), ()))
+        if listing is not None:
+            listing.put(name, key[8:], entry, over)
 
     def _set_name(self, parent: int, prf: bytes, name: bytes, state: InodeState) -> None:
-        value = records.encode(Dentry(state.ino, state.record.mode >> 12, name))
-        self._volume.catalog.write(Table.DENTRIES, dentry_key(parent, prf), value)
+        listing = self._listings.get(parent)
+        self._write_name(listing, name, dentry_key(parent, prf), Dentry(state.ino, state.record.mode >> 12, name))
+        if listing is not None:
+            self._listings.grown(parent, listing)
         self._add_link(state, parent, prf)
 
     def _exchange(self, old_dir: InodeState, name: bytes, entry: Dentry, new_dir: InodeState, new_name: bytes, target: Dentry) -> None:
@@ -305,8 +335,7 @@ class Namespace:
         if record.nlink == 0:
             epoch = self._volume.catalog.epoch
             self.orphans[state.ino] = epoch
-            key = orphan_key(records.ORPHAN_INODE, state.ino)
-            self._volume.catalog.put(Table.ORPHANS, key, records.encode(Orphan(epoch, 0)))
+            self._inodes.lost_last_name(state.ino, epoch)
 
     def _add_link(self, state: InodeState, parent: int, prf: bytes) -> None:
         if len(state.record.links) < limits.INODE_LINKS_INLINE:

@@ -249,6 +249,7 @@ class Restorer:
         if step.action == Action.REPLACE.value:
             # It has the same names as before.
             above.record.mtime_ns = mtime_ns
+            self._inodes.touch(above)
 
     def _remove(self, parent: int, name: bytes) -> None:
         entry = self._names.find(parent, name)

@@ -39,7 +39,7 @@ _COOKIE_LATEST: Final = 3
 
 def is_virtual(ino: int) -> bool:
     """Whether this is the number of something that is stored nowhere."""
-    return ino in (SNAPSHOTS_INO, LATEST_INO) or bool(ino & _VIRTUAL)
+    return ino >= _VIRTUAL or SNAPSHOTS_INO <= ino <= LATEST_INO
 
 
 def is_timely(name: bytes) -> bool:

@@ -67,9 +67,14 @@ class Volume:
 
     def now_ns(self) -> int:
         """The time stamp for a change that is made now, and noted as the last one."""
-        self.changed_at_ns = self.seams.clock.now_ns()
+        now_ns = self.changed_at_ns = self.seams.clock.now_ns()
         self.changes += 1
-        return self.changed_at_ns
+        return now_ns
+
+    def note_change(self, now_ns: int) -> None:
+        """A change was made that the kernel has given this time stamp, a moment ago as a rule."""
+        self.changed_at_ns = max(now_ns, self.changed_at_ns or 0)
+        self.changes += 1
 
     def next_ino(self) -> int:
         """A number for a new inode."""

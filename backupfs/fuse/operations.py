@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
 from functools import wraps
-from typing import Final, ParamSpec, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar, TypeVarTuple, cast
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
@@ -23,8 +23,8 @@ FOREVER_S: Final = 1e9
 """Nobody but this mount changes the tree, so what the kernel was told stays true."""
 _PERMISSIONS: Final = 0o7777
 log = logging.getLogger(__name__)
-P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 Class = TypeVar("Class", bound=type)
 
 
@@ -78,13 +78,13 @@ class FileSystem(Protocol):
     async def removexattr(self, ino: int, name: bytes, who: Caller) -> None: ...
 
 
-def answering(handler: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+def answering(handler: Callable[[*Ts], Awaitable[T]]) -> Callable[[*Ts], Awaitable[T]]:
     """The handler, with every error turned into the errno that the kernel is answered with. Cancellation passes."""
 
     @wraps(handler)
-    async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+    async def guarded(*args: *Ts) -> T:
         try:
-            return await handler(*args, **kwargs)
+            return await handler(*args)
         except FileSystemError as answer:
             raise FUSEError(answer.errno) from None
         except FUSEError:
@@ -99,13 +99,13 @@ def answering(handler: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
     return guarded
 
 
-def silent(handler: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]]:
+def silent(handler: Callable[[*Ts], Awaitable[None]]) -> Callable[[*Ts], Awaitable[None]]:
     """The handler of a request that has no answer: its errors go to the log only."""
 
     @wraps(handler)
-    async def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+    async def guarded(*args: *Ts) -> None:
         try:
-            await handler(*args, **kwargs)
+            await handler(*args)
         except Exception:
             log.exception("%s failed", handler.__name__)
 
@@ -126,7 +126,10 @@ def every_handler_guarded(handlers: Class) -> Class:
 
 
 def entry(attributes: Attributes) -> EntryAttributes:
-    """Attributes as the kernel takes them, with the time for which it may keep them."""
+    """Attributes as the kernel takes them, with the time for which it may keep them. Made once for each."""
+    made = attributes.answer
+    if made is not None:
+        return cast(EntryAttributes, made)
     answer = EntryAttributes()  # one link, no device number, generation 0 (inode numbers do not come back)
     answer.st_ino = attributes.ino
     answer.st_mode = attributes.mode
@@ -141,6 +144,7 @@ def entry(attributes: Attributes) -> EntryAttributes:
     if attributes.rdev:
         answer.st_rdev = attributes.rdev
     answer.entry_timeout = answer.attr_timeout = FOREVER_S if attributes.cacheable else 0
+    attributes.answer = answer
     return answer
 
 
@@ -294,11 +298,13 @@ class Operations(pyfuse3.Operations):
 
     async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
         # one run a request; no await between an entry's acceptance and its count
+        accept, remember = pyfuse3.readdir_reply, self._fs.remember
         for item in await self._fs.readdir(fh, start_id):
-            if not pyfuse3.readdir_reply(token, item.name, entry(item.attributes), item.next_cookie):
+            name, attributes = item.name, item.attributes
+            if not accept(token, name, entry(attributes), item.next_cookie):
                 break
-            if item.name not in _UNCOUNTED:
-                self._fs.remember(item.attributes.ino)
+            if name not in _UNCOUNTED:
+                remember(attributes.ino)
 
     async def releasedir(self, fh: int) -> None:
         await self._fs.releasedir(fh)

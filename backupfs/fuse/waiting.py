@@ -13,6 +13,7 @@ Every few requests the loop gets a turn, and whenever a handler waits.
 """
 
 import ctypes
+import os
 import select
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -42,6 +43,8 @@ class _Descriptor:
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self.is_safe_to_read = not os.get_blocking(number)
+        """Whether a read that finds nothing after all comes back."""
         poll = ctypes.PyDLL(None).poll
         poll.argtypes = (ctypes.POINTER(_PollRecord), ctypes.c_ulong, ctypes.c_int)
         self.readable: Callable[[], int] = partial(poll, ctypes.pointer(_PollRecord(number, select.POLLIN, 0)), 1, 0)
@@ -123,7 +126,7 @@ class _LowLevel:
         trio.lowlevel.notify_closing(number)
 
     async def wait_readable(self, number: int) -> None:
-        """Returns when there is something to read, and it is still there."""
+        """Returns when there is something to read, and where a read might not come back, it is still there."""
         descriptor = self._descriptor
         if descriptor is None or descriptor.number != number:
             descriptor = self._descriptor = _Descriptor(number)
@@ -135,6 +138,8 @@ class _LowLevel:
             if self._closing:
                 raise trio.ClosedResourceError
             if self._close_together and descriptor.readable_within(self._look_ns):
+                if descriptor.is_safe_to_read:
+                    return
                 continue
             before_ns = time.perf_counter_ns()
             self._since_turn = 0

@@ -44,6 +44,8 @@ class Run:
 class Runs:
     """The unstored bytes of one file. Newer bytes replace older ones."""
 
+    __slots__ = ("runs", "total_bytes")
+
     def __init__(self) -> None:
         self.runs: list[Run] = []
         self.total_bytes = 0
@@ -56,8 +58,12 @@ class Runs:
         if not data:
             return 0
         runs = self.runs
-        if runs and runs[-1].end == offset:
-            last = runs[-1]
+        if not runs:
+            runs.append(Run(offset, len(data), [data]))
+            self.total_bytes = len(data)
+            return len(data)
+        last = runs[-1]
+        if last.end == offset:
             last.pieces.append(data)
             last.length += len(data)
             self.total_bytes += len(data)
@@ -67,6 +73,10 @@ class Runs:
 
     def put_below(self, run: Run) -> None:
         """Put older bytes back: only where nothing newer stands."""
+        if not self.runs:
+            self.runs.append(Run(run.start, run.length, run.pieces.copy()))
+            self.total_bytes = run.length
+            return
         at = run.start
         for newer in [r for r in self.runs if r.end > run.start and r.start < run.end]:
             if newer.start > at:
@@ -78,6 +88,12 @@ class Runs:
     def remove(self, low: int, high: int) -> None:
         """Forget what stands in [low, high)."""
         runs = self.runs
+        if not runs:
+            return
+        if len(runs) == 1 and low <= runs[0].start and runs[0].end <= high:
+            runs.clear()
+            self.total_bytes = 0
+            return
         first = self._first_ending_after(low)
         if first == len(runs) or runs[first].start >= high:
             return
@@ -99,7 +115,12 @@ class Runs:
         index = self._first_ending_after(low)
         if index == len(self.runs) or self.runs[index].start != low:
             return None
-        run = self.runs[index].slice(low, high)
+        run = self.runs[index]
+        if run.end <= high:
+            del self.runs[index]
+            self.total_bytes -= run.length
+            return run
+        run = run.slice(low, high)
         self.remove(low, run.end)
         return run
 

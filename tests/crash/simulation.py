@@ -43,6 +43,7 @@ SMALL_LIMITS = {
     "CHECKPOINT_PART_BYTES": 2 * limits.KIB,
     "SORT_RUN_RECORDS": 40,
     "BREATHE_RECORDS": 16,
+    "LISTED_NAMES_MAX": 12,
 }
 """What makes a small workload meet every limit: packs and segments that fill up, files of many chunks and regions."""
 

@@ -6,7 +6,7 @@ import stat
 from collections import Counter
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from backupfs.engine.attributes import AttributeChanges, Attributes, Caller, DirectoryEntry, Opened, SpaceFacts
 from backupfs.errors import FileSystemError
@@ -127,7 +127,7 @@ class FakeFileSystem:
         self._count("getattr")
         if ino not in self.nodes:
             raise FileSystemError(errno.ENOENT)
-        return self.nodes[ino].attributes
+        return self._copy(ino)
 
     async def setattr(self, ino: int, changes: AttributeChanges, fh: int | None, who: Caller) -> Attributes:
         self._count("setattr")
@@ -140,7 +140,7 @@ class FakeFileSystem:
             value = getattr(changes, name)
             if value is not None:
                 setattr(attributes, name, value)
-        return attributes
+        return self._copy(ino)
 
     async def readlink(self, ino: int) -> bytes:
         self._count("readlink")
@@ -211,7 +211,7 @@ class FakeFileSystem:
     async def readdir(self, fh: int, start_cookie: int) -> list[DirectoryEntry]:
         self._count("readdir")
         children = sorted(self._directory(self.handles[fh]).items(), key=lambda child: child[1])
-        return [DirectoryEntry(name, self.nodes[ino].attributes, ino) for name, ino in children if ino > start_cookie][:RUN]
+        return [DirectoryEntry(name, self._copy(ino), ino) for name, ino in children if ino > start_cookie][:RUN]
 
     async def releasedir(self, fh: int) -> None:
         self._count("releasedir")
@@ -258,7 +258,11 @@ class FakeFileSystem:
     def _shown(self, ino: int) -> Attributes:
         node = self.nodes[ino]
         node.lookups += 1
-        return node.attributes
+        return self._copy(ino)
+
+    def _copy(self, ino: int) -> Attributes:
+        """What was handed out does not change."""
+        return replace(self.nodes[ino].attributes, answer=None)
 
     def _opened(self, ino: int) -> int:
         fh, self._next_fh = self._next_fh, self._next_fh + 1

@@ -90,11 +90,23 @@ class VersionRules:
             self.catalog.rewrite(*what, *self.draw.choice(versions))
 
     def put(self, what: Object, value: bytes, epoch: int | None = None) -> None:
-        self.catalog.write(*what, value, epoch)
+        versions = self.catalog.versions(*what)
+        if len(versions) <= 1 and self.draw.random() < 0.5:
+            self.put_over(what, value, epoch, versions)
+        else:
+            self.catalog.write(*what, value, epoch)
         set_in(self.present, what, value)
         for at, state in self.kept.values():
             if epoch is not None and at >= epoch:
                 set_in(state, what, value)
+
+    def put_over(self, what: Object, value: bytes, epoch: int | None, versions: list[tuple[int, bytes]]) -> None:
+        """The same by somebody who knows all versions."""
+        over, old = versions[0] if versions else (0, TOMBSTONE)
+        refers = [records.extents_of(what[0], each) if each else [] for each in (old, value)]
+        only = self.catalog.write_over(*what, value, over, (refers[0], refers[1]), epoch)
+        left = [at for at, _ in self.catalog.versions(*what)]
+        assert only == (None if len(left) > 1 else left[0] if left else 0)
 
     def fresh(self) -> bytes:
         self.next_value += 1

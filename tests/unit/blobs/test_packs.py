@@ -57,7 +57,7 @@ class Packs:
         self.counters.blob += len(plains)
         blobs = [NewBlob(n, self.keys.blob_id(p), p) for n, p in zip(numbers, plains, strict=True)]
         for number, place in zip(numbers, self.writer.append(blobs), strict=True):
-            self.places[number] = self.writer.claim(number, place)
+            self.places[number] = self.writer.claim([(number, place)])[0]
             self.plain[number] = plains[number - numbers[0]]
             facts = self.writer.facts(place.pack)
             if facts is not None:
@@ -168,7 +168,7 @@ def test_a_full_pack_waits_until_it_is_synced_and_claimed(packs: Packs, monkeypa
     assert packs.writer.full_packs() == []
     packs.writer.sync()
     assert packs.writer.full_packs() == []
-    packs.writer.claim(1, place)
+    packs.writer.claim([(1, place)])
     [pack] = packs.writer.full_packs()
     assert packs.writer.is_open(pack)
     packs.writer.close(pack)
@@ -244,8 +244,8 @@ def test_what_moves_before_it_is_noted_keeps_its_new_pack_open(packs: Packs, mon
     packs.fail("sync")
     moved = packs.sync()
     assert packs.writer.full_packs() == []
-    assert packs.writer.claim(1, place) == moved[1]
-    assert packs.writer.claim(1, place) == place, "it is told once: the blob may be appended again"
+    assert packs.writer.claim([(1, place)])[0] == moved[1]
+    assert packs.writer.claim([(1, place)])[0] == place, "it is told once: the blob may be appended again"
     assert [pack.number for pack in packs.writer.full_packs()] == [moved[1].pack]
 
 
@@ -255,7 +255,7 @@ def test_what_nobody_will_note_is_dropped(packs: Packs) -> None:
     packs.fail("sync")
     packs.writer.sync()
     packs.writer.disclaim({1})
-    assert packs.writer.claim(1, places[0]) == places[0]
+    assert packs.writer.claim([(1, places[0])])[0] == places[0]
     packs.fail("sync")
     assert set(packs.writer.sync()) <= {2}
     packs.counters.blob = 10

@@ -214,7 +214,7 @@ async def test_a_sync_waits_for_another_of_a_pack_that_has_failed_since(tmp_path
             return NewBlob(number, keys.blob_id(data), data)
 
         [place] = packs.append([blob(1001, 1000)])
-        packs.claim(1001, place)
+        packs.claim([(1001, place)])
         slow = True
         other = threading.Thread(target=lambda: packs.append([blob(1002, 8000)]))  # too much is unsynced: it syncs, blob 1001 too
         other.start()
@@ -405,12 +405,11 @@ async def test_an_index_that_cannot_be_read_stops_writing_and_loses_nothing_in_s
     """Met while a snapshot's batch is made: what comes after is refused, not acknowledged and left out."""
     log_rule.allow("")
     world = World.new(tmp_path / "w")
+    async with world.mounted() as m:  # of what the mount itself has made it needs to read nothing
+        for name in (b"a", b"b"):
+            await m.put(name, name * 1000)
     with pytest.RaisesGroup(BackupfsError, flatten_subgroups=True, allow_unwrapped=True):
         async with world.mounted() as m:
-            for name in (b"a", b"b"):
-                await m.put(name, name * 1000)
-            await m.fs.commit()
-            await m.fs._committer.applied()
             handles = [await m.open(name, os.O_RDWR) for name in (b"a", b"b")]
             unreadable = number_key(await m.ino(b"a"))
             for fh in handles:

@@ -4,6 +4,7 @@ import errno
 import inspect
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from typing import Any
 
 import pyfuse3
@@ -115,3 +116,10 @@ def test_attributes_are_told_whole(attributes: Attributes) -> None:
         assert getattr(answer, f"st_{name}") == getattr(attributes, name)
     assert answer.generation == 0
     assert (answer.entry_timeout, answer.attr_timeout) == ((FOREVER_S,) * 2 if attributes.cacheable else (0, 0))
+
+
+@given(ATTRIBUTES)
+def test_an_answer_is_made_once(attributes: Attributes) -> None:
+    """Who lists a directory again, or looks up what was listed, is answered with what is there."""
+    assert entry(attributes) is entry(attributes)
+    assert entry(replace(attributes, answer=None)) is not entry(attributes)

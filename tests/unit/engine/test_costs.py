@@ -1,0 +1,209 @@
+"""What requests cost, in counts that are the same on every machine: looks into the index, readings of the clock, records, batches."""
+
+import errno
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backupfs.catalog.catalog import Catalog, Layer
+from backupfs.catalog.index import Index
+from backupfs.engine.attributes import AttributeChanges
+from backupfs.errors import FileSystemError
+from backupfs.format.catalog import Table
+from tests.unit.engine.world import ROOT, WHO, Mounted, World, list_directory, simulated
+
+FILES = 40
+
+
+@contextmanager
+def counting(world: World, into: Counter[str]) -> Iterator[None]:
+    """Counts looks into the index, which may each wait for a disk, and readings of the clock, which are two system calls."""
+    real_seek, real_get, clock = Index.seek, Index.get, world.clock
+
+    def seek(self: Index, table: Table, start: bytes) -> tuple[bytes, bytes] | None:
+        into["looks"] += 1
+        return real_seek(self, table, start)
+
+    def get(self: Index, table: Table, key: bytes) -> bytes | None:
+        into["looks"] += 1
+        return real_get(self, table, key)
+
+    class Counting:
+        def now_ns(self) -> int:
+            into["clock"] += 1
+            return clock.now_ns()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Index, "seek", seek)
+        patch.setattr(Index, "get", get)
+        patch.setattr(world, "clock", Counting())
+        yield
+
+
+async def missing(m: Mounted, parent: int, name: bytes) -> None:
+    """The lookup by which the kernel finds out that a name is free."""
+    with pytest.raises(FileSystemError) as answer:
+        await m.fs.lookup(parent, name)
+    assert answer.value.errno == errno.ENOENT
+
+
+async def make(m: Mounted, parent: int, name: bytes) -> int:
+    """A file made and closed, by the requests of a program that does that. The kernel goes on knowing it."""
+    await missing(m, parent, name)
+    opened, attributes = await m.fs.create(parent, name, 0o644, os.O_CREAT | os.O_EXCL | os.O_WRONLY, WHO)
+    await m.fs.getattr(parent)
+    await m.fs.flush(opened.fh)
+    await m.fs.release(opened.fh)
+    return attributes.ino
+
+
+@simulated
+async def test_files_in_a_new_directory(tmp_path: Path) -> None:
+    """Nothing about them is looked up, from the first request to the last, whatever batches come in between."""
+    world = World.new(tmp_path / "host")
+    counts: Counter[str] = Counter()
+    with counting(world, counts):
+        async with world.mounted() as m:
+            top = await m.mkdir(b"d")
+            counts.clear()
+            inos = [await make(m, top, b"%d" % n) for n in range(FILES)]
+            assert counts == {"clock": FILES}
+            await m.fs.commit()
+            counts.clear()
+            for ino in inos:
+                for changes in (
+                    AttributeChanges(atime_ns=5, mtime_ns=5, ctime_ns=9),
+                    AttributeChanges(uid=1, ctime_ns=9),
+                    AttributeChanges(mode=0o600, ctime_ns=9),
+                ):
+                    await m.fs.setattr(ino, changes, None, WHO)
+            assert not counts, "the kernel has said when"
+            await m.fs.commit()
+            counts.clear()
+            for n in range(FILES):
+                await missing(m, top, b"new %d" % n)
+                await m.fs.rename(top, b"%d" % n, top, b"new %d" % n, 0, WHO)
+            assert counts == {"clock": FILES}
+            await m.fs.commit()
+            counts.clear()
+            assert len(await list_directory(m.fs, top)) == FILES
+            assert not counts
+            for n, ino in enumerate(inos):
+                await m.fs.unlink(top, b"new %d" % n, WHO)
+                m.fs.forget(ino, 1)
+            assert counts == {"clock": FILES}
+            await m.fs.commit()
+            assert m.fs.status().orphans == 0
+            assert await list_directory(m.fs, top) == []
+    assert await world.check() == []
+
+
+@simulated
+async def test_names_of_an_old_directory(tmp_path: Path) -> None:
+    """One look tells whether a name is there, for all requests that follow; once the directory has been listed none is needed."""
+    world = World.new(tmp_path / "host")
+    async with world.mounted() as m:
+        top = await m.mkdir(b"d")
+        for n in range(FILES):
+            await make(m, top, b"old %d" % n)
+    counts: Counter[str] = Counter()
+    with counting(world, counts):
+        async with world.mounted() as m:
+            await m.fs.getattr(top)
+            counts.clear()
+            for n in range(FILES):
+                await make(m, top, b"%d" % n)
+            assert counts == {"looks": FILES + 1, "clock": FILES}, "one for the default access list of the directory"
+            listed = await list_directory(m.fs, top)
+            assert len(listed) == 2 * FILES
+            counts.clear()
+            for n in range(FILES):
+                await missing(m, top, b"missing %d" % n)
+                await m.fs.lookup(top, b"old %d" % n)
+            assert await list_directory(m.fs, top) == listed
+            assert not counts
+
+
+@simulated
+async def test_records_of_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small file is four records; what was made and removed since the last batch is none."""
+    world = World.new(tmp_path / "host")
+    batches: list[Counter[str]] = []
+    real = Catalog.freeze
+
+    def freeze(self: Catalog) -> Any:
+        layer: Layer
+        layer, dead = real(self)
+        batches.append(Counter(Table(table).name for table, _, value in layer.changes() if value is not None))
+        return layer, dead
+
+    monkeypatch.setattr(Catalog, "freeze", freeze)
+    async with world.mounted() as m:
+        top = await m.mkdir(b"d")
+        await m.fs.commit()
+        batches.clear()
+        for n in range(FILES):
+            await m.put(b"d/%d" % n, b"content %d" % n)
+        assert not batches, "nobody has asked for one"
+        await m.fs.commit()
+        assert sum(batches, Counter()) == {
+            "INODES": FILES + 1, "DENTRIES": FILES, "BLOBS": FILES, "BLOB_IDS": FILES, "PACKS": 1, "META": 1,
+        }  # fmt: skip
+        batches.clear()
+        for n in range(FILES):
+            ino = await make(m, top, b"passing %d" % n)
+            await m.fs.unlink(top, b"passing %d" % n, WHO)
+            m.fs.forget(ino, 1)
+        await m.fs.commit()
+        assert sum(batches, Counter()) == {"INODES": 1, "META": 1}
+    assert await world.check() == []
+
+
+@simulated
+async def test_a_file_that_is_removed_while_it_is_open(tmp_path: Path) -> None:
+    """It is an orphan in the batch, and in none that comes after its end."""
+    world = World.new(tmp_path / "host")
+    async with world.mounted() as m:
+        await m.open(b"f")
+        await m.fs.commit()
+        await m.unlink(b"f")
+        await m.fs.commit()
+        rows = m.fs._volume.catalog.rows
+        assert len(rows(Table.ORPHANS)) == 1
+        await m.close(b"f")
+        assert rows(Table.ORPHANS) == []
+        await m.fs.commit()
+    assert await world.check() == []
+
+
+@simulated
+async def test_what_stat_shows_is_kept(tmp_path: Path) -> None:
+    """With what the kernel's side has made of it, until something of it changes."""
+    world = World.new(tmp_path / "host")
+    async with world.mounted() as m:
+        top = await m.mkdir(b"d")
+        ino = await make(m, top, b"f")
+        shown = await m.fs.getattr(ino)
+        assert await m.fs.getattr(ino) is shown
+        assert await m.fs.lookup(top, b"f") is shown
+        fh = await m.open(b"d/f", os.O_RDWR)
+        assert (await m.fs.getattr(ino)).blocks == 0
+        await m.fs.write(fh, 0, bytes(1000))
+        written = await m.fs.getattr(ino)
+        assert (written.size, written.blocks) == (1000, 2)
+        await m.fs.write(fh, 0, b"x" * 1000)
+        assert await m.fs.getattr(ino) is written
+        await m.close(b"d/f")
+        await m.fs.commit()
+        assert await m.fs.getattr(ino) == written
+        changed = await m.fs.setattr(ino, AttributeChanges(mode=0o600), None, WHO)
+        assert (changed.mode & 0o777, (await m.fs.getattr(ino)).mode & 0o777) == (0o600, 0o600)
+        before = await m.fs.getattr(top)
+        await m.fs.mkdir(top, b"below", 0o755, WHO)
+        assert (await m.fs.getattr(top)).nlink == before.nlink + 1
+        assert (await m.fs.getattr(ROOT)).nlink == 3
