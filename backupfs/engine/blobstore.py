@@ -41,6 +41,8 @@ class BlobStore:
         self._volume = volume
         self._pending: dict[bytes, _Pending] = {}
         self._reading: dict[int, trio.Event] = {}
+        self._appending = 0
+        """How many threads are appending: what comes while one is does not take two."""
         self.damaged: set[int] = set()
         """Blobs that could not be read. When the same content is written again it is stored in their place."""
 
@@ -159,7 +161,7 @@ class BlobStore:
 
     async def _append(self, new: list[NewBlob]) -> list[Location]:
         total = sum(len(blob.plain) for blob in new)
-        if total < limits.FLUSH_SMALL_BYTES or len(new) < 2:
+        if total < limits.FLUSH_SMALL_BYTES or len(new) < 2 or self._appending:
             return await self._append_part(new)
         halves: list[list[Location]] = [[], []]
         middle = len(new) // 2
@@ -180,6 +182,17 @@ class BlobStore:
         return halves[0] + halves[1]
 
     async def _append_part(self, new: list[NewBlob]) -> list[Location]:
+        packs = self._volume.packs
+        self._appending += 1
+        try:
+            places = await self._appended(new)
+        finally:
+            self._appending -= 1
+        if packs.much_unsynced():
+            await self._volume.seams.offload.disk(packs.sync_much)
+        return places
+
+    async def _appended(self, new: list[NewBlob]) -> list[Location]:
         volume = self._volume
         offload = volume.seams.offload
         try:
