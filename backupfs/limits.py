@@ -72,6 +72,8 @@ FLUSH_JOBS: Final = 4
 INLINE_WORK_BYTES: Final = 32 * KIB
 """Less than this is cut and hashed on the loop: handing it to a thread costs more."""
 READ_AHEAD_BYTES: Final = 4 * MIB
+READ_AHEAD_STEP_BYTES: Final = 1 * MIB
+"""So much is fetched by one visit to a thread, what stands side by side in a pack by one read."""
 READ_AHEAD_TASKS: Final = 8
 TAIL_BLOBS_MAX: Final = 64
 """So many small blobs may make up the unfinished end of a file that is synced again and again; then they are stored as one."""

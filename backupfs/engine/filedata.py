@@ -168,26 +168,42 @@ class FileData:
         for extent in extents:
             catalog.pin(extent[2])
         try:
-            if len(extents) == 1 and extents[0][0] == low and extents[0][1] == high - low:
-                _, length, number, inner = extents[0]
-                chunk = await self._blobs.read(number)
-                return chunk if inner == 0 and length == len(chunk) else memoryview(chunk)[inner : inner + length]
-            into = bytearray(high - low)
-            for at, length, number, inner in extents:
-                chunk = await self._blobs.read(number)
-                into[at - low : at - low + length] = memoryview(chunk)[inner : inner + length]
-            return into
+            chunks = await self._blobs.read([extent[2] for extent in extents])
         finally:
             for extent in extents:
                 catalog.unpin(extent[2])
+        parts: list[bytes | memoryview] = []
+        at = low
+        for start, length, number, inner in extents:
+            chunk = chunks[number]
+            if start > at:
+                parts.append(bytes(start - at))
+            parts.append(chunk if length == len(chunk) else memoryview(chunk)[inner : inner + length])
+            at = start + length
+        if at < high:
+            parts.append(bytes(high - at))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def read_ahead(self, record: Inode, epoch: int, low: int, high: int) -> None:
-        """Have the chunks of [low, high) fetched into the cache, in the background and as far as there is capacity for it."""
-        for _, _, number, _ in self.extents(record, epoch, low, min(high, record.size)) if low < record.size else ():
-            if self._ahead < limits.READ_AHEAD_TASKS and self._volume.cache.get(number) is None:
-                self._ahead += 1
+        """Have the chunks of [low, high) fetched into the cache, some at a time, in the background and as far as there is capacity for it."""
+        try:
+            extents = self.extents(record, epoch, low, min(high, record.size)) if low < record.size else []
+        except BackupfsError as error:
+            # Whoever reads these bytes is told; reading ahead is nobody's request.
+            log.debug("reading ahead: %s", error)
+            return
+        missing = [extent for extent in extents if not self._blobs.is_at_hand(extent[2])]
+        while missing and self._ahead < limits.READ_AHEAD_TASKS:
+            numbers: dict[int, None] = {}
+            size_bytes = 0
+            while missing and size_bytes < limits.READ_AHEAD_STEP_BYTES:
+                _, length, number, _ = missing.pop(0)
+                numbers[number] = None
+                size_bytes += length
+            for number in numbers:
                 self._volume.catalog.pin(number)
-                self._background(self._fetch, number)
+            self._ahead += 1
+            self._background(self._fetch, list(numbers))
 
     def extents(self, record: Inode, epoch: int, low: int, high: int) -> list[Extent]:
         """The extents of [low, high), clipped."""
@@ -344,15 +360,14 @@ class FileData:
         assert self._nursery is not None, "the storing task does not run"
         self._nursery.start_soon(work, *args)
 
-    async def _fetch(self, number: int) -> None:
+    async def _fetch(self, numbers: list[int]) -> None:
         try:
-            await self._blobs.read(number)
+            await self._blobs.read(numbers)
         except BackupfsError as error:
-            # Whoever reads these bytes is told; reading ahead is nobody's request.
             log.debug("reading ahead: %s", error)
         finally:
             self._ahead -= 1
-            self._volume.catalog.unpin(number)
+            self._blobs.unpin(numbers)
 
     async def _finish_tail(self, state: InodeState) -> None:
         self._tails.pop(state.ino, None)
