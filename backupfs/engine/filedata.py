@@ -7,7 +7,6 @@ is known, and only a flush that must have everything stored cuts before the next
 """
 
 import enum
-import errno
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -95,6 +94,8 @@ class FileData:
         self.dirty_bytes = 0
         self._waiting = trio.lowlevel.ParkingLot()
         """Who waits for room, in the order of coming: a file's bytes that arrive in order are taken in so."""
+        self._coming_in = False
+        """One of them is about to: two at a time would come in in any order."""
         self._work = trio.Event()
         self._settled = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -134,9 +135,10 @@ class FileData:
 
     async def room(self) -> None:
         """Wait until more bytes may be taken in."""
-        if self._waiting or self._is_full():
+        if self._waiting or self._coming_in or self._is_full():
             self._work.set()
             await self._waiting.park()
+            self._coming_in = False
             self._let_in()
 
     # reading
@@ -392,7 +394,9 @@ class FileData:
     async def _start(self, states: list[InodeState], mode: FlushMode) -> None:
         await self._jobs.acquire()
         try:
-            due = [s for s in states if s.runs and self._may_be_cut(s)] if await self._has_room(states, mode) else []
+            has_room = await self._has_room(states, mode)
+            free = self._may_be_cut if mode is FlushMode.STREAM else _is_at_rest
+            due = [s for s in states if s.runs and free(s)] if has_room else []
         except BackupfsError as error:
             self._tell_untried(states, error)
             due = []
@@ -424,10 +428,10 @@ class FileData:
 
     def _may_be_cut(self, state: InodeState) -> bool:
         """Whether bytes of the file may go on their way: none are, or the boundary behind those is known and nobody waits for their arrival."""
-        if not state.flushing:
+        if _is_at_rest(state):
             return True
         turn = self._turns.get(state.ino)
-        return turn is not None and turn.cut_to is not None and not state.awaited
+        return turn is not None and turn.cut_to is not None and not state.awaited and _has_long_run_at(state, turn.cut_to)
 
     @contextmanager
     def _awaiting(self, states: Sequence[InodeState]) -> Iterator[None]:
@@ -518,7 +522,8 @@ class FileData:
 
     def _let_in(self) -> None:
         """The first of those who wait, if there is room; who has come in lets the next one in."""
-        if self._waiting and not self._is_full():
+        if self._waiting and not self._coming_in and not self._is_full():
+            self._coming_in = True
             self._waiting.unpark()
 
     def _plan_all(self, turn: _Turn) -> None:
@@ -616,7 +621,7 @@ class FileData:
         return _Cut(self._blobs.identify(pieces), stored_from, covered if lengths else stored_from, boundary, data[job.fresh - job.start :])
 
     def _has_cut(self, turn: _Turn, cuts: list[_Cut]) -> None:
-        """Cutting is done. What is left over goes back, and the file may be cut on behind it; the bytes in flight are held only once, in one piece."""
+        """Cutting is done. What is left over goes back, and the file may be cut on behind it; bytes in flight are held once, in one piece."""
         for job, cut in zip(turn.jobs, cuts, strict=True):
             state, run = job.state, job.run
             if state.dead:
@@ -628,7 +633,7 @@ class FileData:
             self._back_to_runs(state, run.slice(job.run.end, run.end))
             if job.mode is FlushMode.STREAM and length:
                 turn.cut_to = cut.end
-                if any(rest.start == cut.end and rest.length >= limits.FLUSH_RUN_BYTES for rest in state.runs.runs):
+                if _has_long_run_at(state, cut.end):
                     self._long[state.ino] = state
                     self._work.set()
 
@@ -763,6 +768,14 @@ class FileData:
         with trio.CancelScope(shield=True):
             while not self.end_regions(data, orphan, limits.REAP_RECORDS_PER_STEP, state.record):
                 await trio.lowlevel.checkpoint()
+
+
+def _is_at_rest(state: InodeState) -> bool:
+    return not state.flushing
+
+
+def _has_long_run_at(state: InodeState, start: int) -> bool:
+    return any(run.start == start and run.length >= limits.FLUSH_RUN_BYTES for run in state.runs.runs)
 
 
 def _first_bytes(runs: list[Run], size_bytes: int) -> list[Run]:
