@@ -57,18 +57,23 @@ INLINE_EXTENTS_MAX: Final = 4
 
 DIRTY_BYTES_MAX: Final = 48 * MIB
 """Bytes written and not yet stored; writers wait beyond it."""
-FLUSH_RUN_BYTES: Final = 8 * MIB
+WRITE_BYTES_MAX: Final = 1 * MIB
+"""The kernel hands over no more in one request."""
+FLUSH_RUN_BYTES: Final = 4 * MIB
 """A run this long is chunked and stored while more arrives."""
-FLUSH_JOB_BYTES: Final = 16 * MIB
-"""So much of one growing file goes to a thread at once: it is held several times over while it is joined, compressed and sealed."""
+FLUSH_JOB_BYTES: Final = 4 * MIB
+"""So much of one growing file goes to a thread at once. It is held several times over while it is joined, compressed and sealed."""
 FLUSH_SMALL_BYTES: Final = 1 * MIB
 """So many bytes of small files go to a worker thread together."""
 FLUSH_FILES: Final = 512
 """So many small files at most go together: applying their extents holds the loop."""
-FLUSH_JOBS: Final = 2
+FLUSH_JOBS: Final = 4
+"""So many parts are on their way at once: one that is cut, two that are compressed and sealed, one that waits for the disk."""
 INLINE_WORK_BYTES: Final = 32 * KIB
 """Less than this is cut and hashed on the loop: handing it to a thread costs more."""
 READ_AHEAD_BYTES: Final = 4 * MIB
+READ_AHEAD_STEP_BYTES: Final = 1 * MIB
+"""So much is fetched by one visit to a thread, what stands side by side in a pack by one read."""
 READ_AHEAD_TASKS: Final = 8
 TAIL_BLOBS_MAX: Final = 64
 """So many small blobs may make up the unfinished end of a file that is synced again and again; then they are stored as one."""

@@ -153,6 +153,20 @@ class PackWriter:
                 self._move(pack)
         raise StoreError("what was written could not be made durable, in three different packs; the disk may be failing")
 
+    def much_unsynced(self) -> bool:
+        """Whether it is time for `sync_much`. Does not wait."""
+        with self._lock:
+            return any(map(_holds_much, self._open))
+
+    def sync_much(self) -> None:
+        """Bounds what stays in memory: packs with much that is unsynced are synced, and full ones, several of which come between two batches. A
+        failure is dealt with where durability is asked for.
+        """
+        with self._lock:
+            packs = [pack for pack in self._open if _holds_much(pack)]
+        for pack in packs:
+            self._sync_pack(pack)
+
     def disclaim(self, numbers: Collection[int]) -> None:
         """Nobody will take note of these appended blobs: they need not become durable, and no pack lists them."""
         with self._lock:
@@ -255,13 +269,8 @@ class PackWriter:
                 pack.entries.extend(frame.entry for frame in frames)
                 pack.unsynced.extend(frames)
                 pack.unsynced_bytes += sum(frame.entry.stored_bytes for frame in frames)
-                # A full pack is let go of at once: several fill up between two batches.
-                too_much = pack.full or pack.unsynced_bytes > limits.PACK_UNSYNCED_BYTES
                 for frame in frames:
                     locations[frame.number] = Location(pack.number, frame.entry.offset, frame.entry.stored_bytes)
-            if too_much:
-                # Bounds what stays in memory; a failure is dealt with where durability is asked for.
-                self._sync_pack(pack)
         finally:
             with self._lock:
                 pack.writers -= 1
@@ -350,6 +359,11 @@ class PackWriter:
                 # Whoever is told knows the first pack only.
                 before = self._untold.get(number)
                 self._untold[number] = Moved(pack.number if before is None else before.left, place)
+
+
+def _holds_much(pack: OpenPack) -> bool:
+    """Not one that has failed: its blobs have to move."""
+    return pack.unsynced_bytes > (0 if pack.full else limits.PACK_UNSYNCED_BYTES) and not pack.failed
 
 
 def finish_abandoned(source: bytes, entries: Sequence[PackEntry], object_id: bytes, keys: Keys, randomness: Randomness) -> list[bytes]:

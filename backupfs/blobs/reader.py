@@ -2,6 +2,7 @@
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -9,7 +10,7 @@ from typing import Final
 from backupfs.blobs.packs import pack_name
 from backupfs.codec.compression import Compressor
 from backupfs.codec.keys import Keys, Sealer
-from backupfs.errors import DamageError, MissingObjectError
+from backupfs.errors import BackupfsError, DamageError, MissingObjectError, again
 from backupfs.format import objects
 from backupfs.format.catalog import Blob
 from backupfs.format.layout import SEAL_OVERHEAD_BYTES, Sealed
@@ -44,16 +45,43 @@ class BlobReader:
 
     def read(self, blob: Blob, pack_object_id: bytes) -> bytes:
         """The verified plaintext of a blob. Raises DamageError (also when its pack is gone) or StoreError."""
-        if blob.stored_bytes > blob.plain_bytes + SEAL_OVERHEAD_BYTES:
-            raise DamageError(f"blob {blob.id.hex()}: its record has impossible lengths")
+        [plain] = self.read_all([(blob, pack_object_id)])
+        if isinstance(plain, BackupfsError):
+            raise plain
+        return plain
+
+    def read_all(self, wanted: Sequence[tuple[Blob, bytes]]) -> list[bytes | BackupfsError]:
+        """Verified plaintexts, or what `read` would raise, in the order asked for. What stands side by side in a pack is read in one go."""
+        found: list[bytes | BackupfsError] = [b""] * len(wanted)
+        for stretch in _side_by_side(wanted):
+            (first, pack), (last, _) = wanted[stretch[0]], wanted[stretch[-1]]
+            try:
+                if not _is_possible(first):
+                    raise DamageError(f"blob {first.id.hex()}: its record has impossible lengths")
+                source, data = self._sealed(pack, first.offset, last.offset + last.stored_bytes - first.offset)
+            except BackupfsError as error:
+                found = [again(error) if i in stretch else plain for i, plain in enumerate(found)]
+                continue
+            whole = memoryview(data)
+            for index in stretch:
+                blob = wanted[index][0]
+                at = blob.offset - first.offset
+                try:
+                    found[index] = self._opened(source, blob, whole[at : at + blob.stored_bytes], pack)
+                except BackupfsError as error:
+                    found[index] = again(error)
+        return found
+
+    def _sealed(self, pack_object_id: bytes, offset: int, size_bytes: int) -> tuple[_Source, bytes]:
         source = self._acquire(pack_object_id)
         try:
             if source.handle is None:
-                sealed = self._store.get(pack_name(pack_object_id), blob.offset, blob.stored_bytes)
-            else:
-                sealed = self._files.read_at(source.handle, blob.offset, blob.stored_bytes)
+                return source, self._store.get(pack_name(pack_object_id), offset, size_bytes)
+            return source, self._files.read_at(source.handle, offset, size_bytes)
         finally:
             self._release(source)
+
+    def _opened(self, source: _Source, blob: Blob, sealed: memoryview, pack_object_id: bytes) -> bytes:
         if len(sealed) != blob.stored_bytes:
             raise DamageError(f"pack {pack_object_id.hex()} ends before blob {blob.id.hex()}", object_id=pack_object_id.hex())
         stored = source.sealer.open(Sealed.BLOB, blob.offset, sealed, blob.plain_bytes)
@@ -127,3 +155,22 @@ class BlobReader:
         if not source.users and source.handle is not None:
             self._files.close(source.handle)
             source.handle = None
+
+
+def _side_by_side(wanted: Sequence[tuple[Blob, bytes]]) -> list[list[int]]:
+    """The places in `wanted` of blobs that stand one right after the other in a pack, together. One whose record is impossible stays by itself."""
+    stretches: list[list[int]] = []
+    end: tuple[bytes, int] | None = None
+    for index in sorted(range(len(wanted)), key=lambda i: (wanted[i][1], wanted[i][0].offset)):
+        blob, pack = wanted[index]
+        if end == (pack, blob.offset) and _is_possible(blob):
+            stretches[-1].append(index)
+        else:
+            stretches.append([index])
+        end = (pack, blob.offset + blob.stored_bytes) if _is_possible(blob) else None
+    return stretches
+
+
+def _is_possible(blob: Blob) -> bool:
+    """So much can stand in a pack; whoever believes more takes memory for it."""
+    return blob.stored_bytes <= blob.plain_bytes + SEAL_OVERHEAD_BYTES

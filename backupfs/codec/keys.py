@@ -58,7 +58,7 @@ class Sealer:
         data = layout.binding(self._repository_id, what, self._object_id, position, detail) + context
         return self._aead.encrypt(layout.nonce(position), plain, data)
 
-    def open(self, what: Sealed, position: int, sealed: bytes, detail: int = 0, context: bytes = b"") -> bytes:
+    def open(self, what: Sealed, position: int, sealed: bytes | memoryview, detail: int = 0, context: bytes = b"") -> bytes:
         """The plaintext. Raises DamageError when a byte, the place or the key is not the one it was sealed with."""
         data = layout.binding(self._repository_id, what, self._object_id, position, detail) + context
         try:

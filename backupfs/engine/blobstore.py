@@ -41,6 +41,8 @@ class BlobStore:
         self._volume = volume
         self._pending: dict[bytes, _Pending] = {}
         self._reading: dict[int, trio.Event] = {}
+        self._appending = 0
+        """How many threads are appending: what comes while one is does not take two."""
         self.damaged: set[int] = set()
         """Blobs that could not be read. When the same content is written again it is stored in their place."""
 
@@ -119,47 +121,91 @@ class BlobStore:
         finally:
             self.unpin(numbers)
 
-    async def read(self, number: int) -> bytes:
-        """A blob's plaintext, through the cache. Raises DamageError or StoreError."""
-        volume = self._volume
-        while True:
-            chunk = volume.cache.get(number)
-            if chunk is not None:
-                return chunk
-            busy = self._reading.get(number)
-            if busy is None:
-                break
-            await busy.wait()
-        event = self._reading[number] = trio.Event()
-        try:
-            chunk = await self._read(number)
-            volume.cache.put(number, chunk)
-            return chunk
-        except DamageError:
-            self.damaged.add(number)
-            raise
-        finally:
-            del self._reading[number]
-            event.set()
+    async def read(self, numbers: Sequence[int]) -> dict[int, bytes]:
+        """Blobs' plaintexts, through the cache: each is fetched once, whoever else wants it, and all that are missing in one visit to a thread.
 
-    async def _read(self, number: int) -> bytes:
-        volume = self._volume
-        blob = volume.catalog.blob(number)
-        pack = volume.catalog.pack_object_id(blob.pack)
+        Raises DamageError or StoreError when one of them cannot be read.
+        """
+        cache = self._volume.cache
+        found: dict[int, bytes] = {}
+        while True:
+            missing: dict[int, None] = {}
+            busy: trio.Event | None = None
+            for number in numbers:
+                if number in found:
+                    continue
+                chunk = cache.get(number)
+                if chunk is not None:
+                    found[number] = chunk
+                elif number in self._reading:
+                    busy = self._reading[number]
+                else:
+                    missing[number] = None
+            if missing:
+                found.update(await self._fetch(list(missing)))
+            elif busy is not None:
+                await busy.wait()
+            else:
+                return found
+
+    def is_at_hand(self, number: int) -> bool:
+        """Whether a blob's plaintext is in the cache or on its way there."""
+        return number in self._reading or self._volume.cache.get(number) is not None
+
+    async def _fetch(self, numbers: list[int]) -> dict[int, bytes]:
+        """Blobs that nobody else is reading. All that can be read are in the cache afterwards, also when one cannot."""
+        event = trio.Event()
+        self._reading.update(dict.fromkeys(numbers, event))
+        chunks: dict[int, bytes] = {}
+        trouble: BackupfsError | None = None
         try:
-            return await volume.seams.offload.disk(volume.reader.read, blob, pack)
-        except MissingObjectError:
+            for number, chunk in (await self._read(numbers)).items():
+                if isinstance(chunk, BackupfsError):
+                    trouble = trouble or chunk
+                    if isinstance(chunk, DamageError):
+                        self.damaged.add(number)
+                else:
+                    chunks[number] = chunk
+                    self._volume.cache.put(number, chunk)
+        finally:
+            for number in numbers:
+                del self._reading[number]
+            event.set()
+        if trouble is not None:
+            raise again(trouble)
+        return chunks
+
+    async def _read(self, numbers: list[int]) -> dict[int, bytes | BackupfsError]:
+        volume = self._volume
+        found = await self._read_once(numbers)
+        gone = [number for number, chunk in found.items() if isinstance(chunk, MissingObjectError)]
+        if gone:
             # The pack may have been closed, or the blob moved, while the read was on its way; a second miss is damage.
-            volume.reader.forget(pack)
+            for number in gone:
+                volume.reader.forget(volume.catalog.pack_object_id(volume.catalog.blob(number).pack))
             if volume.follows:
                 volume.index.renew()
-            blob = volume.catalog.blob(number)
-            pack = volume.catalog.pack_object_id(blob.pack)
-            return await volume.seams.offload.disk(volume.reader.read, blob, pack)
+            found.update(await self._read_once(gone))
+        return found
+
+    async def _read_once(self, numbers: list[int]) -> dict[int, bytes | BackupfsError]:
+        volume = self._volume
+        found: dict[int, bytes | BackupfsError] = {}
+        wanted: dict[int, tuple[Blob, bytes]] = {}
+        for number in numbers:
+            try:
+                blob = volume.catalog.blob(number)
+                wanted[number] = (blob, volume.catalog.pack_object_id(blob.pack))
+            except DamageError as error:
+                found[number] = again(error)
+        if wanted:
+            chunks = await volume.seams.offload.disk(volume.reader.read_all, list(wanted.values()))
+            found.update(zip(wanted, chunks, strict=True))
+        return found
 
     async def _append(self, new: list[NewBlob]) -> list[Location]:
         total = sum(len(blob.plain) for blob in new)
-        if total < limits.FLUSH_SMALL_BYTES or len(new) < 2:
+        if total < limits.FLUSH_SMALL_BYTES or len(new) < 2 or self._appending:
             return await self._append_part(new)
         halves: list[list[Location]] = [[], []]
         middle = len(new) // 2
@@ -180,6 +226,17 @@ class BlobStore:
         return halves[0] + halves[1]
 
     async def _append_part(self, new: list[NewBlob]) -> list[Location]:
+        packs = self._volume.packs
+        self._appending += 1
+        try:
+            places = await self._appended(new)
+        finally:
+            self._appending -= 1
+        if packs.much_unsynced():
+            await self._volume.seams.offload.disk(packs.sync_much)
+        return places
+
+    async def _appended(self, new: list[NewBlob]) -> list[Location]:
         volume = self._volume
         offload = volume.seams.offload
         try:

@@ -1,16 +1,17 @@
 """What files contain: taking writes in, storing them, reading them back.
 
 Bytes go runs (just written) -> in flight (being stored) -> extents (stored). A read puts the three over each other, newest on top. One task at a
-time stores a file's bytes. Chunk boundaries depend on content only: an appending run starts over at the last boundary that is known, and
-only a flush that must have everything stored cuts before the next one is known.
+time stores a file's bytes; only of a file that grows the next part is cut while those before it are still compressed, sealed and appended, and
+the parts count as stored one after the other. Chunk boundaries depend on content only: an appending run starts over at the last boundary that
+is known, and only a flush that must have everything stored cuts before the next one is known.
 """
 
 import enum
-import errno
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TypeVarTuple
 
 import trio
@@ -55,6 +56,20 @@ class _Job:
     """With this job all bytes are stored that the file had when it was so long; 0 when others are left."""
 
 
+@dataclass(slots=True, eq=False)
+class _Turn:
+    """Some files' jobs, which are stored together. A part of a growing file comes into effect after the part `before` it, or not at all."""
+
+    states: Sequence[InodeState]
+    mode: FlushMode
+    before: "_Turn | None"
+    jobs: list[_Job] = field(default_factory=list)
+    cut_to: int | None = None
+    """The boundary from which the file can be cut on, once it is known."""
+    error: BackupfsError | None = None
+    over: trio.Event = field(default_factory=trio.Event)
+
+
 @dataclass(slots=True)
 class _Cut:
     """The chunks of a job, which make the bytes [`stored_from`, `end`), and the last boundary that is known."""
@@ -63,6 +78,8 @@ class _Cut:
     stored_from: int
     end: int
     boundary: int
+    fresh: memoryview
+    """The job's own bytes, in one piece."""
 
 
 class FileData:
@@ -75,11 +92,16 @@ class FileData:
         self._dirty: dict[int, InodeState] = {}
         self._long: dict[int, InodeState] = {}
         self.dirty_bytes = 0
-        self._room = trio.Event()
+        self._waiting = trio.lowlevel.ParkingLot()
+        """Who waits for room, in the order of coming: a file's bytes that arrive in order are taken in so."""
+        self._coming_in = False
+        """One of them is about to: two at a time would come in in any order."""
         self._work = trio.Event()
         self._settled = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._jobs = trio.Semaphore(limits.FLUSH_JOBS)
+        self._turns: dict[int, _Turn] = {}
+        """The newest turn of each file that is being stored."""
         self._ahead = 0
         self._crowded: set[tuple[int, int]] = set()
         self._tails: dict[int, InodeState] = {}
@@ -113,9 +135,11 @@ class FileData:
 
     async def room(self) -> None:
         """Wait until more bytes may be taken in."""
-        while self.dirty_bytes > limits.DIRTY_BYTES_MAX and self._volume.failure is None and not self.stuck:
+        if self._waiting or self._coming_in or self._is_full():
             self._work.set()
-            await self._room.wait()
+            await self._waiting.park()
+            self._coming_in = False
+            self._let_in()
 
     # reading
 
@@ -146,26 +170,42 @@ class FileData:
         for extent in extents:
             catalog.pin(extent[2])
         try:
-            if len(extents) == 1 and extents[0][0] == low and extents[0][1] == high - low:
-                _, length, number, inner = extents[0]
-                chunk = await self._blobs.read(number)
-                return chunk if inner == 0 and length == len(chunk) else memoryview(chunk)[inner : inner + length]
-            into = bytearray(high - low)
-            for at, length, number, inner in extents:
-                chunk = await self._blobs.read(number)
-                into[at - low : at - low + length] = memoryview(chunk)[inner : inner + length]
-            return into
+            chunks = await self._blobs.read([extent[2] for extent in extents])
         finally:
             for extent in extents:
                 catalog.unpin(extent[2])
+        parts: list[bytes | memoryview] = []
+        at = low
+        for start, length, number, inner in extents:
+            chunk = chunks[number]
+            if start > at:
+                parts.append(bytes(start - at))
+            parts.append(chunk if length == len(chunk) else memoryview(chunk)[inner : inner + length])
+            at = start + length
+        if at < high:
+            parts.append(bytes(high - at))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def read_ahead(self, record: Inode, epoch: int, low: int, high: int) -> None:
-        """Have the chunks of [low, high) fetched into the cache, in the background and as far as there is capacity for it."""
-        for _, _, number, _ in self.extents(record, epoch, low, min(high, record.size)) if low < record.size else ():
-            if self._ahead < limits.READ_AHEAD_TASKS and self._volume.cache.get(number) is None:
-                self._ahead += 1
+        """Have the chunks of [low, high) fetched into the cache, some at a time, in the background and as far as there is capacity for it."""
+        try:
+            extents = self.extents(record, epoch, low, min(high, record.size)) if low < record.size else []
+        except BackupfsError as error:
+            # Whoever reads these bytes is told; reading ahead is nobody's request.
+            log.debug("reading ahead: %s", error)
+            return
+        missing = [extent for extent in extents if not self._blobs.is_at_hand(extent[2])]
+        while missing and self._ahead < limits.READ_AHEAD_TASKS:
+            numbers: dict[int, None] = {}
+            size_bytes = 0
+            while missing and size_bytes < limits.READ_AHEAD_STEP_BYTES:
+                _, length, number, _ = missing.pop(0)
+                numbers[number] = None
+                size_bytes += length
+            for number in numbers:
                 self._volume.catalog.pin(number)
-                self._background(self._fetch, number)
+            self._ahead += 1
+            self._background(self._fetch, list(numbers))
 
     def extents(self, record: Inode, epoch: int, low: int, high: int) -> list[Extent]:
         """The extents of [low, high), clipped."""
@@ -181,14 +221,15 @@ class FileData:
     async def flush(self, states: Sequence[InodeState], mode: FlushMode) -> None:
         """Store what these files have been given so far. Raises the first error; what could not be stored stays unstored."""
         waiting = [state for state in states if not state.clean]
-        while waiting:
-            busy = [state for state in waiting if state.flushing]
-            free = [state for state in waiting if not state.flushing]
-            if free:
-                await self._store(free, mode)
-            else:
-                await self._settled.wait()
-            waiting = [state for state in busy if not state.clean]
+        with self._awaiting(states):
+            while waiting:
+                busy = [state for state in waiting if state.flushing]
+                free = [state for state in waiting if not state.flushing]
+                if free:
+                    await self._store(self._begin(free, mode))
+                else:
+                    await self._settled.wait()
+                waiting = [state for state in busy if not state.clean]
 
     async def settled(self) -> None:
         """Wait until some files that are being stored are stored, or failed to be."""
@@ -196,8 +237,7 @@ class FileData:
 
     def wake(self) -> None:
         """Writing has stopped for good: nobody is to wait for room any longer."""
-        self._room.set()
-        self._room = trio.Event()
+        self._waiting.unpark_all()
 
     async def flush_all(self, *, where_there_is_room: bool = False) -> None:
         """Store everything received so far. One file's trouble does not keep the others from being stored; the first is raised at the end. Nothing is
@@ -227,7 +267,7 @@ class FileData:
                     await self._work.wait()
                 self._work = trio.Event()
                 for state in list(self._long.values()):
-                    if not state.flushing:
+                    if self._may_be_cut(state):
                         self._long.pop(state.ino, None)
                         await self._start([state], FlushMode.STREAM)
                 pressed = self.dirty_bytes > limits.DIRTY_BYTES_MAX // 2
@@ -250,13 +290,15 @@ class FileData:
 
     async def truncate(self, state: InodeState, size: int) -> None:
         """Set a file's size. Bytes beyond it are gone at once, whatever their number; a longer file ends in a hole."""
-        while state.flushing and size < state.record.size:
-            await self._settled.wait()
+        with self._awaiting([state]):
+            while state.flushing and size < state.record.size:
+                await self._settled.wait()
         record = state.record
         shorter = size < record.size
         before = state.runs.total_bytes
         state.runs.remove(size, limits.FILE_SIZE_MAX_BYTES)
         self.dirty_bytes += state.runs.total_bytes - before
+        self._let_in()
         record.size = size
         state.stored_bytes = min(state.stored_bytes, size)
         self._inodes.touch(state)
@@ -311,6 +353,7 @@ class FileData:
         self.dirty_bytes -= state.runs.total_bytes
         state.runs.remove(0, limits.FILE_SIZE_MAX_BYTES)
         state.in_flight.remove(0, limits.FILE_SIZE_MAX_BYTES)
+        self._let_in()
         self._is_clean(state)
 
     # inside
@@ -319,22 +362,21 @@ class FileData:
         assert self._nursery is not None, "the storing task does not run"
         self._nursery.start_soon(work, *args)
 
-    async def _fetch(self, number: int) -> None:
+    async def _fetch(self, numbers: list[int]) -> None:
         try:
-            await self._blobs.read(number)
+            await self._blobs.read(numbers)
         except BackupfsError as error:
-            # Whoever reads these bytes is told; reading ahead is nobody's request.
             log.debug("reading ahead: %s", error)
         finally:
             self._ahead -= 1
-            self._volume.catalog.unpin(number)
+            self._blobs.unpin(numbers)
 
     async def _finish_tail(self, state: InodeState) -> None:
         self._tails.pop(state.ino, None)
         if state.flushing or state.writers or state.dead or not state.clean:
             self._jobs.release()
             return
-        state.flushing = True
+        state.flushing += 1
         try:
             unfinished, state.unfinished = state.unfinished, None
             if unfinished is not None and unfinished[0] == state.record.size:
@@ -351,18 +393,29 @@ class FileData:
 
     async def _start(self, states: list[InodeState], mode: FlushMode) -> None:
         await self._jobs.acquire()
-        self._background(self._store_quietly, states, mode)
-
-    async def _store_quietly(self, states: list[InodeState], mode: FlushMode) -> None:
         try:
-            due = [s for s in states if not s.flushing and s.runs]
-            if await self._has_room(due, mode):
-                await self._store([s for s in due if not s.flushing and s.runs], mode)
+            has_room = await self._has_room(states, mode)
+            free = self._may_be_cut if mode is FlushMode.STREAM else _is_at_rest
+            due = [s for s in states if s.runs and free(s)] if has_room else []
         except BackupfsError as error:
-            log.error("%d files could not be stored and will be tried again: %s", len(states), error)
-            self._volume.errors.append(f"files could not be stored and will be tried again: {error}")
+            self._tell_untried(states, error)
+            due = []
+        if due:
+            self._background(self._store_quietly, self._begin(due, mode))
+        else:
+            self._jobs.release()
+
+    async def _store_quietly(self, turn: _Turn) -> None:
+        try:
+            await self._store(turn)
+        except BackupfsError as error:
+            self._tell_untried(turn.states, error)
         finally:
             self._jobs.release()
+
+    def _tell_untried(self, states: Sequence[InodeState], error: BackupfsError) -> None:
+        log.error("%d files could not be stored and will be tried again: %s", len(states), error)
+        self._volume.errors.append(f"files could not be stored and will be tried again: {error}")
 
     async def _has_room(self, states: list[InodeState], mode: FlushMode) -> bool:
         """False while a disk that was full still is: that has been told, and chunking, hashing and compressing once more would change nothing."""
@@ -373,19 +426,47 @@ class FileData:
             needed_bytes = min(needed_bytes, limits.FLUSH_JOB_BYTES)
         return await self._volume.seams.offload.disk(self._volume.space.room_bytes) >= needed_bytes
 
-    async def _store(self, states: list[InodeState], mode: FlushMode) -> None:
-        """Store bytes of files that nobody is storing. Atomic up to the first await: the files are marked."""
-        jobs: list[_Job] = []
-        numbers: list[int | None] = []
+    def _may_be_cut(self, state: InodeState) -> bool:
+        """Whether bytes of the file may go on their way: none are, or the boundary behind those is known and nobody waits for their arrival."""
+        if _is_at_rest(state):
+            return True
+        turn = self._turns.get(state.ino)
+        return turn is not None and turn.cut_to is not None and not state.awaited and _has_long_run_at(state, turn.cut_to)
+
+    @contextmanager
+    def _awaiting(self, states: Sequence[InodeState]) -> Iterator[None]:
+        """While somebody waits until what is on its way is stored, nothing follows it."""
         for state in states:
-            state.flushing = True
+            state.awaited += 1
         try:
+            yield
+        finally:
             for state in states:
-                self._plan(state, mode, jobs)
+                state.awaited -= 1
+            if self._long:
+                self._work.set()
+
+    def _begin(self, states: Sequence[InodeState], mode: FlushMode) -> _Turn:
+        """Mark files as being stored. Atomic; `_store` is called with what it returns."""
+        turn = _Turn(states, mode, self._turns.get(states[0].ino))
+        for state in states:
+            state.flushing += 1
+            self._turns[state.ino] = turn
+        return turn
+
+    async def _store(self, turn: _Turn) -> None:
+        """Store bytes of the files that are marked."""
+        jobs = turn.jobs
+        numbers: list[int | None] = []
+        try:
+            self._plan_all(turn)
             with trio.CancelScope(shield=True):
                 prefixes = [await self._prefix(job) for job in jobs]
                 cuts: list[_Cut] = await self._compute(jobs, prefixes)
+                del prefixes
+                self._has_cut(turn, cuts)
                 numbers = await self._blobs.store([chunk for cut in cuts for chunk in cut.chunks])
+                await self._after(turn.before)
                 at = 0
                 for job, cut in zip(jobs, cuts, strict=True):
                     self._apply(job, cut, numbers[at : at + len(cut.chunks)])
@@ -393,38 +474,72 @@ class FileData:
                 self._blobs.unpin(numbers)
                 numbers = []
                 self.stuck = self._no_room = False
-                for state in states:
-                    await self._rechunk(state)
+                for state in turn.states:
+                    if state.flushing == 1:
+                        await self._rechunk(state)
         except BaseException as error:
             # Whatever it was, the bytes go back to where the next attempt finds them.
             self.stuck = True
             self._no_room = isinstance(error, StoreFullError)
             self._blobs.unpin(numbers)
-            code = error.errno if isinstance(error, BackupfsError) else errno.EIO
+            turn.error = again(error) if isinstance(error, BackupfsError) else BackupfsError(f"what came before could not be stored: {error!r}")
             for job in jobs:
                 self._put_back(job)
-                job.state.error = code
+                job.state.error = turn.error.errno
                 job.state.error_count += 1
                 job.state.written_at = trio.current_time()
             raise
         finally:
-            self._let_go_on(states)
+            turn.before = None
+            turn.over.set()
+            self._let_go_on(turn.states)
+
+    async def _after(self, before: _Turn | None) -> None:
+        """Returns when that turn has come into effect; raises what kept it from doing so."""
+        if before is not None:
+            await before.over.wait()
+            if before.error is not None:
+                raise again(before.error)
 
     def _let_go_on(self, states: Sequence[InodeState]) -> None:
-        """These files are no longer being stored: whoever waited for that, or for room, looks again."""
+        """A turn is over: whoever waited for that, or for room, looks again."""
         for state in states:
-            state.flushing = False
+            state.flushing -= 1
+            if not state.flushing:
+                self._turns.pop(state.ino, None)
             if state.clean:
                 self._is_clean(state)
             elif not self.stuck and any(run.length >= limits.FLUSH_RUN_BYTES for run in state.runs.runs):
                 self._long[state.ino] = state
         self._settled.set()
         self._settled = trio.Event()
-        if self.dirty_bytes <= limits.DIRTY_BYTES_MAX or self.stuck:
-            self._room.set()
-            self._room = trio.Event()
+        self._let_in()
         if self._long:
             self._work.set()
+
+    def _is_full(self) -> bool:
+        return self.dirty_bytes > limits.DIRTY_BYTES_MAX and self._volume.failure is None and not self.stuck
+
+    def _let_in(self) -> None:
+        """The first of those who wait, if there is room; who has come in lets the next one in."""
+        if self._waiting and not self._coming_in and not self._is_full():
+            self._coming_in = True
+            self._waiting.unpark()
+
+    def _plan_all(self, turn: _Turn) -> None:
+        """Take bytes of a turn's files into flight."""
+        for state in turn.states:
+            if turn.before is None:
+                self._plan(state, turn.mode, turn.jobs)
+            elif turn.before.cut_to is not None:
+                self._plan_next(state, turn.before.cut_to, turn.jobs)
+
+    def _plan_next(self, state: InodeState, boundary: int, jobs: list[_Job]) -> None:
+        """The same for the next part of a growing file, which begins at a known boundary. Nothing, if the file does not go on growing there."""
+        run = state.runs.take(boundary, boundary + limits.FLUSH_JOB_BYTES)
+        if run is not None:
+            state.in_flight.put_below(run)
+            jobs.append(_Job(state, run, boundary, boundary, FlushMode.STREAM, run.end >= state.record.size, None, 0))
 
     def _plan(self, state: InodeState, mode: FlushMode, jobs: list[_Job]) -> None:
         """Take runs of a file into flight: all, or some megabytes of those up to the last long one. A job for each is added to `jobs`."""
@@ -486,7 +601,7 @@ class FileData:
 
     def _cut(self, job: _Job, prefix: bytes | bytearray) -> _Cut:
         """Find chunks and their ids. Touches nothing but the job; runs in a thread."""
-        data = memoryview(b"".join([prefix, *job.run.pieces]))
+        data = memoryview(b"".join([prefix, *job.run.pieces]) if prefix or len(job.run.pieces) > 1 else job.run.pieces[0])
         end = job.start + len(data)
         unfinished = job.mode is FlushMode.ALL and job.appends
         lengths = self._volume.chunker.cut(data, is_end=job.mode is not FlushMode.STREAM and not (unfinished and prefix))
@@ -503,7 +618,30 @@ class FileData:
         for length in lengths:
             pieces.append(data[at : at + length])
             at += length
-        return _Cut(self._blobs.identify(pieces), stored_from, covered if lengths else stored_from, boundary)
+        return _Cut(self._blobs.identify(pieces), stored_from, covered if lengths else stored_from, boundary, data[job.fresh - job.start :])
+
+    def _has_cut(self, turn: _Turn, cuts: list[_Cut]) -> None:
+        """Cutting is done. What is left over goes back, and the file may be cut on behind it; bytes in flight are held once, in one piece."""
+        for job, cut in zip(turn.jobs, cuts, strict=True):
+            state, run = job.state, job.run
+            if state.dead:
+                continue
+            length = min(max(cut.end - run.start, 0), run.length)
+            job.run = Run(run.start, length, [cut.fresh[:length]] if length else [])
+            state.in_flight.remove(run.start, run.end)
+            state.in_flight.put_below(job.run)
+            self._back_to_runs(state, run.slice(job.run.end, run.end))
+            if job.mode is FlushMode.STREAM and length:
+                turn.cut_to = cut.end
+                if _has_long_run_at(state, cut.end):
+                    self._long[state.ino] = state
+                    self._work.set()
+
+    def _back_to_runs(self, state: InodeState, run: Run) -> None:
+        """Bytes that were in flight wait again to be stored, unless newer ones have taken their place."""
+        before = state.runs.total_bytes
+        state.runs.put_below(run)
+        self.dirty_bytes += state.runs.total_bytes - before - run.length
 
     def _apply(self, job: _Job, cut: _Cut, numbers: list[int | None]) -> None:
         state, run = job.state, job.run
@@ -514,14 +652,10 @@ class FileData:
         self.dirty_bytes -= run.length
         if state.dead:
             return
-        left = run.slice(max(cut.end, run.start), run.end)
-        if left.length:
-            before = state.runs.total_bytes
-            state.runs.put_below(left)
-            self.dirty_bytes += state.runs.total_bytes - before
         size = state.record.size
         state.stored_bytes = size if state.clean else max(state.stored_bytes, min(max(cut.end, job.settles), size))
-        state.unfinished = (cut.end, cut.boundary) if job.appends and job.mode is not FlushMode.COLD else None
+        ends_open = job.appends or job.mode is FlushMode.STREAM
+        state.unfinished = (cut.end, cut.boundary) if ends_open and job.mode is not FlushMode.COLD else None
         state.tail_blobs = 1 if job.boundary is None else state.tail_blobs + 1
         self._inodes.touch(state)
 
@@ -540,11 +674,10 @@ class FileData:
         if not any(True for _ in state.in_flight.parts(job.run.start, job.run.end)):
             return
         state.in_flight.remove(job.run.start, job.run.end)
-        self.dirty_bytes -= job.run.length
-        if not state.dead:
-            before = state.runs.total_bytes
-            state.runs.put_below(job.run)
-            self.dirty_bytes += state.runs.total_bytes - before
+        if state.dead:
+            self.dirty_bytes -= job.run.length
+        else:
+            self._back_to_runs(state, job.run)
             self._dirty[state.ino] = state
 
     def _is_clean(self, state: InodeState) -> None:
@@ -635,6 +768,14 @@ class FileData:
         with trio.CancelScope(shield=True):
             while not self.end_regions(data, orphan, limits.REAP_RECORDS_PER_STEP, state.record):
                 await trio.lowlevel.checkpoint()
+
+
+def _is_at_rest(state: InodeState) -> bool:
+    return not state.flushing
+
+
+def _has_long_run_at(state: InodeState, start: int) -> bool:
+    return any(run.start == start and run.length >= limits.FLUSH_RUN_BYTES for run in state.runs.runs)
 
 
 def _first_bytes(runs: list[Run], size_bytes: int) -> list[Run]:

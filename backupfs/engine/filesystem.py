@@ -562,21 +562,23 @@ class FileSystem:
         state = handle.state
         record = handle.record if state is None else state.record
         epoch = records.EPOCH_MAX
+        # Looked at when the request comes: of two that are under way the later may be answered first.
+        goes_on = offset == handle.next_offset
+        handle.next_offset = offset + size
         try:
+            if state is None:
+                epoch = self._snapshots.epoch_of(handle.serial)
+            if goes_on:
+                self._data.read_ahead(record, epoch, offset + size, offset + size + limits.READ_AHEAD_BYTES)
             if state is not None:
                 data = await self._data.read(state, offset, size)
             else:
-                epoch = self._snapshots.epoch_of(handle.serial)
                 end = min(offset + size, record.size)
                 data = await self._data.read_stored(record, epoch, offset, end) if offset < end else b""
                 self._snapshots.epoch_of(handle.serial)
-            if offset == handle.next_offset and len(data) == size:
-                ahead = offset + size
-                self._data.read_ahead(record, epoch, ahead, ahead + limits.READ_AHEAD_BYTES)
         except DamageError as error:
             self._report_damage(handle, epoch, offset, error)
             raise
-        handle.next_offset = offset + len(data)
         return data
 
     async def write(self, fh: int, offset: int, data: bytes) -> int:

@@ -30,7 +30,10 @@ class InodeState:
     """The extents in that record."""
     runs: Runs = field(default_factory=Runs)
     in_flight: Runs = field(default_factory=Runs)
-    flushing: bool = False
+    flushing: int = 0
+    """How many turns of storing bytes of it are under way."""
+    awaited: int = 0
+    """How many wait for the end of those."""
     changed: bool = False
     dead: bool = False
     handles: int = 0

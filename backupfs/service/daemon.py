@@ -19,7 +19,12 @@ from backupfs.errors import BackupfsError
 from backupfs.service.messages import Failure, Ready, error, failure
 
 _PR_SET_DUMPABLE: Final = 4
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
+_KEPT_FREE_BYTES: Final = 128 << 20
+_HEAP_BLOCK_BYTES_MAX: Final = 32 << 20
+"""glibc takes no more."""
 _GC_THRESHOLDS: Final = (50_000, 20, 50)
 _ANSWER_BYTES_MAX: Final = 1 << 20
 _log = logging.getLogger(__name__)
@@ -111,11 +116,14 @@ def keep_memory_private() -> None:
 
 def keep_memory_together() -> None:
     """One heap for all threads. With one each, as glibc has it, buffers freed by one thread do not serve another: storing a gigabyte held 370
-    instead of 270 MiB. Called before threads are started; other libcs have no such call and need none.
+    instead of 270 MiB. And what was freed is used again before the kernel gets it back: memory that is touched for the first time costs more than
+    what is written to it, and without this every other buffer was such. Called before threads are started; other libcs have no such call.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_ARENA_MAX, 1)
+        libc.mallopt(_M_MMAP_THRESHOLD, _HEAP_BLOCK_BYTES_MAX)
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_FREE_BYTES)
 
 
 def look_for_cycles_rarely() -> None:

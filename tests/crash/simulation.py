@@ -34,6 +34,7 @@ SMALL_LIMITS = {
     "RESERVE_BYTES": 64 * limits.KIB,
     "RECORDS_ROOM_BYTES": 16 * limits.KIB,
     "FLUSH_RUN_BYTES": 32 * limits.KIB,
+    "FLUSH_JOB_BYTES": 32 * limits.KIB,
     "FLUSH_SMALL_BYTES": 16 * limits.KIB,
     "REGION_BYTES": 64 * limits.KIB,
     "REGION_EXTENTS_MAX": 24,

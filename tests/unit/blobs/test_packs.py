@@ -176,26 +176,36 @@ def test_a_full_pack_waits_until_it_is_synced_and_claimed(packs: Packs, monkeypa
     assert packs.writer.facts(pack.number) is None
 
 
-def test_much_unsynced_is_synced_at_once(packs: Packs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_much_unsynced_is_known_and_can_be_synced_by_itself(packs: Packs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "PACK_UNSYNCED_BYTES", 3000)
     for number in range(10):
         packs.append(noise(number))
-    assert sum(event.op is Op.SYNC for event in packs.disk.log) >= 2
-    packs.fail("sync")
+        assert packs.writer.much_unsynced() == (number % 3 == 2)
+        if packs.writer.much_unsynced():
+            packs.writer.sync_much()
+        assert not packs.writer.much_unsynced()
+    assert sum(event.op is Op.SYNC for event in packs.disk.log) == 3
     for number in range(10, 14):
         packs.append(noise(number))
+    packs.fail("sync")
+    packs.writer.sync_much()
+    assert not packs.writer.much_unsynced(), "it has failed: its blobs have to move"
     assert packs.sync() != {}
     packs.check()
 
 
-def test_a_pack_that_fills_up_is_synced_at_once(packs: Packs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pack_that_fills_up_need_not_wait_for_a_batch(packs: Packs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until the next batch there may be many of them, and what is unsynced stays in memory."""
     monkeypatch.setattr(limits, "PACK_TARGET_BYTES", 5000)
     for number in range(40):
         packs.append(noise(number))
+    assert packs.writer.full_packs() == []
+    assert packs.writer.much_unsynced()
+    packs.writer.sync_much()
+    assert not packs.writer.much_unsynced()
     full = packs.writer.full_packs()
     assert len(full) > 5
-    assert sum(event.op is Op.SYNC for event in packs.disk.log) >= len(full)
+    assert sum(event.op is Op.SYNC for event in packs.disk.log) == len(full)
     packs.check()
 
 

@@ -216,7 +216,9 @@ async def test_a_sync_waits_for_another_of_a_pack_that_has_failed_since(tmp_path
         [place] = packs.append([blob(1001, 1000)])
         packs.claim([(1001, place)])
         slow = True
-        other = threading.Thread(target=lambda: packs.append([blob(1002, 8000)]))  # too much is unsynced: it syncs, blob 1001 too
+        packs.append([blob(1002, 8000)])
+        assert packs.much_unsynced()
+        other = threading.Thread(target=packs.sync_much)  # blob 1001 too
         other.start()
         assert syncing.wait(10)
         write_fails = True

@@ -380,7 +380,7 @@ async def test_a_read_that_began_before_the_end_is_not_answered_with_what_is_gon
         await m.put(b"f", noise(MIB))
         info = await m.fs.create_snapshot("test")
         await m.unlink(b"f")
-    world.offload = SlowOffload(30, "BlobReader.read")
+    world.offload = SlowOffload(30, "BlobReader.read_all")
     async with world.mounted() as m:
         fh = await m.open(place(info) + b"/f", os.O_RDONLY)
         results: list[object] = []
