@@ -73,6 +73,8 @@ class Runs:
 
     def put_below(self, run: Run) -> None:
         """Put older bytes back: only where nothing newer stands."""
+        if not run.length:
+            return
         if not self.runs:
             self.runs.append(Run(run.start, run.length, run.pieces.copy()))
             self.total_bytes = run.length

@@ -42,8 +42,7 @@ def test_as_a_dictionary_of_bytes(steps: list[tuple[str, int, bytes | int]], low
                 at = runs.runs[-1].end
             data = {at + i: byte for i, byte in enumerate(what)}
             if kind == "put_below":
-                if what:
-                    runs.put_below(Run(at, len(what), [what[:5], memoryview(what)[5:]]))
+                runs.put_below(Run(at, len(what), [what[:5], memoryview(what)[5:]]))
                 model = data | model
             else:
                 length = runs.write(at, what)
