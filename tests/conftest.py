@@ -9,6 +9,7 @@ What goes the same ways again and again is not measured: branch coverage takes a
 import logging
 import os
 import re
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Final
@@ -31,20 +32,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--scale", type=float, default=1.0, help="how much of it is tried, as a multiple of what CI tries")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if {"crash", "slow"} & {marker.name for marker in item.iter_markers()} or any(item.path.is_relative_to(folder) for folder in UNMEASURED):
-            item.add_marker("no_cover")
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    kept = os.environ.pop(MEASURED, None) if item.get_closest_marker("no_cover") else None
+    if not {"crash", "slow"} & {marker.name for marker in item.iter_markers()} and not any(map(item.path.is_relative_to, UNMEASURED)):
+        return (yield)
+    # pytest-cov's own pause ends one of the two measurements that it begins in a worker of xdist.
+    tracer, told = sys.gettrace(), os.environ.pop(MEASURED, None)
+    sys.settrace(None)
     try:
         return (yield)
     finally:
-        if kept is not None:
-            os.environ[MEASURED] = kept
+        sys.settrace(tracer)
+        if told is not None:
+            os.environ[MEASURED] = told
 
 
 @pytest.fixture

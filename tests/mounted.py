@@ -33,7 +33,7 @@ NOBODY: Final = 65534
 SNAPSHOTS: Final = ".snapshots"
 
 _CHEAP_KEYS: Final = {"KDF_MEMORY_MIN_KIB": 1024}
-"""Most of what a mount takes would be the work on the password, of which nothing depends on how much it is."""
+"""Most of what a mount takes would be the work on the password, and nothing that is looked at depends on how much that is."""
 _TROUBLE: Final = re.compile(rb"^\S+ \S+ (?:WARNING|ERROR|CRITICAL) .*", re.MULTILINE)
 _OWN_VARIABLES: Final = re.compile("BACKUPFS_|XDG_|CREDENTIALS_DIRECTORY|JOURNAL_STREAM|NOTIFY_SOCKET|BORG_")
 

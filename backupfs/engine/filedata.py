@@ -311,7 +311,11 @@ class FileData:
                 self.end_data(record.data, 0)
                 record.data = record.allocated = 0
             else:
-                await self._cut_regions(state, size)
+                state.flushing += 1
+                try:
+                    await self._cut_regions(state, size)
+                finally:
+                    self._let_go_on([state])
         if state.clean:
             self._is_clean(state)
 

@@ -310,10 +310,13 @@ class FileSystem:
     async def lookup(self, parent: int, name: bytes) -> Attributes:
         """The inode of a name; ENOENT. The kernel counts one lookup of it."""
         if name in _DOTS:
-            # The kernel asks so for a directory that it knows by a file handle only.
-            ino = parent if name == b"." else self._parent(parent)
-            self.remember(ino)
-            return self._any_attributes(ino)
+            # The kernel asks so for what it knows by a file handle only. Without a name it is gone, whether or not the kernel has said yet that it
+            # forgets it: were it open, the kernel would know it.
+            attributes = self._any_attributes(parent if name == b"." else self._parent(parent))
+            if not attributes.nlink:
+                raise FileSystemError(errno.ESTALE)
+            self.remember(attributes.ino)
+            return attributes
         if name.startswith(_BEGINNINGS) or is_virtual(parent):
             virtual = self.snapdirs.lookup(parent, name)
             if virtual is not None:

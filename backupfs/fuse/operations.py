@@ -172,10 +172,6 @@ class Operations(pyfuse3.Operations):
     # --- names ----------------------------------------------------------------------------------------------------
 
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        if name == b".":  # a file handle whose inode the kernel has forgotten
-            attributes = await self._fs.getattr(parent_inode)
-            self._fs.remember(parent_inode)
-            return entry(attributes)
         try:
             return entry(await self._fs.lookup(parent_inode, name))
         except FileSystemError as answer:

@@ -8,6 +8,7 @@ import ctypes
 import json
 import os
 import resource
+import select
 import signal
 import tempfile
 import threading
@@ -19,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn
 
-POLL_S: Final = 0.002
 SAMPLE_S: Final = 0.05
 END_TIMEOUT_S: Final = 60.0
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -130,9 +130,12 @@ class Processes:
         """Until none is left of those that nobody waits for."""
         deadline = time.monotonic() + END_TIMEOUT_S
         while pids := self._reap():
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"processes {pids} do not end")
-            time.sleep(POLL_S)
+            descriptor = os.pidfd_open(pids[0])
+            try:
+                if not select.select([descriptor], [], [], max(deadline - time.monotonic(), 0))[0]:
+                    raise RuntimeError(f"processes {pids} do not end")
+            finally:
+                os.close(descriptor)
 
     def is_running(self, pid: int) -> bool:
         """Whether a program that was started has not ended yet."""

@@ -156,6 +156,6 @@ def idle_fuse(system: FuseSystem, setting: Setting) -> Figures:
 
 def _idle(system: BackupFs | FuseSystem, setting: Setting) -> Figures:
     os.sync()
-    time.sleep(setting.count(6))
-    cost = system.measure(lambda: time.sleep(setting.count(IDLE_S)))
+    time.sleep(setting.count(6))  # past the commit that follows what was written
+    cost = system.measure(lambda: time.sleep(setting.count(IDLE_S)))  # doing nothing is what is measured
     return {"idle": valued(100 * cost.cpu_s / cost.elapsed_s, cost)}

@@ -111,7 +111,7 @@ def holding(system: BackupFs, setting: Setting) -> tuple[Figure, Figure]:
                     system.snapshot()
                     ended = time.perf_counter()
                     held.append(probe.longest_wait(began, ended))
-                    time.sleep(ended - began)
+                    time.sleep(ended - began)  # as long as the snapshot took: the time it is compared with
                     usual.append(probe.longest_wait(ended, time.perf_counter()))
                 os.unlink(path)
 

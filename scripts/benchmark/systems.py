@@ -149,7 +149,7 @@ class EmptyFs(FuseSystem):
         while not is_mounted(self.tree):
             if not self.processes.is_running(pid) or time.monotonic() > deadline:
                 raise RuntimeError("the empty file system did not mount")
-            time.sleep(POLL_S)
+            time.sleep(POLL_S)  # nothing announces a mount that holds no repository
 
     def stored_bytes(self) -> int:
         """Nothing."""
@@ -361,7 +361,7 @@ class BackupFs(MountedSystem):
     def settle(self) -> None:
         """Returns when the index has everything: until then a thread is busy with it."""
         while self.ask("status")["engine"]["layers_not_applied"]:
-            time.sleep(POLL_S)
+            time.sleep(POLL_S)  # the daemon tells when it is asked, not by itself
 
     @property
     def journal_bytes(self) -> int:

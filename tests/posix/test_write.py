@@ -209,6 +209,7 @@ def test_set_id_bits_that_are_given_to_an_open_file_go_with_the_next_write(file:
     assert stat.S_IMODE(file.stat().st_mode) == 0o777
 
 
+@pytest.mark.root
 def test_set_id_bits_go_when_another_writes_through_what_root_opened(file: Path) -> None:
     file.chmod(0o4777)
     with file.open("r+b") as opened:

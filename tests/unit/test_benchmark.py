@@ -266,12 +266,13 @@ def test_a_run_that_is_ended_does_not_go_on_with_the_next_piece_of_work() -> Non
 # --- what a program costs -------------------------------------------------------------------------------------------
 
 BUSY = """
-import sys, time
+import signal, sys, time
 held = b"x" * (120 << 20)
 while time.process_time() < 0.2:
     pass
 open(sys.argv[1], "w").close()
-time.sleep(float(sys.argv[2]))
+if sys.argv[2:]:
+    signal.pause()
 """
 
 
@@ -291,17 +292,18 @@ def apart(work: Callable[[Processes], None]) -> None:
 
 def test_what_programs_use_is_counted_when_they_have_ended_and_when_they_run_on(tmp_path: Path) -> None:
     def use(processes: Processes) -> None:
-        ended = processes.measure(lambda: processes.run([sys.executable, "-c", BUSY, tmp_path / "ended", "0"]))
+        ended = processes.measure(lambda: processes.run([sys.executable, "-c", BUSY, tmp_path / "ended"]))
         assert ended.cpu_s >= 0.2
         assert ended.peak_bytes >= 120 << 20
-        unseen = processes.measure(lambda: processes.run([sys.executable, "-c", BUSY, tmp_path / "unseen", "0"], counts=False))
+        unseen = processes.measure(lambda: processes.run([sys.executable, "-c", BUSY, tmp_path / "unseen"], counts=False))
         assert unseen.cpu_s >= 0.2
         assert unseen.peak_bytes < ended.peak_bytes
 
         def leave_behind() -> None:
-            processes.run(["sh", "-c", '"$@" &', "sh", sys.executable, "-c", BUSY, tmp_path / "daemon", "600"])
-            while not (tmp_path / "daemon").exists():
-                os.sched_yield()
+            processes.run(["sh", "-c", '"$@" &', "sh", sys.executable, "-c", BUSY, tmp_path / "daemon", "stay"])
+            (tmp_path / "daemon").read_bytes()  # until it has opened and closed the other end: waiting takes no processor time that would count
+
+        os.mkfifo(tmp_path / "daemon")
 
         daemon = processes.measure(leave_behind)
         assert daemon.cpu_s >= 0.2

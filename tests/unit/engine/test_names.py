@@ -589,6 +589,27 @@ async def test_a_long_listing_while_it_changes(tmp_path: Path) -> None:
 
 
 @simulated
+async def test_what_has_no_name_left_is_found_by_no_handle(tmp_path: Path) -> None:
+    # The kernel asks for "." of what it has forgotten, and may say so only afterwards.
+    async with mounted(tmp_path) as m:
+        fs = m.fs
+        file = (await fs.mknod(ROOT, b"file", stat.S_IFREG | 0o644, 0, WHO)).ino
+        directory = (await fs.mkdir(ROOT, b"directory", 0o755, WHO)).ino
+        assert (await fs.lookup(file, b".")).ino == file
+        fs.forget(file, 1)
+        await m.unlink(b"file")
+        await fs.rmdir(ROOT, b"directory", WHO)
+        for ino, name in ((file, b"."), (directory, b"."), (directory, b"..")):
+            assert await refused(fs.lookup(ino, name)) == errno.ESTALE
+        assert fs.status().orphans == 2
+        for ino in (file, directory):
+            fs.forget(ino, 1)
+            assert await refused(fs.lookup(ino, b".")) == errno.ENOENT
+        await fs.idle()
+        assert fs.status().orphans == 0
+
+
+@simulated
 async def test_orphans_are_reaped_when_nobody_knows_them(tmp_path: Path) -> None:
     async with mounted(tmp_path) as m:
         fs = m.fs
