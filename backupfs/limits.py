@@ -57,8 +57,6 @@ INLINE_EXTENTS_MAX: Final = 4
 
 DIRTY_BYTES_MAX: Final = 48 * MIB
 """Bytes written and not yet stored; writers wait beyond it."""
-WRITE_BYTES_MAX: Final = 1 * MIB
-"""The kernel hands over no more in one request."""
 FLUSH_RUN_BYTES: Final = 4 * MIB
 """A run this long is chunked and stored while more arrives."""
 FLUSH_JOB_BYTES: Final = 4 * MIB
