@@ -285,10 +285,9 @@ class Snapshots:
         catalog = self._catalog
         kept = catalog.kept_epochs
         versions = catalog.versions_down_to(table, object_key, following, previous)
-        for (newer, _), (older, value) in pairwise(versions):
-            if older <= previous:
-                break
-            if bisect_left(kept, older) == bisect_left(kept, newer):
+        # From the oldest on: what is next newer is there still when one goes.
+        for (newer, _), (older, value) in reversed(list(pairwise(versions))):
+            if older > previous and bisect_left(kept, older) == bisect_left(kept, newer):
                 catalog.drop_version(table, object_key, older, value, newer)
 
     def _put(self, serial: int, snapshot: Snapshot) -> None:

@@ -415,6 +415,32 @@ async def test_deleting_what_is_not_there(tmp_path: Path) -> None:
 
 
 @simulated
+async def test_nothing_is_left_of_what_two_half_purged_snapshots_saw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_rule: LogRule) -> None:
+    def failing(_serial: int, _start: bytes) -> bytes | None:
+        raise BackupfsError("not yet")
+
+    log_rule.expect("background work stops until the next mount")
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        for content in (b"one", b"two"):
+            await m.put(b"f", content)
+            await m.fs.create_snapshot("test")
+        await m.unlink(b"f")
+        await m.fs.create_snapshot("test")
+        first, second, _ = m.fs.snapshots()
+        monkeypatch.setattr(m.fs._snapshots, "purge_step", failing)
+        await m.fs.delete_snapshots([second.name])
+        await m.fs.idle()
+        await m.fs.delete_snapshots([first.name])
+    monkeypatch.undo()
+    async with world.mounted() as m:
+        # The older goes first, and finds the versions of both.
+        await m.fs.idle()
+        assert m.fs.status().purging == 0
+    assert world.audit(tmp_path / "copy") == []
+
+
+@simulated
 async def test_purging_goes_on_where_a_kill_cut_it_short(tmp_path: Path, small: None) -> None:
     world = World.new(tmp_path / "w")
     async with world.mounted() as m:
