@@ -109,6 +109,39 @@ class InlineOffload:
         """See `Offload`: nobody else could run."""
 
 
+class TardyOffload(InlineOffload):
+    """Work takes its time, before and after it is done: nothing, some turns of the loop, or seconds."""
+
+    def __init__(self, draw: random.Random) -> None:
+        super().__init__()
+        self._draw = draw
+
+    async def cpu(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
+        """See `Offload`."""
+        return await self._in_its_time(super().cpu, work, *args)
+
+    async def disk(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
+        """See `Offload`."""
+        return await self._in_its_time(super().disk, work, *args)
+
+    async def index(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
+        """See `Offload`."""
+        return await self._in_its_time(super().index, work, *args)
+
+    async def _in_its_time(self, do: Callable[..., Awaitable[T]], work: Callable[[*Ts], T], *args: *Ts) -> T:
+        await self._nap()
+        result = await do(work, *args)
+        await self._nap()
+        return result
+
+    async def _nap(self) -> None:
+        if self._draw.random() < 0.5:
+            for _ in range(self._draw.randrange(6)):
+                await trio.lowlevel.checkpoint()
+        else:
+            await trio.sleep(self._draw.choice([0.001, 0.01, 0.3, 1, 2.2, 4, 8]))
+
+
 def seams(files: Files, seed: object, after_index: Callable[[], None] = lambda: None) -> Seams:
     """Everything the engine takes from the world."""
     return Seams(files=files, clock=SteppingClock(), randomness=SeededRandomness(seed), offload=InlineOffload(after_index))
