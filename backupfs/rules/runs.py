@@ -77,6 +77,8 @@ class Runs:
 
     def remove(self, low: int, high: int) -> None:
         """Forget what stands in [low, high)."""
+        if high <= low:
+            return
         runs = self.runs
         first = self._first_ending_after(low)
         if first == len(runs) or runs[first].start >= high:
