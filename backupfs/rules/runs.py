@@ -89,6 +89,8 @@ class Runs:
 
     def remove(self, low: int, high: int) -> None:
         """Forget what stands in [low, high)."""
+        if high <= low:
+            return
         runs = self.runs
         if not runs:
             return

@@ -52,6 +52,11 @@ class FakeFileSystem:
 
     async def lookup(self, parent: int, name: bytes) -> Attributes:
         self._count("lookup")
+        if name == b".":
+            known = self.nodes.get(parent)
+            if known is None or not known.attributes.nlink:
+                raise FileSystemError(errno.ESTALE)
+            return self._shown(parent)
         if name == b"..":
             return self._shown(next((ino for ino, node in self.nodes.items() if parent in node.children.values()), 1))
         ino = self._directory(parent).get(name)

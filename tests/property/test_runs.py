@@ -1,6 +1,6 @@
 """Unstored bytes against a dictionary of single bytes."""
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from backupfs.rules.runs import Run, Runs
@@ -33,6 +33,7 @@ def check(runs: Runs, model: Model) -> None:
 
 
 @given(actions, offsets, offsets)
+@example([("append", 0, bytes(2)), ("remove", 1, 0)], 0, 0)
 def test_as_a_dictionary_of_bytes(steps: list[tuple[str, int, bytes | int]], low: int, high: int) -> None:
     runs, model = Runs(), Model()
     for kind, where, what in steps:
