@@ -71,7 +71,9 @@ class Checkpointer:
             journal, batch = await self._committer.end_segment()
             await volume.seams.offload.disk(self._write, journal, batch)
             await self._committer.applied()
-            await self._remember(journal, batch)
+            with trio.CancelScope(shield=True):
+                # It counts: what it makes superfluous goes with it, also when the mount ends just now.
+                await self._remember(journal, batch)
             self._made_at = appended
             volume.journal_before_bytes = 0
 

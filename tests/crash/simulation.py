@@ -131,7 +131,8 @@ class TardyOffload(InlineOffload):
     async def _in_its_time(self, do: Callable[..., Awaitable[T]], work: Callable[[*Ts], T], *args: *Ts) -> T:
         await self._nap()
         result = await do(work, *args)
-        await self._nap()
+        with trio.CancelScope(shield=True):  # what is done is told, as by the real threads
+            await self._nap()
         return result
 
     async def _nap(self) -> None:
