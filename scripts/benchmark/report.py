@@ -226,6 +226,9 @@ def document(run: Run, before: str) -> str:
     """docs/benchmarks.md; what is written by hand above the marker stays as it was `before`."""
     by_hand, marker, _ = before.partition(MARKER)
     facts = "\n".join(f"* {name}: {value}" for name, value in run.facts.items())
+    lacking = [work.key for work in WORKS if not any(row.key in run.samples for row in work.rows)]
+    if lacking:
+        facts += f"\n* not measured in this run: {', '.join(lacking)} (`scripts/bench --list` says what that is)"
     rounds = "one round" if run.rounds == 1 else f"{run.rounds} interleaved rounds"
     head = by_hand if marker else TITLE + "\n"
     return f"{head}{MARKER}\n\n{ABOUT.format(rounds=rounds, facts=facts)}\n{report(run)}"

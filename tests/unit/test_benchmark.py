@@ -197,6 +197,7 @@ def test_what_is_written_by_hand_above_the_marker_stays() -> None:
     assert "* kernel: 6.1" in once
     assert "3 interleaved rounds" in once
     assert document(RUN, once) == once
+    assert "* not measured in this run: " in once, "a part of everything is no secret"
     assert document(replace(RUN, rounds=1), "# Something else\n").startswith("# Benchmarks\n\n" + MARKER)
 
 
