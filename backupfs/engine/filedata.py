@@ -471,12 +471,11 @@ class FileData:
                 self._has_cut(turn, cuts)
                 numbers = await self._blobs.store([chunk for cut in cuts for chunk in cut.chunks])
                 await self._after(turn.before)
-                # First what may fail: the bytes stay in flight, and are tried again, until extents refer to them.
+                # First what may fail: the bytes stay in flight, and are tried again, until extents refer to them. All in one step: no batch may have
+                # extents behind what it takes for the end of what is stored.
                 self._place(jobs, cuts, numbers)
-                for count, (job, cut) in enumerate(zip(jobs, cuts, strict=True), 1):
+                for job, cut in zip(jobs, cuts, strict=True):
                     self._apply(job, cut)
-                    if count % limits.FLUSH_FILES == 0:
-                        await trio.lowlevel.checkpoint()
                 self._blobs.unpin(numbers)
                 numbers = []
                 self.stuck = self._no_room = False
