@@ -471,10 +471,11 @@ class FileData:
                 self._has_cut(turn, cuts)
                 numbers = await self._blobs.store([chunk for cut in cuts for chunk in cut.chunks])
                 await self._after(turn.before)
-                at = 0
+                # First what may fail: the bytes stay in flight, and are tried again, until extents refer to them. All in one step: no batch may have
+                # extents behind what it takes for the end of what is stored.
+                self._place(jobs, cuts, numbers)
                 for job, cut in zip(jobs, cuts, strict=True):
-                    self._apply(job, cut, numbers[at : at + len(cut.chunks)])
-                    at += len(cut.chunks)
+                    self._apply(job, cut)
                 self._blobs.unpin(numbers)
                 numbers = []
                 self.stuck = self._no_room = False
@@ -647,11 +648,9 @@ class FileData:
         state.runs.put_below(run)
         self.dirty_bytes += state.runs.total_bytes - before - run.length
 
-    def _apply(self, job: _Job, cut: _Cut, numbers: list[int | None]) -> None:
+    def _apply(self, job: _Job, cut: _Cut) -> None:
+        """Extents refer to the bytes of a job."""
         state, run = job.state, job.run
-        if not state.dead:
-            # First what may fail: the bytes stay in flight, and are tried again, until extents refer to them.
-            self._place(state, cut, numbers)
         state.in_flight.remove(run.start, run.end)
         self.dirty_bytes -= run.length
         if state.dead:
@@ -663,15 +662,23 @@ class FileData:
         state.tail_blobs = 1 if job.boundary is None else state.tail_blobs + 1
         self._inodes.touch(state)
 
-    def _place(self, state: InodeState, cut: _Cut, numbers: list[int | None]) -> None:
-        at = cut.stored_from
-        extents: list[Extent] = []
-        for chunk, number in zip(cut.chunks, numbers, strict=True):
-            if number is not None:
-                extents.append((at, len(chunk.plain), number, 0))
-            at += len(chunk.plain)
-        if at > cut.stored_from:
-            self._set_extents(state, cut.stored_from, at, extents)
+    def _place(self, jobs: Sequence[_Job], cuts: Sequence[_Cut], numbers: Sequence[int | None]) -> None:
+        """Have extents refer to what was stored: for each file, and each of its regions, all at once."""
+        left = iter(numbers)
+        changes: dict[InodeState, list[rules.Change]] = {}
+        for job, cut in zip(jobs, cuts, strict=True):
+            at = cut.stored_from
+            extents: list[Extent] = []
+            for chunk in cut.chunks:
+                number = next(left)
+                if number is not None:
+                    extents.append((at, len(chunk.plain), number, 0))
+                at += len(chunk.plain)
+            if at > cut.stored_from:
+                changes.setdefault(job.state, []).append((cut.stored_from, at, extents))
+        for state, those in changes.items():
+            if not state.dead:
+                self._set_extents(state, those)
 
     def _put_back(self, job: _Job) -> None:
         state = job.state
@@ -693,12 +700,12 @@ class FileData:
         value = self._volume.catalog.value(Table.REGIONS, region_key(data, region), epoch)
         return [] if value is None else records.decode_region(value)
 
-    def _set_extents(self, state: InodeState, low: int, high: int, new: list[Extent]) -> None:
-        """The bytes [low, high) consist of `new` from now on."""
+    def _set_extents(self, state: InodeState, changes: Sequence[rules.Change]) -> None:
+        """The stretches of these changes consist of what they say from now on."""
         record = state.record
         catalog = self._volume.catalog
         if not record.data:
-            record.extents = rules.replace(record.extents, low, high, new) if record.extents else rules.join(new)
+            record.extents = rules.replace_all(record.extents, changes)
             record.allocated = rules.covered_bytes(record.extents)
             if len(record.extents) <= limits.INLINE_EXTENTS_MAX:
                 return
@@ -709,11 +716,9 @@ class FileData:
                     self._crowded.add((state.ino, region))
             record.extents = []
             return
-        parts = rules.split_at_regions(new, limits.REGION_BYTES)
-        for region in range(low // limits.REGION_BYTES, (high - 1) // limits.REGION_BYTES + 1):
-            first = region * limits.REGION_BYTES
+        for region, those in rules.changes_of_regions(changes, limits.REGION_BYTES).items():
             old = self._region(record.data, region, records.EPOCH_MAX)
-            changed = rules.replace(old, max(low, first), min(high, first + limits.REGION_BYTES), parts.get(region, []))
+            changed = rules.replace_all(old, those)
             if changed != old:
                 record.allocated += rules.covered_bytes(changed) - rules.covered_bytes(old)
                 value = records.encode(changed) if changed else TOMBSTONE
@@ -753,7 +758,7 @@ class FileData:
         numbers = await self._blobs.store(await self._volume.seams.offload.cpu(self._blobs.identify, pieces))
         if not state.dead:
             placed = zip(starts, lengths, numbers, strict=True)
-            self._set_extents(state, low, high, [(low + at, size, blob, 0) for at, size, blob in placed if blob is not None])
+            self._set_extents(state, [(low, high, [(low + at, size, blob, 0) for at, size, blob in placed if blob is not None])])
             self._inodes.touch(state)
         self._blobs.unpin(numbers)
 

@@ -62,6 +62,8 @@ log = logging.getLogger(__name__)
 
 _INO_MASK = (1 << INO_BITS) - 1
 _BLOCK = 512
+_DIRECTORY_BYTES = 4096
+"""As long every directory shows itself."""
 _READDIR_RUN = 208
 _COOKIE_SELF = 1
 _COOKIE_PARENT = 2
@@ -1045,7 +1047,7 @@ class FileSystem:
         r = state.record
         mode = r.mode
         if stat.S_ISDIR(mode):
-            size, blocks = 4096, 8
+            size, blocks = _DIRECTORY_BYTES, _DIRECTORY_BYTES // _BLOCK
         else:
             size, blocks = r.size, -(-(r.allocated + state.runs.total_bytes + state.in_flight.total_bytes) // _BLOCK)
         shown = state.shown
@@ -1065,11 +1067,11 @@ class FileSystem:
             r.uid,
             r.gid,
             0 if disarmed.devices else r.rdev,
-            4096 if stat.S_ISDIR(r.mode) else r.size,
+            _DIRECTORY_BYTES if stat.S_ISDIR(r.mode) else r.size,
             r.atime_ns,
             r.mtime_ns,
             r.ctime_ns,
-            8 if stat.S_ISDIR(r.mode) else -(-r.allocated // _BLOCK),
+            -(-(_DIRECTORY_BYTES if stat.S_ISDIR(r.mode) else r.allocated) // _BLOCK),
             not top,
         )
 

@@ -5,8 +5,12 @@ An extent is (file offset, length, blob number, offset in the blob's plaintext).
 
 from bisect import bisect_right
 from collections.abc import Container, Iterator, Sequence
+from itertools import pairwise
 
 from backupfs.format.catalog import Extent
+
+Change = tuple[int, int, Sequence[Extent]]
+"""[start, end) is to be made of these extents, which lie within it."""
 
 
 def clip(extents: Sequence[Extent], start: int, end: int) -> list[Extent]:
@@ -26,6 +30,22 @@ def replace(extents: Sequence[Extent], start: int, end: int, new: Sequence[Exten
     before = clip(extents, 0, start)
     after = clip(extents, end, max(end, _end(extents)))
     return join([*before, *new, *after])
+
+
+def replace_all(extents: Sequence[Extent], changes: Sequence[Change]) -> list[Extent]:
+    """`replace` with each change in turn: a later one counts where two overlap. In one go when they come in the order of the file."""
+    if any(after[0] < before[1] for before, after in pairwise(changes)):
+        for change in changes:
+            extents = replace(extents, *change)
+        return list(extents)
+    changed: list[Extent] = []
+    at = 0
+    for start, end, new in changes:
+        changed += clip(extents, at, start)
+        changed += new
+        at = end
+    changed += clip(extents, at, max(at, _end(extents)))
+    return join(changed)
 
 
 def join(extents: Sequence[Extent]) -> list[Extent]:
@@ -60,6 +80,17 @@ def split_at_regions(extents: Sequence[Extent], region_bytes: int) -> dict[int, 
         for region in range(start // region_bytes, (start + length - 1) // region_bytes + 1):
             low, high = max(start, region * region_bytes), min(start + length, (region + 1) * region_bytes)
             regions.setdefault(region, []).append((low, high - low, blob, inner + low - start))
+    return regions
+
+
+def changes_of_regions(changes: Sequence[Change], region_bytes: int) -> dict[int, list[Change]]:
+    """The changes by the region that they lie in; one that crosses an edge is cut there."""
+    regions: dict[int, list[Change]] = {}
+    for start, end, new in changes:
+        parts = split_at_regions(new, region_bytes)
+        for region in range(start // region_bytes, (end - 1) // region_bytes + 1):
+            low, high = max(start, region * region_bytes), min(end, (region + 1) * region_bytes)
+            regions.setdefault(region, []).append((low, high, parts.get(region, [])))
     return regions
 
 

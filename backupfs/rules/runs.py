@@ -80,7 +80,7 @@ class Runs:
             self.total_bytes = run.length
             return
         at = run.start
-        for newer in [r for r in self.runs if r.end > run.start and r.start < run.end]:
+        for newer in list(self._touching(run.start, run.end)):
             if newer.start > at:
                 self._insert(run.slice(at, newer.start))
             at = max(at, newer.end)
@@ -138,10 +138,16 @@ class Runs:
 
     def parts(self, low: int, high: int) -> Iterator[Run]:
         """The runs' parts in [low, high), in order."""
-        for run in self.runs[self._first_ending_after(low) :]:
+        for run in self._touching(low, high):
+            yield run.slice(low, high)
+
+    def _touching(self, low: int, high: int) -> Iterator[Run]:
+        """The runs that have bytes in [low, high), in order. To be used up before any changes."""
+        for index in range(self._first_ending_after(low), len(self.runs)):
+            run = self.runs[index]
             if run.start >= high:
                 return
-            yield run.slice(low, high)
+            yield run
 
     def _first_ending_after(self, offset: int) -> int:
         return bisect_right(self.runs, offset, key=lambda run: run.end)

@@ -75,6 +75,44 @@ def test_replace_changes_that_stretch_only(found: list[Extent], bound: list[int]
     assert spread(result) == [put[i] if low <= i < high else old[i] for i in range(SIZE)]
 
 
+@st.composite
+def changes(draw: st.DrawFn) -> list[rules.Change]:
+    """In the order of the file and apart, or in any order and over each other."""
+    edges = draw(st.lists(st.integers(0, SIZE), max_size=8))
+    if draw(st.booleans()):
+        edges.sort()
+    stretches = [sorted(edges[i : i + 2]) for i in range(0, len(edges) - 1, 2)]
+    made: list[rules.Change] = []
+    for number, (low, high) in enumerate(stretches):
+        new = [(at + low, length, blob, inner) for at, length, blob, inner in draw(extents(high - low, 100 * (number + 1)))]
+        if low < high:
+            made.append((low, high, new))
+    return made
+
+
+@given(extents(), changes())
+def test_changes_together_do_what_they_do_one_by_one(found: list[Extent], made: list[rules.Change]) -> None:
+    before = list(found)
+    result = rules.replace_all(found, made)
+    assert found == before
+    assert is_sorted(result)
+    assert is_joined(result) or not made
+    every = spread(found)
+    for low, high, new in made:
+        every[low:high] = spread(list(new))[low:high]
+    assert spread(result) == every
+
+
+@given(extents(), changes(), st.integers(1, 70))
+def test_changes_by_region_are_the_same_changes(found: list[Extent], made: list[rules.Change], region_bytes: int) -> None:
+    regions = rules.split_at_regions(found, region_bytes)
+    for region, those in rules.changes_of_regions(made, region_bytes).items():
+        low, high = region * region_bytes, (region + 1) * region_bytes
+        assert all(low <= start < end <= high for start, end, _ in those)
+        regions[region] = rules.replace_all(regions.get(region, []), those)
+    assert spread([extent for _, part in sorted(regions.items()) for extent in part]) == spread(rules.replace_all(found, made))
+
+
 @given(extents())
 def test_join_means_the_same_in_fewer(found: list[Extent]) -> None:
     joined = rules.join(found)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -207,3 +208,33 @@ async def test_what_stat_shows_is_kept(tmp_path: Path) -> None:
         await m.fs.mkdir(top, b"below", 0o755, WHO)
         assert (await m.fs.getattr(top)).nlink == before.nlink + 1
         assert (await m.fs.getattr(ROOT)).nlink == 3
+
+
+@simulated
+async def test_scattered_overwrites_change_the_record_of_a_region_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: Counter[bytes] = Counter()
+    real = Catalog.write
+
+    def write(self: Catalog, table: Table, object_key: bytes, *args: Any) -> None:
+        if table == Table.REGIONS:
+            written[object_key] += 1
+        real(self, table, object_key, *args)
+
+    world = World.new(tmp_path / "w")
+    draw = random.Random(1)
+    content = bytearray(draw.randbytes(40 << 20))  # three regions
+    async with world.mounted() as m:
+        await m.put(b"f", bytes(content))
+        await m.fs.commit()
+        stored_bytes = m.fs.stats().stored_bytes
+        monkeypatch.setattr(Catalog, "write", write)
+        fh = await m.open(b"f")
+        pages = draw.sample(range(len(content) >> 12), 1200)
+        for page in pages:
+            content[page << 12 : (page + 1) << 12] = data = draw.randbytes(4096)
+            await m.fs.write(fh, page << 12, data)
+        await m.fs.fsync(fh, datasync=False)
+        assert sorted(written.values()) == [1, 1, 1]
+        assert m.fs.stats().stored_bytes - stored_bytes < len(pages) * 4200, "and no chunk is written anew"
+        await m.close(b"f")
+        assert await m.get(b"f") == content
