@@ -377,7 +377,7 @@ async def test_damage_in_a_fragmented_file_with_the_limits_as_they_are(tmp_path:
     log_rule.expect("stays fragmented")
     async with world.mounted() as m:
         fh = await m.open(b"db", os.O_RDWR)
-        await _write_here_and_there(m, fh, 4 * MIB, 6 * KIB, 170)
+        await _write_here_and_there(m, fh, 4 * MIB, 6 * KIB, 530)
 
 
 @simulated
