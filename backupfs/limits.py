@@ -52,7 +52,7 @@ COMMIT_DELAY_S: Final = 5.0
 REGION_BYTES: Final = 16 * MIB
 REGION_EXTENTS_MAX: Final = 1024
 """Its record then has some 14 KiB, which each change of the region writes anew; with fewer, chunks are written anew more often than is written to
-them: at 320 each 4 KiB of random overwrites brought 20 KiB.
+them: at 320 each 4 KiB of random overwrites brought up to 30 KiB.
 """
 INLINE_EXTENTS_MAX: Final = 4
 """More extents than this move from the inode's record to regions."""

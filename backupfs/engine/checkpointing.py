@@ -1,6 +1,6 @@
 """Making checkpoints, and cutting the journal behind them.
 
-Order: the journal's segment is closed · the image is written, its manifest last · the index has applied what the image holds · this host remembers
+Order: the journal's segment is closed · the index has applied what it holds · the image is written, its manifest last · this host remembers
 how far it has seen the journal · checkpoints and segments that nobody needs any more go. An interruption anywhere leaves a file half written, parts
 without a manifest, or segments that a checkpoint covers: the next one removes them.
 """
@@ -69,8 +69,8 @@ class Checkpointer:
             await self._committer.commit()
             appended = volume.journal.appended_bytes
             journal, batch = await self._committer.end_segment()
-            await volume.seams.offload.disk(self._write, journal, batch)
             await self._committer.applied()
+            await volume.seams.offload.disk(self._write, journal, batch)
             with trio.CancelScope(shield=True):
                 # It counts: what it makes superfluous goes with it, also when the mount ends just now.
                 await self._remember(journal, batch)

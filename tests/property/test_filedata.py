@@ -183,21 +183,10 @@ async def live(state: Path, name: str, *, tardy: bool = False) -> None:
         world = killed or world
 
 
-async def live_tardily(state: Path, name: str) -> None:
-    await live(state, name, tardy=True)
-
-
 @pytest.mark.parametrize("number", range(RUNS))
-def test_contents_while_threads_take_their_time(tmp_path: Path, seed: int, scale: float, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("tardy", [False, True], ids=["work takes no time", "threads take their time"])
+def test_contents_against_byte_strings(tmp_path: Path, seed: int, scale: float, number: int, tardy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     make_small(monkeypatch)
     make_fast(monkeypatch)
     for again in range(max(int(scale), 1)):
-        simulated(live_tardily)(tmp_path / str(again), f"{seed}/{number}/{again}")
-
-
-@pytest.mark.parametrize("number", range(RUNS))
-def test_contents_against_byte_strings(tmp_path: Path, seed: int, scale: float, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_small(monkeypatch)
-    make_fast(monkeypatch)
-    for again in range(max(int(scale), 1)):
-        simulated(live)(tmp_path / str(again), f"{seed}/{number}/{again}")
+        simulated(live)(tmp_path / str(again), f"{seed}/{number}/{again}", tardy=tardy)
