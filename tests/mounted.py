@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -289,7 +289,8 @@ class Repository:
         """Nothing of it runs, nothing is mounted. Leaves the files; raises nothing."""
         run(unmounting(self.directory, lazy=True), expect=None)
         for record in self.state_home.glob("*/mount.json") if self.state_home.is_dir() else []:
-            _end(json.loads(record.read_bytes())["pid"], str(self.path))
+            with suppress(FileNotFoundError):  # it has ended meanwhile, for want of a mount
+                _end(json.loads(record.read_bytes())["pid"], str(self.path))
         for process in self._foreground:
             process.kill()
             process.communicate()

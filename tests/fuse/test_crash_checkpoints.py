@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +29,7 @@ from tests.decoder.audit import audit
 from tests.decoder.sealing import Keys
 from tests.decoder.store import Store, open_store
 from tests.fuse.promises import Promises, Writer
-from tests.mounted import HANG_S, SNAPSHOTS, Repository
+from tests.mounted import HANG_S, SNAPSHOTS, Repository, until
 from tests.oracle.manifest import Manifest, assert_same, manifest
 
 pytestmark = pytest.mark.crash
@@ -200,6 +201,14 @@ def present(made: Repository) -> Manifest:
     return manifest(made.directory, leave_out=[SNAPSHOTS.encode()])
 
 
+def _is_checkpoint_newer(made: Repository, than: int) -> bool:
+    """The journal grows by something each time, so that one is made."""
+    with open(made.directory / "growing", "wb") as file:
+        os.setxattr(file.fileno(), "user.noise", os.urandom(4 * KIB))
+        os.fsync(file.fileno())
+    return look(made.path).newest > than
+
+
 def test_killed_while_checkpoints_are_made(make_repository: Callable[..., Repository], base: Path, seed: int, scale: float) -> None:
     rng = random.Random(f"checkpoints/{seed}")
     made = make_repository(mounted=False)
@@ -244,5 +253,6 @@ def test_killed_while_checkpoints_are_made(make_repository: Callable[..., Reposi
     assert b"is made: " in logged
     assert b"built anew" not in logged, "each time it went on with the index"
     made.command("gc", "--now", made.directory)
+    until(partial(_is_checkpoint_newer, made, look(made.path).newest), "a checkpoint that removes what the kills have left")
     made.unmount()
     assert audit(made.path, made.password.encode()) == []
