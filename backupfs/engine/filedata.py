@@ -103,7 +103,8 @@ class FileData:
         self._turns: dict[int, _Turn] = {}
         """The newest turn of each file that is being stored."""
         self._ahead = 0
-        self._crowded: set[tuple[int, int]] = set()
+        self._crowded: dict[int, set[int]] = {}
+        """Regions of files, by inode number, whose records have grown too long."""
         self._tails: dict[int, InodeState] = {}
         self._ended_to: dict[int, bytes] = {}
         self.stuck = False
@@ -354,6 +355,7 @@ class FileData:
         """Forget the unstored bytes of a file that ends."""
         state.unfinished = None
         self._tails.pop(state.ino, None)
+        self._crowded.pop(state.ino, None)
         self.dirty_bytes -= state.runs.total_bytes
         state.runs.remove(0, limits.FILE_SIZE_MAX_BYTES)
         state.in_flight.remove(0, limits.FILE_SIZE_MAX_BYTES)
@@ -548,24 +550,27 @@ class FileData:
 
     def _plan(self, state: InodeState, mode: FlushMode, jobs: list[_Job]) -> None:
         """Take runs of a file into flight: all, or some megabytes of those up to the last long one. A job for each is added to `jobs`."""
-        runs = list(state.runs.runs)
+        runs = state.runs.runs
         if mode is FlushMode.STREAM:
             last = max((i for i, run in enumerate(runs) if run.length >= limits.FLUSH_RUN_BYTES), default=-1)
             runs = _first_bytes(runs[: last + 1], limits.FLUSH_JOB_BYTES)
-        for run in runs:
+        stored = state.stored_bytes
+        # What may fail comes before anything is taken.
+        boundary_before = self._boundary_before(state, stored) if stored and any(run.start == stored for run in runs) else 0
+        taken = state.runs.take_all() if mode is not FlushMode.STREAM else [part for run in runs if (part := state.runs.take(run.start, run.end))]
+        for run in taken:
             start = run.start
             boundary: int | None = None
-            if start and start == state.stored_bytes:
-                boundary = self._boundary_before(state, start)
-                if mode is not FlushMode.ALL or not self._is_small_addition(state, boundary, run):
-                    start, boundary = boundary, None
-            taken = state.runs.take(run.start, run.end)
-            assert taken is not None
-            state.in_flight.put_below(taken)
+            if start and start == stored:
+                if mode is FlushMode.ALL and self._is_small_addition(state, boundary_before, run):
+                    boundary = boundary_before
+                else:
+                    start = boundary_before
+            state.in_flight.put_below(run)
             size = state.record.size
-            is_last = run is runs[-1]
+            is_last = run is taken[-1]
             settles = size if is_last and mode is not FlushMode.STREAM else 0
-            jobs.append(_Job(state, taken, start, taken.start, mode if is_last else FlushMode.COLD, taken.end >= size, boundary, settles))
+            jobs.append(_Job(state, run, start, run.start, mode if is_last else FlushMode.COLD, run.end >= size, boundary, settles))
 
     def _is_small_addition(self, state: InodeState, boundary: int, run: Run) -> bool:
         """Whether a run may be stored as a small blob without looking back: so many in a row, and never as much as must hold a boundary."""
@@ -632,10 +637,11 @@ class FileData:
             if state.dead:
                 continue
             length = min(max(cut.end - run.start, 0), run.length)
-            job.run = Run(run.start, length, [cut.fresh[:length]] if length else [])
-            state.in_flight.remove(run.start, run.end)
-            state.in_flight.put_below(job.run)
-            self._back_to_runs(state, run.slice(job.run.end, run.end))
+            if length < run.length or len(run.pieces) > 1:
+                job.run = Run(run.start, length, [cut.fresh[:length]] if length else [])
+                state.in_flight.remove(run.start, run.end)
+                state.in_flight.put_below(job.run)
+                self._back_to_runs(state, run.slice(job.run.end, run.end))
             if job.mode is FlushMode.STREAM and length:
                 turn.cut_to = cut.end
                 if _has_long_run_at(state, cut.end):
@@ -713,7 +719,7 @@ class FileData:
             for region, part in rules.split_at_regions(record.extents, limits.REGION_BYTES).items():
                 catalog.write(Table.REGIONS, region_key(record.data, region), records.encode(part))
                 if len(part) > limits.REGION_EXTENTS_MAX:
-                    self._crowded.add((state.ino, region))
+                    self._crowded.setdefault(state.ino, set()).add(region)
             record.extents = []
             return
         for region, those in rules.changes_of_regions(changes, limits.REGION_BYTES).items():
@@ -724,13 +730,13 @@ class FileData:
                 value = records.encode(changed) if changed else TOMBSTONE
                 catalog.write(Table.REGIONS, region_key(record.data, region), value)
             if len(changed) > limits.REGION_EXTENTS_MAX:
-                self._crowded.add((state.ino, region))
+                self._crowded.setdefault(state.ino, set()).add(region)
 
     async def _rechunk(self, state: InodeState) -> None:
         """Write the most fragmented stretches of this file's overfull regions anew, until their records are short again. Stretches that
         cannot be read stay as they are.
         """
-        for ino, region in [entry for entry in self._crowded if entry[0] == state.ino]:
+        for region in sorted(self._crowded.get(state.ino, ())):
             before = limits.REGION_BYTES
             while not state.dead and state.record.data:
                 extents = self._region(state.record.data, region, records.EPOCH_MAX)
@@ -744,10 +750,10 @@ class FileData:
                     await self._rewrite(state, window[0], min(window[1], extents[-1][0] + extents[-1][1]))
                     before = len(extents)
                 except DamageError as error:
-                    log.error("inode %d: a stretch of it stays fragmented: %s", ino, error)
+                    log.error("inode %d: a stretch of it stays fragmented: %s", state.ino, error)
                     if len(self._blobs.damaged) == known:
                         raise
-            self._crowded.discard((ino, region))
+        self._crowded.pop(state.ino, None)
 
     async def _rewrite(self, state: InodeState, low: int, high: int) -> None:
         """Store the bytes [low, high) anew, in chunks of their own. The file is marked as being stored."""

@@ -80,6 +80,10 @@ class Runs:
             self.total_bytes = run.length
             return
         at = run.start
+        if at > self.runs[-1].end:
+            self.runs.append(Run(at, run.length, run.pieces.copy()))
+            self.total_bytes += run.length
+            return
         for newer in list(self._touching(run.start, run.end)):
             if newer.start > at:
                 self._insert(run.slice(at, newer.start))
@@ -127,6 +131,11 @@ class Runs:
         run = run.slice(low, high)
         self.remove(low, run.end)
         return run
+
+    def take_all(self) -> list[Run]:
+        """Remove and return all runs."""
+        taken, self.runs, self.total_bytes = self.runs, [], 0
+        return taken
 
     def overlay(self, low: int, high: int, into: bytearray | memoryview) -> None:
         """Copy what stands in [low, high) over `into`, whose first byte is the file's byte `low`."""

@@ -15,7 +15,8 @@ appends = st.tuples(st.just("append"), st.just(0), content)
 below = st.tuples(st.just("put_below"), offsets, content)
 removes = st.tuples(st.just("remove"), offsets, st.integers(0, 30))
 takes = st.tuples(st.just("take"), offsets, st.integers(0, 30))
-actions = st.lists(st.one_of(writes, appends, below, removes, takes), max_size=30)
+all_taken = st.tuples(st.just("take_all"), st.just(0), st.just(0))
+actions = st.lists(st.one_of(writes, appends, below, removes, takes, all_taken), max_size=30)
 
 
 def check(runs: Runs, model: Model) -> None:
@@ -52,6 +53,10 @@ def test_as_a_dictionary_of_bytes(steps: list[tuple[str, int, bytes | int]], low
         elif kind == "remove":
             runs.remove(at, at + what)
             model = {i: byte for i, byte in model.items() if not at <= i < at + what}
+        elif kind == "take_all":
+            taken_all = {run.start + i: byte for run in runs.take_all() for i, byte in enumerate(run.bytes())}
+            assert taken_all == model
+            model = {}
         else:
             begins = at in model and at - 1 not in model
             taken = runs.take(at, at + what)
