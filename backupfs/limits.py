@@ -46,8 +46,16 @@ LAYER_RECORDS_MAX: Final = 2 * BATCH_RECORDS
 BATCH_BYTES: Final = 16 * MIB
 LAYER_BYTES_MAX: Final = 64 * MIB
 """The same in bytes of values: a batch must stay well below the largest frame that a reader accepts."""
+CARRIED_BYTES_MAX: Final = 36 * KIB
+"""So many bytes of blobs a batch carries itself, as eight writers of 4 KiB make: one sync instead of two. More is not written twice."""
 COMMIT_DELAY_S: Final = 5.0
-"""Everything received is committed after at most this long."""
+"""Everything received is committed after at most this long, and the index follows then."""
+INDEX_RECORDS: Final = 4096
+"""So many records of durable batches wait for the index at most: it follows at once then."""
+INDEX_BYTES: Final = 4 * MIB
+"""The same in bytes of values."""
+JOINED_RECORDS_MAX: Final = 256
+"""A batch of so few records is joined with the one before that waits for the index; copying more would hold the loop."""
 
 REGION_BYTES: Final = 16 * MIB
 REGION_EXTENTS_MAX: Final = 1024
@@ -70,7 +78,7 @@ FLUSH_FILES: Final = 512
 FLUSH_JOBS: Final = 4
 """So many parts are on their way at once: one that is cut, two that are compressed and sealed, one that waits for the disk."""
 INLINE_WORK_BYTES: Final = 32 * KIB
-"""Less than this is cut and hashed on the loop: handing it to a thread costs more."""
+"""Less than this is cut, hashed, compressed and sealed on the loop: handing it to a thread costs more."""
 READ_AHEAD_BYTES: Final = 4 * MIB
 READ_AHEAD_STEP_BYTES: Final = 1 * MIB
 """So much is fetched by one visit to a thread, what stands side by side in a pack by one read."""

@@ -5,7 +5,8 @@ There is one limiter for each kind of work, so that slow disks do not take the p
 
 import time
 from collections.abc import Callable
-from typing import Protocol, TypeVar, TypeVarTuple
+from functools import partial
+from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 import trio
 
@@ -27,6 +28,10 @@ class Offload(Protocol):
 
     async def disk(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
         """Wait for the store: reads, syncs, renames, listings."""
+        ...
+
+    async def commit(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Make a batch durable: what others wait for goes to a thread by the shortest way. The caller sees to it that there is one at a time."""
         ...
 
     async def index(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
@@ -55,6 +60,18 @@ class ThreadOffload:
     async def disk(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
         """See `Offload`."""
         return await trio.to_thread.run_sync(work, *args, limiter=self._disk)
+
+    async def commit(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
+        """See `Offload`. Without a limiter, and so without the turn of the loop that asking one takes; the thread has no context of the task's."""
+        task = trio.lowlevel.current_task()
+        token = trio.lowlevel.current_trio_token()
+
+        def deliver(result: Any) -> None:
+            token.run_sync_soon(trio.lowlevel.reschedule, task, result)
+
+        trio.lowlevel.start_thread_soon(partial(work, *args), deliver)
+        result: T = await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+        return result
 
     async def index(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
         """See `Offload`."""

@@ -1,14 +1,15 @@
 """Writing packs.
 
-Worker threads append, the committer syncs; one lock guards the book-keeping, never the writing. Rules:
+Worker threads and the loop append, the committer syncs; one lock guards the book-keeping, never the writing. Rules:
 
 * An offset handed out is spent, whatever becomes of the write: it is the nonce.
 * Bytes not yet synced stay in memory. When a sync or a write fails, the pack is given up and they are sealed anew elsewhere.
+* What is small is sealed on the loop and kept back: it is written when its pack is synced. Until then batches of the journal carry it.
 * A pack is closed (trailer, footer, header) only by a process that opened it; what a dead process left is finished as a copy.
 """
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,10 +18,11 @@ import msgspec
 from backupfs import limits
 from backupfs.codec.compression import Compressor
 from backupfs.codec.keys import Keys, Sealer
-from backupfs.errors import StoreError
+from backupfs.errors import StoreError, StoreFullError
 from backupfs.format import objects
 from backupfs.format import pack as pack_format
 from backupfs.format.catalog import Counters
+from backupfs.format.journal import Carried
 from backupfs.format.layout import SEAL_OVERHEAD_BYTES, Sealed
 from backupfs.format.objects import HEADER_BYTES, PACK_MAGIC
 from backupfs.format.pack import PackEntry, PackFooter
@@ -57,6 +59,8 @@ class _Frame:
     number: int
     entry: PackEntry
     sealed: bytes
+    carried: bool = False
+    """Whether a durable batch of the journal has it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -76,10 +80,11 @@ class OpenPack:
     unsynced_bytes: int = 0
     sync_lock: threading.Lock = field(default_factory=threading.Lock)
     """Held by whoever syncs the pack: what another took out of `unsynced` is durable, or back in it, once this can be had."""
+    is_syncing: bool = False
+    """Whether something taken out of `unsynced` is not durable yet."""
     writers: int = 0
     unclaimed: set[int] = field(default_factory=set)
     """Blobs appended whose places nobody has taken note of yet."""
-    name_synced: bool = False
     full: bool = False
     failed: bool = False
 
@@ -91,7 +96,7 @@ def pack_name(object_id: bytes) -> str:
 
 
 class PackWriter:
-    """Appends blobs to open packs. Everything but the constructor blocks and is called from worker threads."""
+    """Appends blobs to open packs. What blocks is called from worker threads; the rest says so."""
 
     def __init__(
         self,
@@ -116,6 +121,9 @@ class PackWriter:
         self._favourite = 0
         self._moved: dict[int, Location] = {}
         self._untold: dict[int, Moved] = {}
+        self._kept_back: dict[tuple[int, int], tuple[OpenPack, _Frame]] = {}
+        """Blobs appended that no file has yet, by pack number and offset."""
+        self._carrying: list[_Frame] = []
         self._counters = counters
 
     def append(self, blobs: Sequence[NewBlob]) -> list[Location]:
@@ -135,11 +143,58 @@ class PackWriter:
                 raise
         return [locations[blob.number] for blob in blobs]
 
+    def append_small(self, blobs: Sequence[NewBlob]) -> list[Location] | None:
+        """Compress, seal and keep in memory; the next sync writes them. None when that needs a thread: there is no pack yet, or much is to be synced.
+        Does not block.
+        """
+        packed = [(blob, self._compressor.compress(blob.plain)) for blob in blobs]
+        with self._lock:
+            usable = [pack for pack in self._open if not pack.full]
+            pack = usable[self._favourite] if self._favourite < len(usable) else None
+            if pack is None or pack.unsynced_bytes > limits.PACK_UNSYNCED_BYTES:
+                return None
+            frames = _sealed(pack, self._take_place(pack, packed), packed)
+            self._note(pack, frames, {blob.number for blob in blobs})
+            self._kept_back.update(((pack.number, frame.entry.offset), (pack, frame)) for frame in frames)
+            return [Location(pack.number, frame.entry.offset, frame.entry.stored_bytes) for frame in frames]
+
+    def kept_back(self, pack: int, offset: int) -> tuple[Sealer, bytes] | None:
+        """The sealed bytes of a blob that its pack's file does not have yet, and what opens them. Does not block."""
+        with self._lock:
+            found = self._kept_back.get((pack, offset))
+            return None if found is None else (found[0].sealer, found[1].sealed)
+
+    def carry(self, bytes_max: int) -> list[Carried] | None:
+        """What is not durable and stands in no batch yet, so that the next batch carries it; `carried` when that is durable. None when there is more,
+        or it must be durable in the packs: `sync`. Does not block.
+        """
+        with self._lock:
+            found: list[Carried] = []
+            self._carrying = []
+            for pack in self._open:
+                if pack.is_syncing or (pack.failed and pack.unsynced):
+                    return None
+                for frame in pack.unsynced:
+                    if not frame.carried:
+                        bytes_max -= len(frame.sealed)
+                        if bytes_max < 0:
+                            return None
+                        found.append(Carried(pack.object_id, frame.entry.offset, frame.sealed))
+                        self._carrying.append(frame)
+            return found
+
+    def carried(self) -> None:
+        """The batch that carries what `carry` gave is durable."""
+        for frame in self._carrying:
+            frame.carried = True
+        self._carrying = []
+
     def sync(self) -> dict[int, Moved]:
         """Make everything appended so far durable. Returns the blobs that had to move to another pack.
 
         Raises StoreError when even that failed: nothing appended since the last sync may then be believed.
         """
+        trouble: StoreError | None = None
         for attempt in range(3):
             failed = [pack for pack in self._packs_to_sync() if not self._sync_pack(pack)]
             if not failed:
@@ -149,9 +204,14 @@ class PackWriter:
                 return moved
             if attempt == 2:
                 break
-            for pack in failed:
-                self._move(pack)
-        raise StoreError("what was written could not be made durable, in three different packs; the disk may be failing")
+            try:
+                for pack in failed:
+                    self._move(pack)
+            except StoreFullError:
+                raise
+            except StoreError as error:
+                trouble = error
+        raise StoreError("what was written could not be made durable, in three different packs; the disk may be failing") from trouble
 
     def much_unsynced(self) -> bool:
         """Whether it is time for `sync_much`. Does not wait."""
@@ -177,6 +237,7 @@ class PackWriter:
                     pack.unsynced_bytes -= sum(frame.entry.stored_bytes for frame in gone)
                     listed = {frame.entry for frame in gone}
                     pack.entries = [entry for entry in pack.entries if entry not in listed]
+                    self._are_written(pack, gone)
                 pack.unclaimed.difference_update(numbers)
             for number in numbers:
                 self._moved.pop(number, None)
@@ -198,7 +259,7 @@ class PackWriter:
     def full_packs(self) -> list[OpenPack]:
         """Packs that can be closed: full, nobody writing, everything synced."""
         with self._lock:
-            return [p for p in self._open if p.full and not (p.failed or p.writers or p.unsynced or p.unclaimed)]
+            return [p for p in self._open if p.full and not (p.failed or p.writers or p.unsynced or p.is_syncing or p.unclaimed)]
 
     def is_open(self, pack: OpenPack) -> bool:
         """Whether the pack is still this object's business."""
@@ -209,6 +270,7 @@ class PackWriter:
         """Give a pack its end and hand it to the store."""
         trailer_at = pack.end
         parts = _ending(pack.entries, trailer_at, pack.sealer, pack.header)
+        self._write(pack, pack.unsynced)
         self._files.write_at(pack.handle, trailer_at, parts)
         self._files.sync(pack.handle)
         self._store.put_file(pack_name(pack.object_id), pack.path)
@@ -231,33 +293,25 @@ class PackWriter:
         """Leave a pack as it lies; recovery finishes it."""
         with self._lock:
             self._open.remove(pack)
+            self._are_written(pack, pack.unsynced)
         self._files.close(pack.handle)
 
     def discard(self, pack: OpenPack) -> None:
         """Remove an open pack that nothing refers to."""
         with self._lock:
             self._open.remove(pack)
+            self._are_written(pack, pack.unsynced)
         self._files.close(pack.handle)
         self._files.unlink(pack.path)
 
     def _append_group(
         self, choice: int, items: list[tuple[NewBlob, bytes | memoryview]], locations: dict[int, Location], unclaimed: set[int]
     ) -> None:
-        first_blob = min(blob.number for blob, _ in items)
-        pack = self._writable(choice, first_blob)
+        pack = self._writable(choice, min(blob.number for blob, _ in items))
         try:
             with self._lock:
-                start = at = pack.end
-                pack.end += sum(len(stored) + SEAL_OVERHEAD_BYTES for _, stored in items)
-                pack.first_blob = min(pack.first_blob, first_blob)
-                if pack.end >= limits.PACK_TARGET_BYTES:
-                    pack.full = True
-            frames = []
-            for blob, stored in items:
-                plain_bytes = len(blob.plain)
-                sealed = pack.sealer.seal(Sealed.BLOB, at, stored, plain_bytes)
-                frames.append(_Frame(blob.number, PackEntry(blob.blob_id, at, len(sealed), plain_bytes), sealed))
-                at += len(sealed)
+                start = self._take_place(pack, items)
+            frames = _sealed(pack, start, items)
             try:
                 self._files.write_at(pack.handle, start, [frame.sealed for frame in frames])
             except StoreError:
@@ -265,15 +319,28 @@ class PackWriter:
                     pack.failed = pack.full = True
                 raise
             with self._lock:
-                pack.unclaimed |= unclaimed
-                pack.entries.extend(frame.entry for frame in frames)
-                pack.unsynced.extend(frames)
-                pack.unsynced_bytes += sum(frame.entry.stored_bytes for frame in frames)
+                self._note(pack, frames, unclaimed)
                 for frame in frames:
                     locations[frame.number] = Location(pack.number, frame.entry.offset, frame.entry.stored_bytes)
         finally:
             with self._lock:
                 pack.writers -= 1
+
+    def _take_place(self, pack: OpenPack, items: Sequence[tuple[NewBlob, bytes | memoryview]]) -> int:
+        """Hand out the next offset, for all of these. Under the lock."""
+        start = pack.end
+        pack.end += sum(len(stored) + SEAL_OVERHEAD_BYTES for _, stored in items)
+        pack.first_blob = min(pack.first_blob, *(blob.number for blob, _ in items))
+        if pack.end >= limits.PACK_TARGET_BYTES:
+            pack.full = True
+        return start
+
+    def _note(self, pack: OpenPack, frames: Sequence[_Frame], unclaimed: set[int]) -> None:
+        """These are appended. Under the lock."""
+        pack.unclaimed |= unclaimed
+        pack.entries.extend(frame.entry for frame in frames)
+        pack.unsynced.extend(frames)
+        pack.unsynced_bytes += sum(frame.entry.stored_bytes for frame in frames)
 
     def _writable(self, choice: int, first_blob: int) -> OpenPack:
         with self._making:
@@ -299,6 +366,9 @@ class PackWriter:
         handle = self._files.create(path)
         try:
             self._files.write_at(handle, 0, [header_bytes])
+            # What the journal carries for a pack can be put there only if the pack is there.
+            self._files.sync(handle)
+            self._files.sync_directory(self._directory)
         except StoreError:
             self._files.close(handle)
             self._files.unlink(path)
@@ -318,19 +388,34 @@ class PackWriter:
                     return not pack.unsynced
                 frames, pack.unsynced = pack.unsynced, []
                 pack.unsynced_bytes = 0
+                pack.is_syncing = bool(frames)
             if not frames:
                 return True
             try:
+                self._write(pack, frames)
                 self._files.sync(pack.handle)
-                if not pack.name_synced:
-                    self._files.sync_directory(self._directory)
-                    pack.name_synced = True
             except StoreError:
                 with self._lock:
                     pack.failed = pack.full = True
                     pack.unsynced = frames + pack.unsynced
                 return False
+            finally:
+                pack.is_syncing = False
             return True
+
+    def _write(self, pack: OpenPack, frames: Sequence[_Frame]) -> None:
+        """Write those of these that were kept back."""
+        with self._lock:
+            late = [frame for frame in frames if (pack.number, frame.entry.offset) in self._kept_back]
+        for start, parts in _runs(late):
+            self._files.write_at(pack.handle, start, parts)
+        with self._lock:
+            self._are_written(pack, late)
+
+    def _are_written(self, pack: OpenPack, frames: Sequence[_Frame]) -> None:
+        """These are not kept back any more: the file has them, or they do not count. Under the lock."""
+        for frame in frames:
+            self._kept_back.pop((pack.number, frame.entry.offset), None)
 
     def _move(self, pack: OpenPack) -> None:
         """Seal a failed pack's unsynced blobs anew into another. What was synced stays where it is: the pack is finished at recovery."""
@@ -350,6 +435,7 @@ class PackWriter:
                     pack.unsynced = frames + pack.unsynced
                 raise
         with self._lock:
+            self._are_written(pack, frames)
             claimed_meanwhile = unclaimed - pack.unclaimed
             for other in self._open:
                 other.unclaimed -= claimed_meanwhile
@@ -364,6 +450,32 @@ class PackWriter:
 def _holds_much(pack: OpenPack) -> bool:
     """Not one that has failed: its blobs have to move."""
     return pack.unsynced_bytes > (0 if pack.full else limits.PACK_UNSYNCED_BYTES) and not pack.failed
+
+
+def _sealed(pack: OpenPack, start: int, items: Sequence[tuple[NewBlob, bytes | memoryview]]) -> list[_Frame]:
+    frames = []
+    at = start
+    for blob, stored in items:
+        plain_bytes = len(blob.plain)
+        sealed = pack.sealer.seal(Sealed.BLOB, at, stored, plain_bytes)
+        frames.append(_Frame(blob.number, PackEntry(blob.blob_id, at, len(sealed), plain_bytes), sealed))
+        at += len(sealed)
+    return frames
+
+
+def _runs(frames: Sequence[_Frame]) -> Iterator[tuple[int, list[bytes]]]:
+    """(offset, what stands there without a gap), for frames in the order of their offsets."""
+    start, end, parts = 0, 0, list[bytes]()
+    for frame in frames:
+        if parts and frame.entry.offset != end:
+            yield start, parts
+            parts = []
+        if not parts:
+            start = end = frame.entry.offset
+        parts.append(frame.sealed)
+        end += len(frame.sealed)
+    if parts:
+        yield start, parts
 
 
 def finish_abandoned(source: bytes, entries: Sequence[PackEntry], object_id: bytes, keys: Keys, randomness: Randomness) -> list[bytes]:

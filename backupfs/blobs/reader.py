@@ -2,9 +2,10 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from backupfs.blobs.packs import pack_name
@@ -32,14 +33,26 @@ class _Source:
 
 
 class BlobReader:
-    """Reads blobs from open and closed packs. Blocks; called from worker threads."""
+    """Reads blobs from open and closed packs. Blocks; called from worker threads.
 
-    def __init__(self, open_directory: Path, files: Files, store: Store, keys: Keys, compressor: Compressor) -> None:
+    `lacking` are sealed bytes that open packs lack, by object id and offset.
+    """
+
+    def __init__(
+        self,
+        open_directory: Path,
+        files: Files,
+        store: Store,
+        keys: Keys,
+        compressor: Compressor,
+        lacking: Mapping[bytes, Mapping[int, bytes]] = MappingProxyType({}),
+    ) -> None:
         self._directory = open_directory
         self._files = files
         self._store = store
         self._keys = keys
         self._compressor = compressor
+        self._lacking = lacking
         self._lock = threading.Lock()
         self._sources: OrderedDict[bytes, _Source] = OrderedDict()
 
@@ -77,14 +90,20 @@ class BlobReader:
         try:
             if source.handle is None:
                 return source, self._store.get(pack_name(pack_object_id), offset, size_bytes)
-            return source, self._files.read_at(source.handle, offset, size_bytes)
+            data = self._files.read_at(source.handle, offset, size_bytes)
+            lacking = self._lacking.get(pack_object_id)
+            return source, data if lacking is None else _completed(data, offset, size_bytes, lacking)
         finally:
             self._release(source)
 
     def _opened(self, source: _Source, blob: Blob, sealed: memoryview, pack_object_id: bytes) -> bytes:
         if len(sealed) != blob.stored_bytes:
             raise DamageError(f"pack {pack_object_id.hex()} ends before blob {blob.id.hex()}", object_id=pack_object_id.hex())
-        stored = source.sealer.open(Sealed.BLOB, blob.offset, sealed, blob.plain_bytes)
+        return self.opened(blob, pack_object_id, source.sealer, sealed)
+
+    def opened(self, blob: Blob, pack_object_id: bytes, sealer: Sealer, sealed: bytes | memoryview) -> bytes:
+        """The verified plaintext of a blob's sealed bytes. Raises DamageError. Does not block."""
+        stored = sealer.open(Sealed.BLOB, blob.offset, sealed, blob.plain_bytes)
         plain = self._compressor.expand(stored, blob.plain_bytes)
         if self._keys.blob_id(plain) != blob.id:
             raise DamageError(f"blob {blob.id.hex()} in pack {pack_object_id.hex()} holds other content", blob_id=blob.id.hex())
@@ -155,6 +174,15 @@ class BlobReader:
         if not source.users and source.handle is not None:
             self._files.close(source.handle)
             source.handle = None
+
+
+def _completed(data: bytes, offset: int, size_bytes: int, lacking: Mapping[int, bytes]) -> bytes:
+    """`size_bytes` of a pack from `offset` on, of which its file has `data`."""
+    whole = bytearray(data.ljust(size_bytes, b"\0"))
+    for at, sealed in lacking.items():
+        if offset <= at and at + len(sealed) <= offset + size_bytes:
+            whole[at - offset : at - offset + len(sealed)] = sealed
+    return bytes(whole)
 
 
 def _side_by_side(wanted: Sequence[tuple[Blob, bytes]]) -> list[list[int]]:

@@ -49,6 +49,9 @@ class Layer:
     records: int = 0
     value_bytes: int = 0
     references: dict[int, int] = field(default_factory=dict)
+    """By how much the number of a blob's references has changed, where it has."""
+    let_go: set[int] = field(default_factory=set)
+    """Blobs that only pins kept, and no pin does any more: they are looked at again."""
     new_blobs: dict[int, Blob] = field(default_factory=dict)
     replaced_blobs: dict[int, Blob] = field(default_factory=dict)
     """Blobs on record that were appended anew, because they could not be read where they stand: at their new places."""
@@ -64,7 +67,7 @@ class Layer:
             self.groups[table].setdefault(object_key[:_GROUP_BYTES], []).append(object_key)
         if epoch not in versions:
             self.records += 1
-        self.value_bytes += len(value or b"")
+        self.value_bytes += len(value or b"") - len(versions.get(epoch) or b"")
         versions[epoch] = value
 
     def put(self, table: Table, key: bytes, value: bytes | None) -> None:
@@ -72,8 +75,18 @@ class Layer:
         rows = self.plain[table]
         if key not in rows:
             self.records += 1
-        self.value_bytes += len(value or b"")
+        self.value_bytes += len(value or b"") - len(rows.get(key) or b"")
         rows[key] = value
+
+    def take_over(self, newer: "Layer") -> None:
+        """Have the records of the layer above too, as that has them."""
+        for table, objects in newer.versions.items():
+            for object_key, versions in objects.items():
+                for epoch, value in versions.items():
+                    self.put_version(table, object_key, epoch, value)
+        for plain_table, rows in newer.plain.items():
+            for key, value in rows.items():
+                self.put(plain_table, key, value)
 
     def changes(self) -> Iterator[Change]:
         """The layer's records as the journal has them."""
@@ -106,7 +119,7 @@ class Catalog:
         left = self.get(Table.META, records.META_IDLE)
         if left is not None:
             self._noted_idle = records.decode_numbers(left)
-            self.active.references.update(dict.fromkeys(self._noted_idle, 0))
+            self.active.let_go.update(self._noted_idle)
         self.died_bytes = 0
         """Stored bytes of blobs that have lost their place in a pack since the catalog was opened."""
         self.changed_in_epoch = 0
@@ -254,8 +267,9 @@ class Catalog:
             self._drop(table, object_key, *newest)
             newest = self.newest(table, object_key, records.EPOCH_MAX)
         if newest is not None and newest[0] == now and value != TOMBSTONE:
-            self._count(table, newest[1], -1)
-        elif newest is not None and (newest[0] == now or not self.kept_between(newest[0], now)):
+            self._exchange(table, object_key, now, newest[1], value)
+            return
+        if newest is not None and (newest[0] == now or not self.kept_between(newest[0], now)):
             self._drop(table, object_key, *newest)
             if value == TOMBSTONE:
                 newest = self.newest(table, object_key, records.EPOCH_MAX)
@@ -391,7 +405,7 @@ class Catalog:
         del self._pins[number]
         if number in self._idle:
             self._idle.remove(number)
-            self.active.references.setdefault(number, 0)
+            self.active.let_go.add(number)
 
     def move_blob(self, layer: Layer, number: int, left: int, pack: int, offset: int, stored_bytes: int, facts: tuple[bytes, int]) -> None:
         """Correct the place of a blob that had to be sealed anew before `layer`, the oldest that may name that place, was written.
@@ -431,6 +445,15 @@ class Catalog:
                     if number_key(other) in place.plain[Table.PACKS]:
                         self._shift_live(layers[depth:], other, step, those)
 
+    def repeat_blob(self, layer: Layer, number: int) -> None:
+        """Have `layer` say again where a blob stands that older layers name, so that `move_blob` corrects it from there on."""
+        key = number_key(number)
+        layers = [self.active, *self._frozen][self._depth(layer) :]
+        if key not in layer.plain[Table.BLOBS]:
+            value = next((rows[key] for rows in (below.plain[Table.BLOBS] for below in layers) if key in rows), None)
+            if value is not None:
+                layer.put(Table.BLOBS, key, value)
+
     def pack_taken(self, layer: Layer, number: int) -> None:
         """`layer` and those frozen after it were given their counters before this pack got its number: nobody may get it again."""
         layers = [self.active, *self._frozen]
@@ -465,7 +488,7 @@ class Catalog:
 
     def has_changes(self) -> bool:
         """Whether a batch frozen now would hold anything."""
-        return self.active.records > 0 or bool(self.active.references or self.active.replaced_blobs)
+        return self.active.records > 0 or bool(self.active.references or self.active.let_go or self.active.replaced_blobs)
 
     def freeze(self) -> tuple[Layer, list[Pack]]:
         """Make the active layer a batch: settle references, and start a new layer. Also gives the packs that no blob lives in any more."""
@@ -481,6 +504,13 @@ class Catalog:
             layer.new_blobs.pop(number)
         self._frozen.insert(0, layer)
         return layer, dead
+
+    def join_layers(self, older: Layer, newer: Layer) -> None:
+        """Make two frozen layers one: `older`, with `newer` directly above it. Both are durable, and nobody reads them in a thread."""
+        above = self._frozen.index(newer)
+        assert self._frozen[above + 1] is older, "layers that are no neighbours were to be joined"
+        older.take_over(newer)
+        del self._frozen[above]
 
     def drop_layer(self, layer: Layer) -> None:
         """The index has applied this layer: see it there."""
@@ -531,22 +561,34 @@ class Catalog:
         self.active.put_version(table, object_key, epoch, value)
         self.changed_in_epoch += 1
         self._names.pop(object_key, None)
-        self._count(table, value, 1)
+        self._refer(_extents(table, value), 1)
 
     def _drop(self, table: Table, object_key: bytes, epoch: int, value: bytes) -> None:
         self.active.put_version(table, object_key, epoch, None)
         self._names.pop(object_key, None)
-        self._count(table, value, -1)
+        self._refer(_extents(table, value), -1)
 
-    def _count(self, table: Table, value: bytes, step: int) -> None:
-        if value == TOMBSTONE or table not in _REFERRING:
-            return
-        self._refer(records.extents_of(table, value), step)
+    def _exchange(self, table: Table, object_key: bytes, epoch: int, old: bytes, value: bytes) -> None:
+        """`_drop` and `_put` of one version."""
+        self.active.put_version(table, object_key, epoch, value)
+        self.changed_in_epoch += 1
+        self._names.pop(object_key, None)
+        self._refer_instead(_extents(table, old), _extents(table, value))
+
+    def _refer_instead(self, before: Sequence[Extent], after: Sequence[Extent]) -> None:
+        """Of what both refer to nothing is counted: mostly a file has grown at its end."""
+        same = next((at for at, (one, other) in enumerate(zip(before, after, strict=False)) if one != other), min(len(before), len(after)))
+        self._refer(before[same:], -1)
+        self._refer(after[same:], 1)
 
     def _refer(self, extents: Sequence[Extent], step: int) -> None:
         references = self.active.references
         for _, _, blob, _ in extents:
-            references[blob] = references.get(blob, 0) + step
+            changed = references.get(blob, 0) + step
+            if changed:
+                references[blob] = changed
+            else:
+                del references[blob]
 
     def _settle(self) -> list[Pack]:
         """Turn reference counts of the active layer into rows of blobs and packs."""
@@ -554,7 +596,7 @@ class Catalog:
         live: dict[int, int] = dict.fromkeys(layer.left_packs, 0)
         layer.left_packs.clear()
         self._settle_replaced(live)
-        for number in layer.references.keys() | layer.new_blobs.keys():
+        for number in layer.references.keys() | layer.new_blobs.keys() | layer.let_go:
             step = layer.references.get(number, 0)
             key = number_key(number)
             new = layer.new_blobs.get(number)
@@ -588,6 +630,7 @@ class Catalog:
             if new is not None:
                 live[blob.pack] = live.get(blob.pack, 0) + blob.stored_bytes
         layer.references.clear()
+        layer.let_go.clear()
         self._note_idle()
         return self._settle_packs(live)
 
@@ -644,6 +687,10 @@ class Catalog:
             elif value is not None or step:
                 layer.put(Table.PACKS, key, records.encode(pack))
         return dead
+
+
+def _extents(table: Table, value: bytes) -> Sequence[Extent]:
+    return () if value == TOMBSTONE or table not in _REFERRING else records.extents_of(table, value)
 
 
 def _appended(layer: Layer) -> Iterator[Blob]:

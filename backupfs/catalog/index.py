@@ -7,7 +7,7 @@
 
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -133,15 +133,17 @@ class Index:
         """A record that `scan` or `seek` gave. Raises DamageError."""
         return self._unseal(_PREFIX[table] + key, sealed)
 
-    def apply(self, batches: Sequence[tuple[JournalPlace, list[Change]]]) -> None:
-        """Write batches in one transaction, with the last position. Raises StoreError; the environment is then not to be used again."""
+    def apply(self, batches: Sequence[tuple[JournalPlace, Iterable[Change]]], position: JournalPlace | None = None) -> None:
+        """Write batches in one transaction, with the last position, or with one before it: what is behind that is applied again some time, which
+        changes nothing. Raises StoreError; the environment is then not to be used again.
+        """
         try:
             with self._env.begin(write=True) as txn:
                 for _, changes in batches:
                     for table, key, value in changes:
                         self._apply_change(txn, table, key, value)
                 if batches:
-                    txn.put(_POSITION, self._seal(_POSITION, _POSITION_LAYOUT.pack(*batches[-1][0])))
+                    txn.put(_POSITION, self._seal(_POSITION, _POSITION_LAYOUT.pack(*(position or batches[-1][0]))))
             self._fill_up()
         except lmdb.MapFullError as error:
             raise StoreFullError("the index has outgrown its address space") from error

@@ -195,7 +195,12 @@ class BlobStore:
         for number in numbers:
             try:
                 blob = volume.catalog.blob(number)
-                wanted[number] = (blob, volume.catalog.pack_object_id(blob.pack))
+                pack = volume.catalog.pack_object_id(blob.pack)
+                kept_back = volume.packs.kept_back(blob.pack, blob.offset)
+                if kept_back is None:
+                    wanted[number] = (blob, pack)
+                else:
+                    found[number] = volume.reader.opened(blob, pack, *kept_back)
             except DamageError as error:
                 found[number] = again(error)
         if wanted:
@@ -205,6 +210,13 @@ class BlobStore:
 
     async def _append(self, new: list[NewBlob]) -> list[Location]:
         total = sum(len(blob.plain) for blob in new)
+        if total < limits.INLINE_WORK_BYTES and not self._volume.space.is_short():
+            kept_back = self._volume.packs.append_small(new)
+            if kept_back is not None:
+                # The end of a file that is synced again and again is soon read, to be stored as one.
+                for blob in new:
+                    self._volume.cache.put(blob.number, bytes(blob.plain))
+                return kept_back
         if total < limits.FLUSH_SMALL_BYTES or len(new) < 2 or self._appending:
             return await self._append_part(new)
         halves: list[list[Location]] = [[], []]

@@ -31,7 +31,7 @@ from backupfs.format import config as config_format
 from backupfs.format import keyslot, objects
 from backupfs.format.catalog import TOMBSTONE, Blob, SnapshotState, Table, number_key, split_version
 from backupfs.format.checkpoint import checkpoint_name
-from backupfs.format.journal import SegmentOpen, decode_batch
+from backupfs.format.journal import SegmentOpen, decode_batch, decode_carried
 from backupfs.format.layout import SEAL_OVERHEAD_BYTES, Sealed
 from backupfs.format.objects import HEADER_BYTES, PACK_MAGIC
 from backupfs.format.pack import PackEntry
@@ -68,6 +68,8 @@ class Checker:
     _compressor: Compressor = field(init=False)
     _checkpoints: Checkpoints = field(init=False)
     _blobs_of: dict[int, list[Blob]] = field(default_factory=dict)
+    _carried: dict[tuple[bytes, int], bytes] = field(default_factory=dict)
+    """Blobs that the journal has for packs that are open, by (object id, offset): the next mount puts them there."""
     _bad_blobs: dict[bytes, str] = field(default_factory=dict)
     _done_bytes: int = 0
     _total_bytes: int = 0
@@ -109,6 +111,7 @@ class Checker:
         images = self._check_checkpoints(found)
         start = self._start(reader, images)
         batch = 0 if start is None else start.manifest.batch
+        left_open = set(self.seams.files.list(self.root / "open"))
         whole = True
         for segment, closed_at, known in self._segments(reader, start):
             damage = known or _frames_damage(reader, segment, closed_at)
@@ -127,6 +130,7 @@ class Checker:
                 batch += 1
                 place = (segment.sequence, item.position.segment_bytes, batch)
                 changes.append((place, list(decode_batch(item.payload))))
+                self._carried.update(((c.object_id, c.offset), c.sealed) for c in decode_carried(item.payload) if c.object_id.hex() in left_open)
             self._index.apply(changes)
             if whole and segment.sequence in images:
                 found.extend(self._differing(images[segment.sequence]))
@@ -360,6 +364,9 @@ class Checker:
             return self._store.get(pack_name(object_id), offset, size_bytes), True
         except MissingObjectError:
             pass
+        carried = self._carried.get((object_id, offset))
+        if carried is not None and len(carried) == size_bytes:
+            return carried, False
         files = self.seams.files
         try:
             handle = files.open(self.root / "open" / object_id.hex())

@@ -1,6 +1,6 @@
 """Making checkpoints, and cutting the journal behind them.
 
-Order: the journal's segment is closed · the index has applied what it holds · the image is written, its manifest last · this host remembers
+Order: the journal's segment is closed · packs and index have what it holds · the image is written, its manifest last · this host remembers
 how far it has seen the journal · checkpoints and segments that nobody needs any more go. An interruption anywhere leaves a file half written, parts
 without a manifest, or segments that a checkpoint covers: the next one removes them.
 """
@@ -69,6 +69,7 @@ class Checkpointer:
             await self._committer.commit()
             appended = volume.journal.appended_bytes
             journal, batch = await self._committer.end_segment()
+            # What its batches carry is in the packs from here on: whoever starts from the checkpoint does not read them.
             await self._committer.applied()
             await volume.seams.offload.disk(self._write, journal, batch)
             with trio.CancelScope(shield=True):

@@ -1,12 +1,18 @@
 """Making things durable: batches, one after another, and the index behind them.
 
-A batch: freeze the overlay (synchronously: a point in the order of changes) · sync the packs · append to the journal and sync it: **now** it is
-durable · apply to the index · drop the layer. Freezing may run ahead of the rest; the order of batches is the order of freezing.
+A batch: freeze the overlay (synchronously: a point in the order of changes) · sync the packs, unless the batch is small enough to carry what they do
+not have yet · append to the journal and sync it: **now** it is durable. Freezing may run ahead of the rest; the order of batches is the order of
+freezing.
+
+The index follows later, with many batches at once: when somebody asks, when much has gathered, with the regular commit. First the packs are synced:
+what the index has is never carried again.
 """
 
 import logging
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import trio
 
@@ -18,10 +24,12 @@ from backupfs.engine.volume import Volume
 from backupfs.errors import BackupfsError, MissingObjectError, StoreError, StoreFullError
 from backupfs.format import catalog as records
 from backupfs.format.catalog import META_COUNTERS, Pack, Table
-from backupfs.format.journal import Change, SegmentOpen, encode_batch
+from backupfs.format.config import FEATURE_CARRIED_BLOBS
+from backupfs.format.journal import SegmentOpen, encode_batch
 from backupfs.journal.segments import Position
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _LAYERS_MAX = 8
 """Frozen layers that may wait for the index before changes do."""
@@ -29,9 +37,13 @@ _LAYERS_MAX = 8
 
 @dataclass(slots=True)
 class _Frozen:
+    """A batch, or several that are durable and wait for the index as one."""
+
     ticket: int
     layer: Layer
     dead: list[Pack]
+    position: Position = field(default_factory=Position)
+    """Where it ends, once it is durable."""
 
 
 class Committer:
@@ -41,7 +53,10 @@ class Committer:
         self._volume = volume
         self._inodes = inodes
         self._pending: deque[_Frozen] = deque()
-        self._to_apply: deque[tuple[_Frozen, Position, list[Change]]] = deque()
+        self._following: list[_Frozen] = []
+        """Durable, and the index is not to have them yet: blobs of theirs may stand in the journal only."""
+        self._to_apply: deque[_Frozen] = deque()
+        self._is_index_due = False
         self._frozen_ticket = 0
         self._durable_ticket = 0
         self._applied_ticket = 0
@@ -60,6 +75,8 @@ class Committer:
         self._ended: tuple[SegmentOpen, int] | None = None
         self.durable = volume.journal.position
         """Where the last batch ends that is durable."""
+        self.settled = volume.journal.position
+        """Up to here the packs have everything; the index has it, or is about to."""
 
     def has_changes(self) -> bool:
         """Whether anything waits to be frozen."""
@@ -113,10 +130,17 @@ class Committer:
     async def applied(self) -> None:
         """Everything durable by now is in the index when this returns."""
         ticket = self._durable_ticket
+        self.follow()
         while self._applied_ticket < ticket:
             if self._volume.failure is not None:
                 raise self._volume.failure
             await self._progress.wait()
+
+    def follow(self) -> None:
+        """Have the index follow to what is durable, without waiting for it."""
+        if self._following:
+            self._is_index_due = True
+            self._work.set()
 
     async def removed(self) -> None:
         """Packs that nothing lived in when the index was last written are gone when this returns, unless somebody holds them."""
@@ -166,11 +190,13 @@ class Committer:
             if self._volume.failure is not None:
                 return
             self.nudge()
+            self.follow()
             await self._progress.wait()
 
     def stop(self) -> None:
         """Let `run` and `run_index` return once nothing is pending."""
         self._stopping = True
+        self.follow()
         self._work.set()
         self._index_work.set()
 
@@ -196,9 +222,15 @@ class Committer:
                     return
                 # Not only when nothing is left to do: that may never be so.
                 await self._end_segment_if_asked()
+                await self._hand_over_if_due()
             self._wanted = False
             await self._end_segment_if_asked()
-            if self._stopping and not self._pending:
+            self._is_index_due = self._is_index_due or self._stopping
+            await self._hand_over_if_due()
+            if self._has_failed():
+                self._tell()
+                return
+            if self._stopping and not self._pending and not self._following:
                 return
 
     async def run_index(self) -> None:
@@ -208,10 +240,10 @@ class Committer:
             self._index_work = trio.Event()
             while self._to_apply:
                 batches = list(self._to_apply)
-                if not await self._apply([(p, c) for _, p, c in batches]):
+                if not await self._apply(batches):
                     self._tell()
                     return
-                for frozen, _, _ in batches:
+                for frozen in batches:
                     self._to_apply.popleft()
                     self._volume.catalog.drop_layer(frozen.layer)
                     self._applied_ticket = frozen.ticket
@@ -225,29 +257,83 @@ class Committer:
                 return
 
     async def _make_durable(self, frozen: _Frozen) -> None:
+        position = await self._insist(lambda: self._write(frozen.layer), "a batch could not be written and is tried in a new segment")
+        if position is None:
+            return
+        self._pending.popleft()
+        self.durable = frozen.position = position
+        self._durable_ticket = frozen.ticket
+        self._following.append(frozen)
+        self._tell()
+        # Whoever waits is answered first.
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        self._join_following()
+        await self._close_full_packs()
+
+    async def _insist(self, work: Callable[[], Awaitable[T]], told: str) -> T | None:
+        """Do something without which nothing more can be made durable: once more when it fails, on a full disk with the reserve given up. None when
+        writing has stopped.
+        """
         volume = self._volume
         try:
-            position, changes = await self._write(frozen.layer)
+            return await work()
         except StoreError as first:
             full = isinstance(first, StoreFullError)
             if full and not await volume.seams.offload.disk(volume.space.release):
                 volume.fail(first)
-                return
+                return None
             if not full:
-                volume.errors.append(f"a batch could not be written and is tried in a new segment: {first}")
-                log.error("a batch could not be written and is tried in a new segment: %s", first)
+                volume.errors.append(f"{told}: {first}")
+                log.error("%s: %s", told, first)
             try:
-                position, changes = await self._write(frozen.layer)
+                return await work()
             except BackupfsError as error:
                 volume.fail(error)
-                return
-        self._pending.popleft()
-        self.durable = position
-        self._durable_ticket = frozen.ticket
-        self._to_apply.append((frozen, position, changes))
+                return None
+
+    def _join_following(self) -> None:
+        """A batch has become durable. Small ones are joined: so few layers lie above the index however many batches do."""
+        following = self._following
+        if len(following) > 1 and following[-1].layer.records <= limits.JOINED_RECORDS_MAX and following[-2].layer.records <= limits.INDEX_RECORDS:
+            newer, older = following.pop(), following[-1]
+            self._volume.catalog.join_layers(older.layer, newer.layer)
+            older.ticket, older.position = newer.ticket, newer.position
+            older.dead += newer.dead
+        layers = [each.layer for each in following]
+        if (
+            any(each.dead for each in following)
+            or sum(layer.records for layer in layers) > limits.INDEX_RECORDS
+            or sum(layer.value_bytes for layer in layers) > limits.INDEX_BYTES
+        ):
+            self._is_index_due = True
+
+    async def _hand_over_if_due(self) -> None:
+        """Make durable in the packs what durable batches carry, then give those to the index."""
+        if not self._is_index_due or not self._following or self._has_failed():
+            return
+        moved = await self._insist(self._sync_packs, "packs could not be synced and are tried again")
+        if moved is None:
+            return
+        if moved:
+            # Where these stand now is in the journal with the next batch; until then the index must not have it otherwise.
+            layer = self._pending[0].layer if self._pending else self._volume.catalog.active
+            for number in moved:
+                self._volume.catalog.repeat_blob(layer, number)
+            self._correct(layer, moved)
+            self.nudge()
+            return
+        self._is_index_due = False
+        self.settled = self._following[-1].position
+        self._to_apply.extend(self._following)
+        self._following.clear()
         self._index_work.set()
-        self._tell()
-        for pack in volume.packs.full_packs():
+        await self._close_full_packs()
+
+    async def _sync_packs(self) -> dict[int, Moved]:
+        return await self._volume.seams.offload.disk(self._volume.packs.sync)
+
+    async def _close_full_packs(self) -> None:
+        for pack in self._volume.packs.full_packs():
             await self.close_pack(pack)
 
     async def _end_segment_if_asked(self) -> None:
@@ -267,26 +353,40 @@ class Committer:
         for _, event in asked:
             event.set()
 
-    async def _write(self, layer: Layer) -> tuple[Position, list[Change]]:
-        """Packs first, then the journal, in one visit to a thread unless blobs had to move to another pack."""
-        volume = self._volume
+    async def _write(self, layer: Layer) -> Position:
+        """Packs first where that is needed, then the journal, in one visit to a thread unless blobs had to move to another pack."""
         while True:
-            moved, position, changes = await volume.seams.offload.disk(self._write_blocking, layer)
-            if position is not None:
-                return position, changes
-            for number, move in moved.items():
-                place = move.place
-                facts = volume.packs.facts(place.pack)
-                assert facts is not None, "a blob moved into a pack that is not open"
-                volume.catalog.move_blob(layer, number, move.left, place.pack, place.offset, place.stored_bytes, facts)
-                volume.catalog.pack_taken(layer, place.pack)
+            written = await self._volume.seams.offload.commit(self._write_blocking, layer)
+            if isinstance(written, Position):
+                return written
+            for number in written:
+                self._volume.catalog.repeat_blob(layer, number)
+            self._correct(layer, written)
 
-    def _write_blocking(self, layer: Layer) -> tuple[dict[int, Moved], Position | None, list[Change]]:
-        moved = self._volume.packs.sync()
-        if moved:
-            return moved, None, []
-        changes = list(layer.changes())
-        return {}, self._volume.journal.append(encode_batch(changes)), changes
+    def _write_blocking(self, layer: Layer) -> Position | dict[int, Moved]:
+        """Where the batch ends; or the blobs that have moved, and it is not written."""
+        packs = self._volume.packs
+        # Where room is short nothing is written twice.
+        may_carry = self._volume.keys.config.features & FEATURE_CARRIED_BLOBS and not self._volume.space.is_short()
+        carried = packs.carry(limits.CARRIED_BYTES_MAX if may_carry else 0)
+        if carried is None:
+            moved = packs.sync()
+            if moved:
+                return moved
+        carries = bool(carried)
+        position = self._volume.journal.append(encode_batch(layer.changes(), carried or ()), compress=not carries)
+        packs.carried()
+        return position
+
+    def _correct(self, layer: Layer, moved: Mapping[int, Moved]) -> None:
+        """Have a batch that is not written yet, and those after it, say where these blobs stand now."""
+        volume = self._volume
+        for number, move in moved.items():
+            place = move.place
+            facts = volume.packs.facts(place.pack)
+            assert facts is not None, "a blob moved into a pack that is not open"
+            volume.catalog.move_blob(layer, number, move.left, place.pack, place.offset, place.stored_bytes, facts)
+            volume.catalog.pack_taken(layer, place.pack)
 
     async def close_pack(self, pack: OpenPack) -> None:
         """Give a full pack its end; one that nothing refers to goes instead."""
@@ -311,17 +411,21 @@ class Committer:
                 self.freeze()
                 self._pending[-1].dead.append(dead)
 
-    async def _apply(self, batches: list[tuple[Position, list[Change]]]) -> bool:
+    async def _apply(self, batches: Sequence[_Frozen]) -> bool:
         volume = self._volume
-        places = [((p.segment, p.segment_bytes, p.batch), changes) for p, changes in batches]
+
+        def apply() -> None:
+            ends = [each.position for each in batches]
+            volume.index.apply([((p.segment, p.segment_bytes, p.batch), each.layer.changes()) for p, each in zip(ends, batches, strict=True)])
+
         try:
             try:
-                await volume.seams.offload.index(volume.index.apply, places)
+                await volume.seams.offload.index(apply)
             except StoreError as first:
                 # LMDB reports a full disk as a plain I/O error; the transaction was undone.
                 log.error("the index could not be written, once more with the reserve given up: %s", first)
                 await volume.seams.offload.disk(volume.space.release)
-                await volume.seams.offload.index(volume.index.apply, places)
+                await volume.seams.offload.index(apply)
         except StoreError as error:
             volume.index.distrust()
             volume.fail(error)

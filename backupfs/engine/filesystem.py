@@ -249,6 +249,7 @@ class FileSystem:
                 lost = error
         try:
             await self._committer.commit()
+            await self._committer.applied()
             for pack in volume.packs.finish():
                 await self._committer.close_pack(pack)
             await self._committer.commit()
@@ -287,6 +288,7 @@ class FileSystem:
                     await self._committer.commit()
                 except BackupfsError as error:
                     log.error("the regular commit: %s", error)
+            self._committer.follow()
 
     async def _watch_space(self) -> None:
         """Task: look at the disk again whenever much has been accepted, and often while room is short."""
@@ -897,8 +899,8 @@ class FileSystem:
     async def check(self, read_data: bool, progress: Progress) -> AsyncGenerator[Finding]:
         """Check the repository from what the store holds, up to now, while it goes on being used. The findings as they are made."""
         volume = self._volume
-        await self.commit()
-        upto = None if volume.read_only else self._committer.durable
+        await self._settle()
+        upto = None if volume.read_only else self._committer.settled
         volume.held_packs += 1
         try:
             await self._checkpointer.not_cutting()

@@ -12,7 +12,7 @@ from pathlib import Path
 from backupfs import limits
 from backupfs.blobs.packs import finish_abandoned, pack_name
 from backupfs.blobs.reader import BlobReader
-from backupfs.catalog.index import DISTRUSTED, Index
+from backupfs.catalog.index import DISTRUSTED, Index, JournalPlace
 from backupfs.codec.keys import Keys
 from backupfs.engine.head import SeenHistory
 from backupfs.engine.seams import Progress, Seams
@@ -20,7 +20,7 @@ from backupfs.errors import DamageError, MissingObjectError, RollbackError, Stor
 from backupfs.format import catalog as records
 from backupfs.format.catalog import PackState, Table, number_key
 from backupfs.format.checkpoint import Manifest
-from backupfs.format.journal import Change, SegmentOpen, decode_batch
+from backupfs.format.journal import Change, SegmentOpen, decode_batch, decode_carried
 from backupfs.format.pack import PackEntry
 from backupfs.journal.checkpoints import Checkpoints
 from backupfs.journal.segments import (
@@ -32,7 +32,7 @@ from backupfs.journal.segments import (
     open_segment_path,
     segment_name,
 )
-from backupfs.stores.files import Files
+from backupfs.stores.files import Files, Handle
 from backupfs.stores.local import LocalStore
 from backupfs.stores.port import Store
 
@@ -262,9 +262,67 @@ def _fault(index: Index, reader: JournalReader, checkpoints: Checkpoints) -> str
     return ""
 
 
-def replay(reader: JournalReader, checkpoints: Checkpoints, index: Index, seen: SeenHistory | None, progress: Progress) -> Replayed:
+class CarriedBlobs:
+    """Brings the blobs that batches carry to where they belong: into packs that a dead process left open. Where nothing was lost nothing is written;
+    what is written is what that process has sealed for that place. Blocks.
+
+    `read_only`: nothing is written, and what the packs lack is in `lacking`, for whoever reads them.
+    """
+
+    def __init__(self, open_directory: Path, files: Files, *, read_only: bool = False) -> None:
+        self._directory = open_directory
+        self._files = files
+        self._open = files.open if read_only else files.reopen
+        self._read_only = read_only
+        self._handles: dict[bytes, Handle | None] = {}
+        self.lacking: dict[bytes, dict[int, bytes]] = {}
+        """Sealed bytes by object id of the pack and offset."""
+        self.settled: JournalPlace = 0, 0, 0
+        """Up to here nothing is lacking."""
+
+    def put(self, payload: bytes, place: JournalPlace) -> None:
+        """Those of the batch that ends there. A pack that is not there was closed since, and has them. Raises DamageError, StoreError."""
+        for blob in decode_carried(payload):
+            handle = self._handle(blob.object_id)
+            if handle is None or self._files.read_at(handle, blob.offset, len(blob.sealed)) == blob.sealed:
+                continue
+            if self._read_only:
+                self.lacking.setdefault(blob.object_id, {})[blob.offset] = blob.sealed
+            else:
+                self._files.write_at(handle, blob.offset, [blob.sealed])
+        if not self.lacking:
+            self.settled = place
+
+    def sync(self) -> None:
+        """All of them are durable when this returns; also those that were there: after a kill they may stand in the page cache only."""
+        for handle in self._handles.values():
+            if handle is not None and not self._read_only:
+                self._files.sync(handle)
+
+    def close(self) -> None:
+        """Let go of the packs."""
+        for handle in self._handles.values():
+            if handle is not None:
+                self._files.close(handle)
+        self._handles.clear()
+
+    def _handle(self, object_id: bytes) -> Handle | None:
+        if object_id not in self._handles:
+            try:
+                self._handles[object_id] = self._open(self._directory / object_id.hex())
+            except MissingObjectError:
+                self._handles[object_id] = None
+        return self._handles[object_id]
+
+
+def replay(
+    reader: JournalReader, checkpoints: Checkpoints, index: Index, seen: SeenHistory | None, carried: CarriedBlobs, progress: Progress
+) -> Replayed:
     """Bring the index up to the journal's end; an empty one starts from a checkpoint. Raises DamageError or RollbackError; never takes a shorter
     journal for the whole. `progress` is told of (bytes read, bytes in all). Blocks.
+
+    The index's position stays before the first batch of which something is lacking: the next mount reads it once more, and puts that where it
+    belongs.
     """
     reader.sync_open()
     start, cut = Position(*index.position), None
@@ -276,8 +334,9 @@ def replay(reader: JournalReader, checkpoints: Checkpoints, index: Index, seen: 
             start, cut = base.position, base.journal
             index.apply([((start.segment, start.segment_bytes, start.batch), [])])
     result = Replayed(start, cut or SegmentOpen(0, 0, b""))
-    waiting: list[tuple[tuple[int, int, int], list[Change]]] = []
+    waiting: list[tuple[JournalPlace, list[Change]]] = []
     waiting_bytes = 0
+    carried.settled = start.segment, start.segment_bytes, start.batch
     # An index that is as new as what was seen is itself the proof of it.
     seen_found = seen is None or seen.position.batch <= start.batch
     # Given up after a failed write, and never handed over: the segments that followed say how far they count.
@@ -297,22 +356,21 @@ def replay(reader: JournalReader, checkpoints: Checkpoints, index: Index, seen: 
             expect(batch, result.position.batch)
             result.position = batch.position
             result.batches += 1
-            waiting.append(
-                (
-                    (batch.position.segment, batch.position.segment_bytes, batch.position.batch),
-                    list(decode_batch(batch.payload)),
-                )
-            )
+            place = batch.position.segment, batch.position.segment_bytes, batch.position.batch
+            carried.put(batch.payload, place)
+            waiting.append((place, list(decode_batch(batch.payload))))
             waiting_bytes += len(batch.payload)
             if waiting_bytes >= _REPLAY_BYTES:
-                index.apply(waiting)
+                carried.sync()
+                index.apply(waiting, carried.settled)
                 waiting, waiting_bytes = [], 0
         done_bytes += len(segment.data)
         progress(done_bytes, total_bytes)
         result.position = Position(segment.sequence, segment.valid_bytes, result.position.batch)
         result.last = SegmentOpen(segment.sequence, segment.valid_bytes, _true_hash(reader, segment, cut, seen))
     if waiting:
-        index.apply(waiting)
+        carried.sync()
+        index.apply(waiting, carried.settled)
     if not seen_found:
         raise RollbackError(_ROLLBACK)
     index.renew()
@@ -400,8 +458,10 @@ def finish_packs(
         entries = _entries(index, number, pack.first_blob)
         if not entries:
             changes.append((Table.PACKS, key, None))
-            if files.exists(path):
-                aside.put(path)
+            # It may have been handed to the store, and the process has been told that this failed.
+            for lying in (path, store.root / pack_name(pack.object_id)):
+                if files.exists(lying):
+                    aside.put(lying)
             continue
         if files.exists(path) and not _is_closed(store, pack.object_id):
             _finish_pack(path, entries, pack.object_id, open_directory, store, keys, seams)

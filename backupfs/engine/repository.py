@@ -2,7 +2,7 @@
 
 import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 
@@ -89,6 +89,7 @@ def create_repository(
         cipher=CIPHER_AES_256_GCM if _has_aes() else CIPHER_CHACHA20_POLY1305,
         compression=config_format.COMPRESSION_ZSTD if compression else config_format.COMPRESSION_NONE,
         compression_level=_COMPRESSION_LEVEL,
+        features=config_format.FEATURES,
     )
     master = key_codec.new_master(randomness)
     store = LocalStore(root, files)
@@ -249,7 +250,8 @@ def _rebuild(root: Path, unlocked: Unlocked, state: Path, seams: Seams, progress
         path.unlink()
     index = Index(directory, unlocked.keys, seams.randomness)
     try:
-        result = recovery.replay(_journal_reader(root, unlocked, seams), _checkpoints(root, unlocked, seams), index, None, progress)
+        with closing(recovery.CarriedBlobs(root / OPEN, seams.files)) as carried:
+            result = recovery.replay(_journal_reader(root, unlocked, seams), _checkpoints(root, unlocked, seams), index, None, carried, progress)
         return RebuildReport(result.batches, result.position.segment, index.data_bytes())
     finally:
         index.close()
@@ -280,8 +282,9 @@ def _open_volume(
     checkpoints = _checkpoints(root, unlocked, seams)
     index = recovery.open_index(state / INDEX, keys, seams, journal_reader, checkpoints)
     try:
-        replayed = recovery.replay(journal_reader, checkpoints, index, head.load(), _quiet)
-        reader = BlobReader(open_directory, files, store, keys, compressor)
+        with closing(recovery.CarriedBlobs(open_directory, files, read_only=read_only)) as carried:
+            replayed = recovery.replay(journal_reader, checkpoints, index, head.load(), carried, _quiet)
+        reader = BlobReader(open_directory, files, store, keys, compressor, carried.lacking)
         value = index.get(Table.META, META_COUNTERS)
         counters = Counters(1, FIRST_INO, 1, 1, 1, 1) if value is None else records.decode_counters(value)
         packs = PackWriter(open_directory, files, store, keys, compressor, seams.randomness, counters)

@@ -7,6 +7,7 @@ defaults.
 
 import enum
 import struct
+from functools import cache
 from typing import Final
 
 import msgspec
@@ -273,10 +274,15 @@ def encode_counters(record: Counters) -> bytes:
 
 def _encode_trimmed(record: msgspec.Struct) -> bytes:
     values = list(msgspec.structs.astuple(record))
-    defaults = [field.default for field in msgspec.structs.fields(record)]
+    defaults = _defaults(type(record))
     while values[-1] == defaults[len(values) - 1]:
         values.pop()
     return _encode(values)
+
+
+@cache
+def _defaults(kind: type[msgspec.Struct]) -> list[object]:
+    return [field.default for field in msgspec.structs.fields(kind)]
 
 
 decode_inode = msgspec.msgpack.Decoder(Inode).decode

@@ -17,10 +17,15 @@ CIPHER_CHACHA20_POLY1305: Final = 2
 COMPRESSION_NONE: Final = 0
 COMPRESSION_ZSTD: Final = 1
 
+FEATURE_CARRIED_BLOBS: Final = 1
+"""Batches of the journal carry blobs that their packs may not have yet."""
+FEATURES: Final = FEATURE_CARRIED_BLOBS
+"""All that there are. A new repository has them; one that lacks some is treated as it always was."""
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """`features` are bits that a reader must know all of; none is defined in version 1."""
+    """`features` are bits that a reader must know all of."""
 
     repository_id: bytes
     created_ns: int
@@ -50,8 +55,8 @@ def decode(data: bytes) -> tuple[Config, bytes]:
     (_, _, size, repository_id, features, created_ns, low, average, high, cipher, compression, level, mac) = fields
     if size != SIZE_BYTES or body[_LAYOUT.size :].strip(b"\0"):
         raise DamageError("config: bytes that must be zero are not")
-    if features:
-        raise UnsupportedError(f"config: needs features {features:#x} that this backupfs does not know; a newer one reads it")
+    if features & ~FEATURES:
+        raise UnsupportedError(f"config: needs features {features & ~FEATURES:#x} that this backupfs does not know; a newer one reads it")
     if cipher not in (CIPHER_AES_256_GCM, CIPHER_CHACHA20_POLY1305) or compression not in (
         COMPRESSION_NONE,
         COMPRESSION_ZSTD,

@@ -8,7 +8,7 @@ Head and body are sealed at their offsets, which are their nonces. The first fra
 
 import enum
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,6 +24,9 @@ HEAD_BYTES: Final = HEAD_PLAIN_BYTES + SEAL_OVERHEAD_BYTES
 _BODY = struct.Struct(">II")
 _RECORD = struct.Struct(">BHI")
 _DELETED: Final = 0xFFFF_FFFF
+_CARRIED: Final = 13
+"""Stands where a record has its table: sealed bytes of a pack. No table of the catalog has this number."""
+_CARRIED_KEY = struct.Struct(">16sQ")
 
 
 class FrameKind(enum.IntEnum):
@@ -101,19 +104,46 @@ def decode_body(plain: bytes) -> tuple[bytes, int]:
     return plain[_BODY.size : _BODY.size + stored_bytes], plain_bytes
 
 
-def encode_batch(changes: list[Change]) -> bytes:
-    """The records of a batch, one after another."""
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """A blob that its pack may not have yet: what is to stand at an offset of the pack with this object id."""
+
+    object_id: bytes
+    offset: int
+    sealed: bytes
+
+
+def encode_batch(changes: Iterable[Change], carried: Iterable[Carried] = ()) -> bytes:
+    """The records of a batch, one after another, and behind them the blobs that it carries."""
     parts: list[bytes] = []
     for table, key, value in changes:
         parts.append(_RECORD.pack(table, len(key), _DELETED if value is None else len(value)))
         parts.append(key)
         if value is not None:
             parts.append(value)
+    for blob in carried:
+        parts.append(_RECORD.pack(_CARRIED, _CARRIED_KEY.size, len(blob.sealed)))
+        parts.append(_CARRIED_KEY.pack(blob.object_id, blob.offset))
+        parts.append(blob.sealed)
     return b"".join(parts)
 
 
 def decode_batch(payload: bytes) -> Iterator[Change]:
-    """The records in order. Raises DamageError where they overrun the payload."""
+    """The records in order, without the blobs that the batch carries. Raises DamageError where they overrun the payload."""
+    return (change for change in _decode(payload) if change[0] != _CARRIED)
+
+
+def decode_carried(payload: bytes) -> Iterator[Carried]:
+    """The blobs that a batch carries. Raises DamageError."""
+    for table, key, sealed in _decode(payload):
+        if table == _CARRIED:
+            if len(key) != _CARRIED_KEY.size or not sealed:
+                raise DamageError("journal batch: a blob that it carries has no place")
+            object_id, offset = _CARRIED_KEY.unpack(key)
+            yield Carried(object_id, offset, sealed)
+
+
+def _decode(payload: bytes) -> Iterator[Change]:
     at, end = 0, len(payload)
     while at < end:
         if at + _RECORD.size > end:

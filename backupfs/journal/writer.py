@@ -90,8 +90,11 @@ class JournalWriter:
         self._batches = 0
         self._failed = False
 
-    def append(self, payload: bytes) -> Position:
-        """Write the next batch; it is durable when this returns. After an error it may be tried again: in a new segment."""
+    def append(self, payload: bytes, *, compress: bool = True) -> Position:
+        """Write the next batch; it is durable when this returns. After an error it may be tried again: in a new segment.
+
+        What is mostly sealed bytes is not worth trying to `compress`.
+        """
         if self._failed:
             self._abandon()
         if self._handle is None:
@@ -99,7 +102,7 @@ class JournalWriter:
         if self._end >= limits.JOURNAL_SEGMENT_TARGET_BYTES:
             self.close()
             self.open()
-        self._write(FrameKind.BATCH, self._batch + 1, payload)
+        self._write(FrameKind.BATCH, self._batch + 1, payload, compress=compress)
         self._batch += 1
         self._batches += 1
         return self.position
@@ -125,9 +128,9 @@ class JournalWriter:
         handle, self._handle = self._handle, None
         self._files.close(handle)
 
-    def _write(self, kind: FrameKind, number: int, payload: bytes) -> None:
+    def _write(self, kind: FrameKind, number: int, payload: bytes, *, compress: bool = True) -> None:
         assert self._handle is not None
-        frame = self._frame(self._end, kind, number, payload)
+        frame = self._frame(self._end, kind, number, payload, compress=compress)
         try:
             self._files.write_at(self._handle, self._end, frame)
             self._files.sync(self._handle)
@@ -140,9 +143,9 @@ class JournalWriter:
         self._end += written
         self.appended_bytes += written
 
-    def _frame(self, at: int, kind: FrameKind, number: int, payload: bytes) -> list[bytes]:
+    def _frame(self, at: int, kind: FrameKind, number: int, payload: bytes, *, compress: bool = True) -> list[bytes]:
         assert self._sealer is not None
-        stored = self._compressor.compress(payload)
+        stored = self._compressor.compress(payload) if compress else payload
         body = journal_format.encode_body(at, stored, len(payload), pad_segment=kind == FrameKind.END)
         head = FrameHead(kind, len(body) + SEAL_OVERHEAD_BYTES, number)
         return [

@@ -3,14 +3,16 @@
 An extent is (file offset, length, blob number, offset in the blob's plaintext). What no extent covers is a hole and reads as zeros.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Container, Iterator, Sequence
 from itertools import pairwise
+from operator import itemgetter
 
 from backupfs.format.catalog import Extent
 
 Change = tuple[int, int, Sequence[Extent]]
 """[start, end) is to be made of these extents, which lie within it."""
+_start = itemgetter(0)
 
 
 def clip(extents: Sequence[Extent], start: int, end: int) -> list[Extent]:
@@ -27,14 +29,19 @@ def clip(extents: Sequence[Extent], start: int, end: int) -> list[Extent]:
 
 def replace(extents: Sequence[Extent], start: int, end: int, new: Sequence[Extent]) -> list[Extent]:
     """`extents` with [start, end) made of `new`, which must lie within it. Neighbours that continue each other become one."""
-    before = clip(extents, 0, start)
-    after = clip(extents, end, max(end, _end(extents)))
-    return join([*before, *new, *after])
+    first = bisect_left(extents, start, key=_start)
+    last = bisect_left(extents, end, lo=first, key=_start)
+    # Neighbours of what is exchanged, and what those lap over into it or out of it.
+    low = max(first - 1, 0)
+    high = min(last + 1, len(extents))
+    before = clip(extents[low:first], 0, start)
+    after = clip(extents[max(last - 1, 0) : high], end, max(end, _end(extents)))
+    return [*extents[:low], *join([*before, *new, *after]), *extents[high:]]
 
 
 def replace_all(extents: Sequence[Extent], changes: Sequence[Change]) -> list[Extent]:
     """`replace` with each change in turn: a later one counts where two overlap. In one go when they come in the order of the file."""
-    if any(after[0] < before[1] for before, after in pairwise(changes)):
+    if len(changes) == 1 or any(after[0] < before[1] for before, after in pairwise(changes)):
         for change in changes:
             extents = replace(extents, *change)
         return list(extents)
@@ -136,7 +143,7 @@ def tail_start(extents: Sequence[Extent], end: int, min_bytes: int, max_bytes: i
 
 
 def _first_touching(extents: Sequence[Extent], start: int) -> int:
-    index = bisect_right(extents, start, key=lambda extent: extent[0])
+    index = bisect_right(extents, start, key=_start)
     return max(index - 1, 0)
 
 

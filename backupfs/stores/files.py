@@ -30,6 +30,10 @@ class Files(Protocol):
         """An existing file, open for reading. MissingObjectError when there is none."""
         ...
 
+    def reopen(self, path: Path) -> Handle:
+        """An existing file, open for reading and writing. MissingObjectError when there is none."""
+        ...
+
     def close(self, handle: Handle) -> None:
         """Forget a handle; makes nothing durable."""
         ...
@@ -128,6 +132,11 @@ class SystemFiles:
         """See `Files`."""
         with _translated("open", path):
             return Handle(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
+
+    def reopen(self, path: Path) -> Handle:
+        """See `Files`."""
+        with _translated("open", path):
+            return Handle(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW))
 
     def close(self, handle: Handle) -> None:
         """See `Files`."""

@@ -53,6 +53,17 @@ def test_written_parts_are_read_back(files: Files, handle: Handle) -> None:
     assert files.size(handle) == 11
 
 
+def test_a_file_that_is_there_is_written_to_once_more(files: Files, tmp_path: Path) -> None:
+    make(files, tmp_path / "old", b"before")
+    handle = files.reopen(tmp_path / "old")
+    files.write_at(handle, 3, [b"!"])
+    assert files.read_at(handle, 0, 10) == b"bef!re"
+    files.close(handle)
+    assert content(files, tmp_path / "old") == b"bef!re"
+    with pytest.raises(MissingObjectError):
+        files.reopen(tmp_path / "missing")
+
+
 def test_many_parts_are_written_in_order(files: Files, handle: Handle, seed: int) -> None:
     draw = random.Random(seed)
     parts = [draw.randbytes(draw.choice([0, 1, 3, 700])) for _ in range(2000)]

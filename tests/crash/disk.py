@@ -127,6 +127,11 @@ class SimulatedDisk:
         with self._mutex:
             return self._opened(self._file_at(path), writable=False)
 
+    def reopen(self, path: Path) -> Handle:
+        """See `Files`."""
+        with self._mutex:
+            return self._opened(self._file_at(path), writable=True)
+
     def close(self, handle: Handle) -> None:
         """See `Files`."""
         with self._mutex:

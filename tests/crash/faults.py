@@ -33,6 +33,10 @@ class FaultyFiles:
         """See `Files`."""
         return self._call("open", path, lambda: self.inner.open(path))
 
+    def reopen(self, path: Path) -> Handle:
+        """See `Files`."""
+        return self._call("reopen", path, lambda: self.inner.reopen(path))
+
     def close(self, handle: Handle) -> None:
         """See `Files`. Never fails: what it would report, `sync` has."""
         self.inner.close(handle)

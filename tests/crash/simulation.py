@@ -31,6 +31,9 @@ SMALL_LIMITS = {
     "CHUNK_MAX_BYTES": 8192,
     "PACK_TARGET_BYTES": 48 * limits.KIB,
     "JOURNAL_SEGMENT_TARGET_BYTES": 96 * limits.KIB,
+    "CARRIED_BYTES_MAX": 24 * limits.KIB,
+    "INDEX_RECORDS": 64,
+    "JOINED_RECORDS_MAX": 16,
     "RESERVE_BYTES": 64 * limits.KIB,
     "RECORDS_ROOM_BYTES": 16 * limits.KIB,
     "FLUSH_RUN_BYTES": 32 * limits.KIB,
@@ -97,6 +100,10 @@ class InlineOffload:
         """See `Offload`."""
         await trio.lowlevel.checkpoint()
         return work(*args)
+
+    async def commit(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
+        """See `Offload`."""
+        return await self.disk(work, *args)
 
     async def index(self, work: Callable[[*Ts], T], *args: *Ts) -> T:
         """See `Offload`."""

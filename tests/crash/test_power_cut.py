@@ -46,10 +46,17 @@ LIVES = 10
 STATES_PER_LIFE = 500
 """5,000 in each run of CI."""
 REQUESTS = 120
-_SHOWN_ELSEWHERE = {("stores/local.py", "delete"), ("journal/segments.py", "sync_open"), ("service/keys.py", "write_export")}
+_SHOWN_ELSEWHERE = {
+    ("stores/local.py", "delete"),
+    ("journal/segments.py", "sync_open"),
+    ("service/keys.py", "write_export"),
+    ("engine/recovery.py", "sync"),
+}
 """The first is the store's own promise, shown by `test_store_power_cut`: an object that comes back is only in the way. The second matters after
 a kill that leaves the page cache, and here the power goes: `test_what_recovery_reads_from_the_page_cache_is_made_durable_first` shows it. The third
-writes a file that lies outside of any repository: no life here comes near it.
+writes a file that lies outside of any repository: no life here comes near it. The fourth
+matters when the index survives a recovery that a power cut ends, and here it is copied when the engine runs:
+`test_what_was_put_into_a_pack_is_durable_before_the_index_has_it` shows it.
 """
 
 

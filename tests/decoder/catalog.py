@@ -21,6 +21,7 @@ PACKS: Final = 9
 SNAPSHOTS: Final = 10
 ORPHANS: Final = 11
 META: Final = 12
+CARRIED: Final = 13
 
 VERSIONED: Final = range(INODES, XATTRS + 1)
 _KEY_BYTES: Final = {INODES: 16, LINKS: 40, DENTRIES: 32, REGIONS: 20, XATTRS: 16, BLOB_IDS: 32, BLOBS: 8, PACKS: 8, SNAPSHOTS: 8, ORPHANS: 9}
@@ -157,11 +158,29 @@ class Catalog:
 
 Rows = dict[tuple[int, bytes], bytes]
 """Table and key -> value: every record as it stands."""
+Carried = dict[tuple[bytes, int], bytes]
+"""Object id of a pack and offset -> the sealed bytes that a batch has for that place."""
+
+
+def carried(batch: int, content: bytes) -> Carried:
+    """The blobs that a batch carries; they stand behind its records."""
+    found: Carried = {}
+    for table, key, value in records(content):
+        if table != CARRIED:
+            if found:
+                raise Damage(f"batch {batch}: a record behind the blobs that it carries")
+        elif len(key) != 24 or not value:
+            raise Damage(f"batch {batch}: carries a blob to no place")
+        else:
+            found[key[:16], int.from_bytes(key[16:], "big")] = value
+    return found
 
 
 def apply(rows: Rows, batch: int, content: bytes) -> None:
     """The records of a batch, one after another."""
     for table, key, value in records(content):
+        if table == CARRIED:
+            continue
         check_key(table, key, f"batch {batch}")
         if value is None:
             rows.pop((table, key), None)

@@ -12,6 +12,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
@@ -99,12 +100,21 @@ class Repository:
             if path is None:
                 raise Damage(f"pack {number}: object {record.object_id.hex()} is missing")
             with ExitStack() as stack:
-                file: BinaryIO = stack.enter_context(path.open("rb"))
+                file: BinaryIO = stack.enter_context(path.open("rb") if record.object_id in self.closed_packs else self._open_pack(record.object_id))
                 sealer = packs.sealer_of(file, record.object_id, self.keys)
                 self._files[number] = file, sealer, stack.pop_all()
             if len(self._files) > _PACKS_KEPT_OPEN:
                 self._files.popitem(last=False)[1][2].close()
         return self._files[number][:2]
+
+    def _open_pack(self, object_id: bytes) -> BinaryIO:
+        """A pack without an end, with what the journal carries for it in its places."""
+        file = BytesIO(self._open_packs[object_id].read_bytes())
+        for (pack, offset), sealed in self.history.carried.items():
+            if pack == object_id:
+                file.seek(offset)
+                file.write(sealed)
+        return file
 
     @cached_property
     def names_below(self) -> dict[int, list[bytes]]:

@@ -8,7 +8,7 @@ they come by.
 from dataclasses import dataclass
 
 from tests.decoder import catalog, checkpoints, journal
-from tests.decoder.catalog import Catalog, Rows
+from tests.decoder.catalog import Carried, Catalog, Rows
 from tests.decoder.checkpoints import Checkpoint
 from tests.decoder.damage import Damage
 from tests.decoder.journal import START, Position
@@ -19,6 +19,8 @@ from tests.decoder.store import Store
 @dataclass(frozen=True, slots=True)
 class History:
     catalog: Catalog
+    carried: Carried
+    """What batches behind the newest checkpoint carry."""
     checkpoints: list[Checkpoint]
     """Those that hold, by number."""
     begins: Position
@@ -36,9 +38,13 @@ def read(store: Store, keys: Keys) -> History:
     if newest == START and not chain.segments and (store.manifests() or store.parts()):
         raise Damage("no checkpoint holds, and the journal is missing")
     replay = _Replay(held)
+    carried: Carried = {}
     for segment in chain.segments:
         replay.pass_by(segment.before)
         for number, content in segment.batches:
+            found_there = catalog.carried(number, content)
+            if segment.sequence > newest.segment:
+                carried |= found_there
             replay.apply(number, content)
     replay.pass_by(newest)
     faults = found.faults + chain.faults
@@ -46,7 +52,7 @@ def read(store: Store, keys: Keys) -> History:
         if checkpoint.position.segment > chain.begins.segment:
             raise Damage(f"checkpoint {checkpoint.number}: at the end of segment {checkpoint.position.segment}, which no segment names")
         faults.append(f"checkpoint {checkpoint.number}: the journal from there to the next is not whole")
-    return History(replay.catalog(newest.batch), held, chain.begins, faults)
+    return History(replay.catalog(newest.batch), carried, held, chain.begins, faults)
 
 
 class _Replay:

@@ -110,7 +110,8 @@ def _config(raw: bytes) -> Config:
     magic, version, size, zero, repository, features = struct.unpack_from(">8sHHI16sQ", raw)
     cipher, compression, _level, none = struct.unpack_from(">4B", raw, 60)
     holds = (
-        (magic, version, size, zero, features, none) == (b"BFSCONF\0", 1, _CONFIG_BYTES, 0, 0, 0)
+        (magic, version, size, zero, none) == (b"BFSCONF\0", 1, _CONFIG_BYTES, 0, 0)
+        and features in {0, 1}
         and cipher in {1, 2}
         and compression in {0, 1}
         and not any(raw[96:252])

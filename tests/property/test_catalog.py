@@ -54,6 +54,10 @@ class VersionRules:
         self.lowest: dict[int, int] = {}
         self.places: dict[int, tuple[int, int]] = {}
         self.unsynced: set[int] = set()
+        self.journal: dict[tuple[int, bytes], bytes] = {}
+        """What all durable batches together say."""
+        self.correcting: Layer | None = None
+        """The index may not have what is durable before this layer is: it says where blobs stand now that durable batches have elsewhere."""
         self.open = [1, 2]
         self.packs: dict[int, bytes] = {1: b"pack 1", 2: b"pack 2"}
         self.sealed: set[int] = set()
@@ -244,33 +248,65 @@ class VersionRules:
         self.frozen.append((layer, []))
 
     def make_durable(self) -> None:
-        """Write the oldest batch that is not; one of its packs may fail, and what is not synced goes to the other."""
+        """Write the oldest batch that is not, with what is not synced or after it was; then one of its packs may fail, and that goes to the other."""
         position = next((i for i, (_, changes) in enumerate(self.frozen) if not changes), None)
         if position is None:
             return
-        fails = self.draw.choice([None, None, 0, 1])
         layer = self.frozen[position][0]
+        if self.draw.random() < 0.5:
+            self.sync(layer)
+        changes = list(layer.changes())
+        for table, key, value in changes:
+            if value is None:
+                self.journal.pop((table, key), None)
+            else:
+                self.journal[table, key] = value
+        self.frozen[position] = layer, [*changes, (Table.META, b"mark", b"")]
+        if self.correcting is layer:
+            self.correcting = None
+
+    def sync(self, layer: Layer) -> bool:
+        """Whether it went well. If not, blobs have moved, and `layer` and those after it say so."""
+        fails = self.draw.choice([None, None, 0, 1])
+        lost: list[int] = []
         if fails is not None:
-            lost = [blob for blob in sorted(self.unsynced) if self.places[blob][0] == self.open[fails]]
             left = self.open[fails]
+            lost = [blob for blob in sorted(self.unsynced) if self.places[blob][0] == left]
             self.begin_pack(fails)
             for blob in lost:
                 self.append(blob, self.open[1 - fails])
+                self.catalog.repeat_blob(layer, blob)
             for blob in lost:
                 pack, offset = self.places[blob]
                 self.catalog.move_blob(layer, blob, left, pack, offset, self.sizes.get(blob, STORED), self.facts(pack))
         self.unsynced.clear()
-        self.frozen[position] = layer, [*layer.changes(), (Table.META, b"mark", b"")]
+        return not lost
+
+    def join(self) -> None:
+        """Two durable batches that the index does not have yet become one."""
+        durable = [i for i, (_, changes) in enumerate(self.frozen) if changes]
+        if len(durable) > 1:
+            at = self.draw.choice(durable[:-1])
+            older, newer = self.frozen[at][0], self.frozen.pop(at + 1)[0]
+            self.catalog.join_layers(older, newer)
+            self.frozen[at] = older, [*older.changes(), (Table.META, b"mark", b"")]
 
     def apply(self) -> None:
-        if not self.frozen or not self.frozen[0][1]:
+        if not self.frozen or not self.frozen[0][1] or self.correcting is not None:
             return
+        if self.unsynced:
+            layer = next((layer for layer, changes in self.frozen if not changes), self.catalog.active)
+            if not self.sync(layer):
+                self.correcting = layer
+                return
         layer, changes = self.frozen.pop(0)
         self.index.apply([((1, 1, 1), changes)])
         self.catalog.drop_layer(layer)
 
     def apply_all(self) -> None:
         while self.frozen:
+            if self.correcting is self.catalog.active:
+                self.freeze()
             self.make_durable()
             self.apply()
 
@@ -318,7 +354,8 @@ class VersionRules:
         }, "versions are left that nobody sees"
 
     def counts_are_right(self) -> None:
-        """Everything counted anew from the rows of the index. No batch is waiting."""
+        """Everything counted anew from the rows of the index, which are the journal's. No batch is waiting."""
+        assert self.journal == {(t, k): v for t in Table if t is not Table.CHANGES for k, v in self.rows(t) if (t, k) != (Table.META, b"mark")}
         versions = [(table, key, value) for table in (Table.DENTRIES, Table.REGIONS) for key, value in self.rows(table)]
         rows = {records.split_change(key) for key, _ in self.index.scan(Table.CHANGES, b"")}
         assert rows == {(records.split_version(key)[1], table, records.split_version(key)[0]) for table, key, _ in versions}
@@ -370,6 +407,7 @@ WEIGHTS = {
     VersionRules.freeze: 3,
     VersionRules.make_durable: 4,
     VersionRules.apply: 4,
+    VersionRules.join: 2,
     VersionRules.end_everything: 1,
 }
 ACTIONS = [action for action, weight in WEIGHTS.items() for _ in range(weight)]

@@ -70,7 +70,7 @@ def test_replace_changes_that_stretch_only(found: list[Extent], bound: list[int]
     result = rules.replace(found, low, high, new)
     assert found == before
     assert is_sorted(result)
-    assert is_joined(result)
+    assert is_joined(result) or not is_joined(found)
     old, put = spread(found), spread(new)
     assert spread(result) == [put[i] if low <= i < high else old[i] for i in range(SIZE)]
 
@@ -96,7 +96,7 @@ def test_changes_together_do_what_they_do_one_by_one(found: list[Extent], made: 
     result = rules.replace_all(found, made)
     assert found == before
     assert is_sorted(result)
-    assert is_joined(result) or not made
+    assert is_joined(result) or not made or not is_joined(found)
     every = spread(found)
     for low, high, new in made:
         every[low:high] = spread(list(new))[low:high]

@@ -184,7 +184,7 @@ def test_much_unsynced_is_known_and_can_be_synced_by_itself(packs: Packs, monkey
         if packs.writer.much_unsynced():
             packs.writer.sync_much()
         assert not packs.writer.much_unsynced()
-    assert sum(event.op is Op.SYNC for event in packs.disk.log) == 3
+    assert sum(event.op is Op.SYNC for event in packs.disk.log) == 1 + 3  # a new pack is synced once
     for number in range(10, 14):
         packs.append(noise(number))
     packs.fail("sync")
@@ -205,7 +205,7 @@ def test_a_pack_that_fills_up_need_not_wait_for_a_batch(packs: Packs, monkeypatc
     assert not packs.writer.much_unsynced()
     full = packs.writer.full_packs()
     assert len(full) > 5
-    assert sum(event.op is Op.SYNC for event in packs.disk.log) == len(full)
+    assert sum(event.op is Op.SYNC for event in packs.disk.log) == len(packs.names) + len(full)  # a new pack is synced once
     packs.check()
 
 
@@ -275,17 +275,30 @@ def test_what_nobody_will_note_is_dropped(packs: Packs) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sync", "sync_directory"])
+def test_a_pack_that_is_not_there_for_good_takes_nothing(packs: Packs, kind: str) -> None:
+    packs.fail(kind)
+    with pytest.raises(StoreError):
+        packs.append(noise(1))
+    assert packs.disk.list(OPEN) == []
+    packs.counters.blob = 1
+    assert packs.append(noise(1)) == [1]
+    mark = len(packs.disk.log)
+    packs.sync()
+    assert [event.op for event in packs.disk.log[mark:]] == [Op.SYNC]
+
+
 @pytest.mark.parametrize("times", [1, 2])
-def test_what_could_not_be_synced_moves(packs: Packs, kind: str, times: int) -> None:
+def test_what_could_not_be_synced_moves(packs: Packs, times: int) -> None:
+    """The second time it is the new pack that cannot be made."""
     numbers = packs.append(noise(1), b"text " * 100)
     before = dict(packs.places)
-    packs.fail(kind, times=times)
+    packs.fail("sync", times=times)
     moved = packs.sync()
     assert set(moved) == set(numbers)
     assert all(moved[n].pack != before[n].pack for n in numbers)
     packs.check()
     given_up = [pack for pack in packs.writer._open if pack.failed]
-    assert len(given_up) == times
+    assert len(given_up) == 1
     assert packs.sync() == {}, "told once"
 
 
@@ -422,3 +435,127 @@ def test_no_handle_is_left_open(packs: Packs) -> None:
     packs.check()
     packs.reader.close()
     assert handles_left(packs.disk) == []
+
+
+def small(packs: Packs, *plains: bytes) -> list[int]:
+    """Append without a file being written."""
+    numbers = list(range(packs.counters.blob, packs.counters.blob + len(plains)))
+    packs.counters.blob += len(plains)
+    blobs = [NewBlob(n, packs.keys.blob_id(p), p) for n, p in zip(numbers, plains, strict=True)]
+    mark = len(packs.disk.log)
+    places = packs.writer.append_small(blobs)
+    assert places is not None
+    assert len(packs.disk.log) == mark
+    places = packs.writer.claim(list(zip(numbers, places, strict=True)))
+    for number, place, plain in zip(numbers, places, plains, strict=True):
+        packs.places[number] = place
+        packs.plain[number] = plain
+        packs.names[place.pack] = packs.writer.facts(place.pack)[0]  # type: ignore[index]
+    return numbers
+
+
+def packs_with_both_open(seed: object = 0) -> Packs:
+    packs = Packs(seed)
+    while len(packs.names) < limits.OPEN_PACKS:
+        packs.append(b"begin")
+        packs.sync()
+    return packs
+
+
+def test_without_a_pack_small_blobs_need_a_thread() -> None:
+    packs = Packs()
+    assert packs.writer.append_small([NewBlob(1, packs.keys.blob_id(b"x"), b"x")]) is None
+
+
+def test_much_to_be_synced_needs_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    packs = packs_with_both_open()
+    small(packs, b"x" * 100)
+    monkeypatch.setattr(limits, "PACK_UNSYNCED_BYTES", 10)
+    assert packs.writer.append_small([NewBlob(99, packs.keys.blob_id(b"y"), b"y")]) is None
+
+
+def test_small_blobs_are_kept_back_carried_once_and_written_together() -> None:
+    packs = packs_with_both_open()
+    numbers = small(packs, b"one", b"two" * 50)
+    place = packs.places[numbers[0]]
+    kept = packs.writer.kept_back(place.pack, place.offset)
+    assert kept is not None
+    sealer, sealed = kept
+    assert sealer.open(Sealed.BLOB, place.offset, sealed, 3) == b"one"
+    first = packs.writer.carry(1000)
+    assert first is not None
+    assert [(c.object_id, c.offset) for c in first] == [(packs.names[packs.places[n].pack], packs.places[n].offset) for n in numbers]
+    assert packs.writer.carry(1000) == first, "the batch was not written"
+    packs.writer.carried()
+    numbers += small(packs, b"three")
+    assert [c.offset for c in packs.writer.carry(1000) or ()] == [packs.places[numbers[2]].offset]
+    mark = len(packs.disk.log)
+    assert packs.sync() == {}
+    assert [event.op for event in packs.disk.log[mark:]] == [Op.WRITE, Op.SYNC]
+    assert packs.writer.kept_back(place.pack, place.offset) is None
+    assert packs.writer.carry(0) == []
+    packs.check()
+
+
+def test_gaps_between_small_blobs_are_left_to_who_writes_there() -> None:
+    packs = packs_with_both_open()
+    numbers = small(packs, b"one")
+    packs.append(b"between" * 10)
+    numbers += small(packs, b"two")
+    packs.sync()
+    packs.check()
+
+
+def test_more_than_may_be_carried_is_not() -> None:
+    packs = packs_with_both_open()
+    small(packs, b"x" * 30)
+    assert packs.writer.carry(30) is None
+    assert packs.writer.carry(46) is not None
+
+
+def test_what_a_failed_pack_keeps_is_not_carried_but_moved() -> None:
+    packs = packs_with_both_open()
+    (number,) = small(packs, b"small")
+    left = packs.places[number].pack
+    packs.fail("write_at", times=1)
+    moved = packs.sync()
+    assert list(moved) == [number]
+    assert packs.places[number].pack != left
+    packs.check()
+
+
+def test_a_pack_that_a_sync_and_a_move_have_failed_for_is_carried_by_nobody() -> None:
+    packs = packs_with_both_open()
+    small(packs, b"small")
+    packs.fail("write_at", times=3)
+    with pytest.raises(StoreError):
+        packs.sync()
+    assert packs.writer.carry(1000) is None
+    packs.sync()
+    packs.check()
+
+
+def test_nobody_needs_small_blobs_that_were_disclaimed() -> None:
+    packs = packs_with_both_open()
+    (number,) = small(packs, b"small")
+    place = packs.places.pop(number)
+    packs.writer.disclaim([number])
+    assert packs.writer.kept_back(place.pack, place.offset) is None
+    assert packs.writer.carry(0) == []
+
+
+def test_a_pack_is_closed_with_what_it_keeps_back() -> None:
+    packs = packs_with_both_open()
+    small(packs, b"small")
+    for pack in packs.writer.finish():
+        packs.writer.close(pack)
+    packs.check()
+
+
+def test_a_pack_that_is_let_go_of_keeps_nothing_back() -> None:
+    packs = packs_with_both_open()
+    (number,) = small(packs, b"small")
+    place = packs.places[number]
+    for pack, end in zip(packs.writer.finish(), (packs.writer.give_up, packs.writer.discard), strict=True):
+        end(pack)
+    assert packs.writer.kept_back(place.pack, place.offset) is None

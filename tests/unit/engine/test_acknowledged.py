@@ -121,12 +121,12 @@ def test_the_journal_has_one_writer_also_at_the_end(tmp_path: Path, monkeypatch:
     def watched(name: str) -> None:
         plain = getattr(JournalWriter, name)
 
-        def call(self: JournalWriter, *args: Any) -> Any:
+        def call(self: JournalWriter, *args: Any, **how: Any) -> Any:
             me = threading.get_ident()
             overlaps.extend(name for other in inside if other != me)
             inside.append(me)
             try:
-                return plain(self, *args)
+                return plain(self, *args, **how)
             finally:
                 inside.remove(me)
 
@@ -156,8 +156,9 @@ def test_the_journal_has_one_writer_also_at_the_end(tmp_path: Path, monkeypatch:
 
 
 @simulated
-async def test_the_end_waits_for_blobs_that_are_on_their_way(tmp_path: Path) -> None:
+async def test_the_end_waits_for_blobs_that_are_on_their_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The small blobs at a closed file's end are being made one chunk: its pack is not closed before that is noted."""
+    monkeypatch.setattr(limits, "INLINE_WORK_BYTES", 0)
     world = World.new(tmp_path / "w")
     world.offload = offload = GatedOffload()
     content = b"".join(noise(300, i) for i in range(3))

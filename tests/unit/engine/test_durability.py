@@ -58,7 +58,7 @@ class GatedOffload:
                 self.waiting.append(key)
                 await gates[key].wait()
 
-    cpu = disk = index = _gated
+    cpu = disk = commit = index = _gated
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -72,8 +72,8 @@ async def until(condition: Callable[[], object]) -> None:
 
 @simulated
 async def test_nothing_is_acknowledged_before_it_is_synced(tmp_path: Path) -> None:
-    """Each fsync is a sync of the pack, then one of the journal; the index follows."""
-    world = World.new(tmp_path / "w")
+    """Each fsync is one write and one sync of the journal, which carries what was written; packs and index follow. More goes to the pack first."""
+    world = World.new(tmp_path / "w", compression=False)
     async with world.mounted() as m:
         fh = await m.open(b"f")
         await m.fs.write(fh, 0, noise(1000))
@@ -84,7 +84,15 @@ async def test_nothing_is_acknowledged_before_it_is_synced(tmp_path: Path) -> No
             mark = len(world.disk.log)
             await m.fs.write(fh, 1000 + 10 * number, noise(10, number))
             await m.fs.fsync(fh, datasync=False)
-            assert [event.op for event in world.disk.log[mark:]] == [Op.WRITE, Op.SYNC, Op.WRITE, Op.SYNC]
+            assert [event.op for event in world.disk.log[mark:]] == [Op.WRITE, Op.SYNC]
+            assert world.disk.log[mark].node == world.disk.log[mark + 1].node
+            assert len(world.disk.log[mark].data) == limits.JOURNAL_FRAME_BYTES
+        mark = len(world.disk.log)
+        await m.fs.write(fh, 0, noise(limits.CARRIED_BYTES_MAX))
+        await m.fs.fsync(fh, datasync=False)
+        log = world.disk.log[mark:][-4:]
+        assert [event.op for event in log] == [Op.WRITE, Op.SYNC, Op.WRITE, Op.SYNC]
+        assert log[0].node != log[2].node
 
 
 @simulated
@@ -386,7 +394,8 @@ async def broken_mount(world: World, kinds: tuple[str, ...]) -> None:
 @simulated
 async def test_a_disk_that_syncs_no_more(tmp_path: Path, log_rule: LogRule) -> None:
     log_rule.expect("writing stops")
-    log_rule.expect("could not be made durable")
+    log_rule.expect("a batch could not be written")
+    log_rule.expect("not everything could be committed")
     await broken_mount(World.new(tmp_path / "w"), ("sync",))
 
 

@@ -217,7 +217,7 @@ class SlowOffload:
         await trio.sleep(self.seconds if self.only in getattr(work, "__qualname__", "") else 0)
         return work(*args)
 
-    cpu = disk = index = _slow
+    cpu = disk = commit = index = _slow
 
     def breathe(self) -> None:
         """See `Offload`: nobody else could run."""

@@ -28,6 +28,12 @@ from tests.unit.engine.world import Mounted, World, simulated
 PART = 32 * limits.KIB  # FLUSH_JOB_BYTES of the small limits
 
 
+@pytest.fixture(autouse=True)
+def parts_go_to_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of the usual limits do; these are so small that they would be kept back for the journal."""
+    monkeypatch.setattr(limits, "INLINE_WORK_BYTES", 0)
+
+
 async def state_of(m: Mounted, name: bytes) -> InodeState:
     state = m.fs._inodes.get(await m.ino(name))
     assert state is not None

@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 from backupfs import limits
 from backupfs.errors import DamageError
 from backupfs.format import journal
-from backupfs.format.journal import Change, FrameHead, FrameKind
+from backupfs.format.journal import Carried, Change, FrameHead, FrameKind
 from backupfs.format.layout import SEAL_OVERHEAD_BYTES, padme
 from backupfs.format.objects import HEADER_BYTES
 
-CHANGES = st.lists(st.tuples(st.integers(1, 255), st.binary(max_size=60), st.none() | st.binary(max_size=300)), max_size=60)
+TABLES = st.integers(1, 255).filter(lambda table: table != 13)
+CARRIED = st.lists(st.builds(Carried, st.binary(min_size=16, max_size=16), st.integers(0, 2**64 - 1), st.binary(min_size=1, max_size=60)), max_size=9)
+CHANGES = st.lists(st.tuples(TABLES, st.binary(max_size=60), st.none() | st.binary(max_size=300)), max_size=60)
 
 
 @given(st.sampled_from(FrameKind), st.integers(17, limits.JOURNAL_FRAME_MAX_BYTES), st.integers(0, 2**64 - 1))
@@ -43,6 +45,19 @@ def test_batches(changes: list[Change]) -> None:
     assert list(journal.decode_batch(journal.encode_batch(changes))) == changes
 
 
+@given(CHANGES, CARRIED)
+def test_blobs_that_a_batch_carries_are_no_records(changes: list[Change], carried: list[Carried]) -> None:
+    payload = journal.encode_batch(changes, carried)
+    assert list(journal.decode_batch(payload)) == changes
+    assert list(journal.decode_carried(payload)) == carried
+
+
+@pytest.mark.parametrize(("key", "value"), [(bytes(23), b"sealed"), (bytes(24), b""), (bytes(24), None)])
+def test_a_blob_carried_to_no_place_is_damage(key: bytes, value: bytes | None) -> None:
+    with pytest.raises(DamageError):
+        list(journal.decode_carried(journal.encode_batch([(13, key, value)])))
+
+
 @given(CHANGES.filter(bool), st.data())
 def test_a_batch_that_is_cut_off_is_damage_or_a_shorter_batch(changes: list[Change], data: st.DataObject) -> None:
     payload = journal.encode_batch(changes)
@@ -58,7 +73,12 @@ def test_a_batch_that_is_cut_off_is_damage_or_a_shorter_batch(changes: list[Chan
 
 @given(st.binary(max_size=300))
 def test_noise_ends_in_damage_only(noise: bytes) -> None:
-    for decode in (journal.decode_head, journal.decode_body, lambda data: list(journal.decode_batch(data))):
+    for decode in (
+        journal.decode_head,
+        journal.decode_body,
+        lambda data: list(journal.decode_batch(data)),
+        lambda data: list(journal.decode_carried(data)),
+    ):
         with contextlib.suppress(DamageError):
             decode(noise)
 
