@@ -55,7 +55,8 @@ INDEX_RECORDS: Final = 4096
 INDEX_BYTES: Final = 4 * MIB
 """The same in bytes of values."""
 JOINED_RECORDS_MAX: Final = 256
-"""A batch of so few records is joined with the one before that waits for the index; copying more would hold the loop."""
+"""A batch of so few records is joined with the one before that waits for the index; copying more would hold the loop. Behind a larger one the index
+follows at once."""
 
 REGION_BYTES: Final = 16 * MIB
 REGION_EXTENTS_MAX: Final = 1024

@@ -25,7 +25,7 @@ from backupfs.errors import BackupfsError, MissingObjectError, StoreError, Store
 from backupfs.format import catalog as records
 from backupfs.format.catalog import META_COUNTERS, Pack, Table
 from backupfs.format.config import FEATURE_CARRIED_BLOBS
-from backupfs.format.journal import SegmentOpen, encode_batch
+from backupfs.format.journal import Change, SegmentOpen, encode_batch
 from backupfs.journal.segments import Position
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,8 @@ class _Frozen:
     dead: list[Pack]
     position: Position = field(default_factory=Position)
     """Where it ends, once it is durable."""
+    changes: Sequence[Change] = ()
+    """The layer's records, if they are many and have been listed already."""
 
 
 class Committer:
@@ -257,7 +259,7 @@ class Committer:
                 return
 
     async def _make_durable(self, frozen: _Frozen) -> None:
-        position = await self._insist(lambda: self._write(frozen.layer), "a batch could not be written and is tried in a new segment")
+        position = await self._insist(lambda: self._write(frozen), "a batch could not be written and is tried in a new segment")
         if position is None:
             return
         self._pending.popleft()
@@ -292,16 +294,21 @@ class Committer:
                 return None
 
     def _join_following(self) -> None:
-        """A batch has become durable. Small ones are joined: so few layers lie above the index however many batches do."""
+        """A batch has become durable. Small ones are joined: so few layers lie above the index however many batches do. A large one has the index
+        follow at once.
+        """
         following = self._following
-        if len(following) > 1 and following[-1].layer.records <= limits.JOINED_RECORDS_MAX and following[-2].layer.records <= limits.INDEX_RECORDS:
+        is_large = following[-1].layer.records > limits.JOINED_RECORDS_MAX
+        if len(following) > 1 and not is_large and following[-2].layer.records <= limits.INDEX_RECORDS:
             newer, older = following.pop(), following[-1]
             self._volume.catalog.join_layers(older.layer, newer.layer)
             older.ticket, older.position = newer.ticket, newer.position
             older.dead += newer.dead
+            older.changes = ()
         layers = [each.layer for each in following]
         if (
-            any(each.dead for each in following)
+            is_large
+            or any(each.dead for each in following)
             or sum(layer.records for layer in layers) > limits.INDEX_RECORDS
             or sum(layer.value_bytes for layer in layers) > limits.INDEX_BYTES
         ):
@@ -353,17 +360,18 @@ class Committer:
         for _, event in asked:
             event.set()
 
-    async def _write(self, layer: Layer) -> Position:
+    async def _write(self, frozen: _Frozen) -> Position:
         """Packs first where that is needed, then the journal, in one visit to a thread unless blobs had to move to another pack."""
+        layer = frozen.layer
         while True:
-            written = await self._volume.seams.offload.commit(self._write_blocking, layer)
+            written = await self._volume.seams.offload.commit(self._write_blocking, frozen)
             if isinstance(written, Position):
                 return written
             for number in written:
                 self._volume.catalog.repeat_blob(layer, number)
             self._correct(layer, written)
 
-    def _write_blocking(self, layer: Layer) -> Position | dict[int, Moved]:
+    def _write_blocking(self, frozen: _Frozen) -> Position | dict[int, Moved]:
         """Where the batch ends; or the blobs that have moved, and it is not written."""
         packs = self._volume.packs
         # Where room is short nothing is written twice.
@@ -374,7 +382,10 @@ class Committer:
             if moved:
                 return moved
         carries = bool(carried)
-        position = self._volume.journal.append(encode_batch(layer.changes(), carried or ()), compress=not carries)
+        changes = list(frozen.layer.changes())
+        position = self._volume.journal.append(encode_batch(changes, carried or ()), compress=not carries)
+        if len(changes) > limits.JOINED_RECORDS_MAX:
+            frozen.changes = changes
         packs.carried()
         return position
 
@@ -416,7 +427,9 @@ class Committer:
 
         def apply() -> None:
             ends = [each.position for each in batches]
-            volume.index.apply([((p.segment, p.segment_bytes, p.batch), each.layer.changes()) for p, each in zip(ends, batches, strict=True)])
+            volume.index.apply(
+                [((p.segment, p.segment_bytes, p.batch), each.changes or each.layer.changes()) for p, each in zip(ends, batches, strict=True)]
+            )
 
         try:
             try:

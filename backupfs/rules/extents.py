@@ -29,6 +29,8 @@ def clip(extents: Sequence[Extent], start: int, end: int) -> list[Extent]:
 
 def replace(extents: Sequence[Extent], start: int, end: int, new: Sequence[Extent]) -> list[Extent]:
     """`extents` with [start, end) made of `new`, which must lie within it. Neighbours that continue each other become one."""
+    if not extents:
+        return join(new)
     first = bisect_left(extents, start, key=_start)
     last = bisect_left(extents, end, lo=first, key=_start)
     # Neighbours of what is exchanged, and what those lap over into it or out of it.

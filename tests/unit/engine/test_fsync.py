@@ -78,6 +78,26 @@ async def test_packs_and_index_follow_with_the_regular_commit_once_for_all(tmp_p
 
 
 @simulated
+async def test_the_index_follows_a_large_batch_at_once(tmp_path: Path) -> None:
+    """Its work is spread over the time in which much is made, and does not come in one piece behind it."""
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        for number in range(limits.JOINED_RECORDS_MAX // 2):
+            await m.mkdir(b"d%d" % number)
+        await m.fs.commit()
+        await trio.sleep(limits.COMMIT_DELAY_S / 10)
+        assert m.fs.status().layers_not_applied == 0
+        await m.mkdir(b"one more")
+        await m.fs.commit()
+        await trio.sleep(limits.COMMIT_DELAY_S / 10)
+        assert m.fs.status().layers_not_applied == 1
+        names = set(await m.names(b""))
+        killed = world.after_kill(tmp_path / "k")
+    async with killed.mounted() as m:
+        assert set(await m.names(b"")) == names
+
+
+@simulated
 async def test_eight_who_wait_at_once_share_a_sync(tmp_path: Path) -> None:
     world = World.new(tmp_path / "w")
     paths = [b"log %d" % number for number in range(8)]
