@@ -17,6 +17,7 @@ from backupfs.clock import Clock
 from backupfs.codec import keys as key_codec
 from backupfs.codec.chunker import Chunker
 from backupfs.codec.compression import Compressor
+from backupfs.codec.keys import Keys
 from backupfs.engine import keyring, recovery
 from backupfs.engine.attributes import SnapshotInfo
 from backupfs.engine.checking import Checker, Finding, check, remove_scratch, scratch_directory
@@ -289,21 +290,12 @@ def _open_volume(
         counters = Counters(1, FIRST_INO, 1, 1, 1, 1) if value is None else records.decode_counters(value)
         packs = PackWriter(open_directory, files, store, keys, compressor, seams.randomness, counters)
         journal = JournalWriter(open_directory, files, store, keys, compressor, seams.randomness, replayed.last, replayed.position.batch)
-        if not read_only:
-            changes: list[Change] = []
-            if value is None:
-                changes.extend(_first_records(counters, owner, seams.clock.now_ns()))
-            aside = recovery.SetAside(root / SET_ASIDE, replayed.position.segment, files)
-            unclean = bool(replayed.unclosed or replayed.torn)
-            changes.extend(recovery.finish_packs(index, reader, open_directory, aside, store, keys, seams, unclean))
-            journal.open(above=max(replayed.torn, default=0))
-            recovery.retire_segments(replayed, open_directory, aside, store)
-            aside.forget_oldest()
-            if changes:
-                journal.append(encode_batch(changes))
-            position = journal.position
-            index.apply([((position.segment, position.segment_bytes, position.batch), changes)])
-            index.renew()
+        if read_only:
+            # The index may know more than its position says: when that is gone from the journal, this tells.
+            head.save(replayed.position, replayed.last.previous_hash)
+        else:
+            first = _first_records(counters, owner, seams.clock.now_ns()) if value is None else []
+            _begin_writing(root, replayed, first, index, reader, journal, store, keys, seams)
             head.save(journal.position, journal.last_hash())
         catalog = Catalog(index, counters.epoch, 0)
         if read_only and value is None:
@@ -343,6 +335,32 @@ def _open_volume(
     except BaseException:
         index.close()
         raise
+
+
+def _begin_writing(
+    root: Path,
+    replayed: recovery.Replayed,
+    first: list[Change],
+    index: Index,
+    reader: BlobReader,
+    journal: JournalWriter,
+    store: LocalStore,
+    keys: Keys,
+    seams: Seams,
+) -> None:
+    """Close what a dead process left open, and begin a segment with what that changes behind `first`."""
+    open_directory = root / OPEN
+    aside = recovery.SetAside(root / SET_ASIDE, replayed.position.segment, seams.files)
+    unclean = bool(replayed.unclosed or replayed.torn)
+    changes = first + recovery.finish_packs(index, reader, open_directory, aside, store, keys, seams, unclean)
+    journal.open(above=max(replayed.torn, default=0))
+    recovery.retire_segments(replayed, open_directory, aside, store)
+    aside.forget_oldest()
+    if changes:
+        journal.append(encode_batch(changes))
+    position = journal.position
+    index.apply([((position.segment, position.segment_bytes, position.batch), changes)])
+    index.renew()
 
 
 def _journal_reader(root: Path, unlocked: Unlocked, seams: Seams) -> JournalReader:

@@ -282,6 +282,35 @@ async def test_a_host_that_has_seen_nothing_takes_what_there_is(tmp_path: Path) 
     await expect(other, 0, 1, 2)
 
 
+@pytest.mark.parametrize("index", ["kept", "lost"])
+@simulated
+async def test_what_a_read_only_mount_has_seen_after_a_kill_is_remembered(tmp_path: Path, index: str) -> None:
+    """Its index knows batches that it will read once more, because packs lack what they carry; a journal without them is an older one."""
+    world = World.new(tmp_path / "w")
+    older = None
+    async with world.mounted() as m:
+        await m.open(b"log")
+        for number in range(20):
+            if number == 10:
+                older = world.disk.image()
+            await m.fs.write(m.handles[b"log"], number * 4096, noise(4096, number))
+            await m.fs.fsync(m.handles[b"log"], datasync=False)
+        killed = world.after_kill(tmp_path / "k")
+    if index == "lost":
+        killed.without_index()
+    async with killed.mounted(read_only=True):
+        pass
+    again = killed.after_kill(tmp_path / "again")
+    assert older is not None
+    roll_back(killed, older)
+    for read_only in (True, False):
+        with pytest.raises(RollbackError):
+            async with killed.mounted(read_only=read_only):
+                raise AssertionError("it mounts")
+    async with again.mounted() as m:
+        assert await m.get(b"log") == b"".join(noise(4096, number) for number in range(20))
+
+
 @simulated
 async def test_a_head_that_does_not_open_is_damage_not_nothing(tmp_path: Path) -> None:
     world = await three_segments(tmp_path)
