@@ -1,7 +1,7 @@
 """The values that requests and answers are made of."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -24,7 +24,7 @@ class Attributes:
     ctime_ns: int
     blocks: int
     cacheable: bool = True
-    answer: object = field(default=None, compare=False, repr=False)
+    answer: Any = field(default=None, compare=False, repr=False)
     """What the kernel's side has made of it, which is kept with it."""
 
 
@@ -86,7 +86,7 @@ class Opened:
     keep_cache: bool = True
 
 
-class DirectoryEntry(msgspec.Struct, frozen=True):
+class DirectoryEntry(msgspec.Struct, frozen=True, gc=False):
     """One name; a listing goes on behind `next_cookie`."""
 
     name: bytes

@@ -127,6 +127,7 @@ class FileData:
             state.record.size = end
             self._inodes.touch(state)
         state.written_at = trio.current_time()
+        state.shown = None
         self._dirty[state.ino] = state
         if run_bytes >= limits.FLUSH_RUN_BYTES:
             self._long[state.ino] = state

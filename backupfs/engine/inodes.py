@@ -5,12 +5,14 @@ whoever holds it across an await keeps it alive, and `get` finds it.
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
 from backupfs import limits
 from backupfs.catalog.catalog import Catalog
 from backupfs.engine.attributes import Attributes
+from backupfs.errors import DamageError
 from backupfs.format import catalog as records
 from backupfs.format.catalog import TOMBSTONE, Extent, Inode, Orphan, Table, number_key, orphan_key
 from backupfs.rules.extents import clip
@@ -40,7 +42,7 @@ class InodeState:
     writers: int = 0
     xattrs: dict[bytes, bytes] | None = None
     shown: Attributes | None = None
-    """What stat shows of it, while the record stays as it is; but for the blocks, which follow the bytes that are not stored yet."""
+    """What stat shows of it, while the record stays as it is and all bytes are stored."""
     unfinished: tuple[int, int] | None = None
     """(end, start) of a chunk at the file's end whose cut is not known: its bytes up to `end` are stored in small blobs from `start` on."""
     tail_blobs: int = 0
@@ -97,6 +99,11 @@ class InodeTable:
             return None
         self._keep(state)
         return state
+
+    def named(self, inos: Sequence[int]) -> list[InodeState]:
+        """These, to which names lead. Those in memory are not taken for used: a listing looks at all there are. Raises DamageError."""
+        recent = self._recent
+        return [recent.get(ino) or self._named(ino) for ino in inos]
 
     def add(self, ino: int, record: Inode) -> InodeState:
         """A new inode."""
@@ -160,15 +167,6 @@ class InodeTable:
         """The kernel has learnt of the inode once more."""
         self.lookups[ino] = self.lookups.get(ino, 0) + 1
 
-    def forget(self, ino: int, count: int) -> bool:
-        """The kernel has forgotten `count` of its lookups; true when none is left."""
-        left = self.lookups.get(ino, 0) - count
-        if left > 0:
-            self.lookups[ino] = left
-            return False
-        self.lookups.pop(ino, None)
-        return True
-
     def xattrs(self, state: InodeState) -> dict[bytes, bytes]:
         """The extended attributes; not to be changed in place."""
         if state.xattrs is None:
@@ -181,6 +179,12 @@ class InodeTable:
         state.xattrs = xattrs
         value = records.encode(xattrs) if xattrs else TOMBSTONE
         self._catalog.write(Table.XATTRS, number_key(state.ino), value)
+
+    def _named(self, ino: int) -> InodeState:
+        state = self.get(ino)
+        if state is None:
+            raise DamageError(f"inode {ino} is named but has no record", ino=ino)
+        return state
 
     def _keep(self, state: InodeState) -> None:
         recent = self._recent

@@ -41,8 +41,8 @@ class FileSystem(Protocol):
         """Whether the kernel may remember for ever that this name is missing."""
         ...
 
-    def remember(self, ino: int) -> None:
-        """The kernel was shown this inode in a listing and counts one lookup."""
+    def remember(self, inos: Sequence[int]) -> None:
+        """The kernel was shown these inodes in a listing and counts one lookup of each."""
         ...
 
     def forget(self, ino: int, count: int) -> None:
@@ -180,8 +180,9 @@ class Operations(pyfuse3.Operations):
             raise
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        forget = self._fs.forget
         for ino, count in inode_list:
-            self._fs.forget(ino, count)
+            forget(ino, count)
 
     async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
         return entry(await self._fs.mkdir(parent_inode, name, mode, ctx))
@@ -294,13 +295,14 @@ class Operations(pyfuse3.Operations):
 
     async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
         # one run a request; no await between an entry's acceptance and its count
-        accept, remember = pyfuse3.readdir_reply, self._fs.remember
+        accept, taken = pyfuse3.readdir_reply, []
         for item in await self._fs.readdir(fh, start_id):
             name, attributes = item.name, item.attributes
-            if not accept(token, name, entry(attributes), item.next_cookie):
+            if not accept(token, name, attributes.answer or entry(attributes), item.next_cookie):
                 break
             if name not in _UNCOUNTED:
-                remember(attributes.ino)
+                taken.append(attributes.ino)
+        self._fs.remember(taken)
 
     async def releasedir(self, fh: int) -> None:
         await self._fs.releasedir(fh)

@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
@@ -64,9 +64,10 @@ class FakeFileSystem:
             raise FileSystemError(errno.ENOENT)
         return self._shown(ino)
 
-    def remember(self, ino: int) -> None:
-        self.requests["remember"] += 1
-        self.nodes[ino].lookups += 1
+    def remember(self, inos: Sequence[int]) -> None:
+        for ino in inos:
+            self.requests["remember"] += 1
+            self.nodes[ino].lookups += 1
 
     def forget(self, ino: int, count: int) -> None:
         self._count("forget")

@@ -198,10 +198,12 @@ async def test_what_stat_shows_is_kept(tmp_path: Path) -> None:
         written = await m.fs.getattr(ino)
         assert (written.size, written.blocks) == (1000, 2)
         await m.fs.write(fh, 0, b"x" * 1000)
-        assert await m.fs.getattr(ino) is written
+        assert await m.fs.getattr(ino) == written
         await m.close(b"d/f")
         await m.fs.commit()
-        assert await m.fs.getattr(ino) == written
+        stored = await m.fs.getattr(ino)
+        assert stored == written
+        assert await m.fs.getattr(ino) is stored
         changed = await m.fs.setattr(ino, AttributeChanges(mode=0o600), None, WHO)
         assert (changed.mode & 0o777, (await m.fs.getattr(ino)).mode & 0o777) == (0o600, 0o600)
         before = await m.fs.getattr(top)

@@ -15,7 +15,7 @@ from backupfs.engine.attributes import AttributeChanges
 from backupfs.errors import FileSystemError
 from tests.crash.simulation import PASSWORD
 from tests.decoder.decoder import Repository
-from tests.unit.engine.world import KIB, MIB, ROOT, WHO, Mounted, World, read_all, simulated
+from tests.unit.engine.world import KIB, MIB, ROOT, WHO, Mounted, World, make_small, read_all, simulated
 
 
 def noise(size: int, seed: object = 0) -> bytes:
@@ -202,6 +202,37 @@ async def test_a_file_of_terabytes_in_name(tmp_path: Path) -> None:
         assert bytes(await m.fs.read(old, 5 * far, 100)) == b"and here"
         await m.fs.release(old)
     assert world.audit(tmp_path / "copy") == []
+
+
+@simulated
+async def test_blocks_are_right_when_batches_and_looks_come_between_the_steps_of_a_truncation(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch)
+        world = World.new(tmp_path / "w")
+        async with world.mounted() as m:
+            await m.put(b"f", noise(8 * MIB))
+            ino = await m.ino(b"f")
+            between = 0
+
+            async def look(finished: trio.Event) -> None:
+                nonlocal between
+                while not finished.is_set():
+                    await m.fs.commit()
+                    between += (await m.fs.getattr(ino)).blocks - 196 > 0
+                    await trio.lowlevel.checkpoint()
+
+            async with trio.open_nursery() as nursery:
+                finished = trio.Event()
+                nursery.start_soon(look, finished)
+                await trio.lowlevel.checkpoint()
+                await m.truncate(b"f", 100_000)
+                between_steps = between
+                finished.set()
+            assert between_steps > 1
+            assert (await m.fs.getattr(ino)).blocks == 196
+        async with world.mounted() as m:
+            assert (await m.fs.getattr(ino)).blocks == 196
+        assert world.audit(tmp_path / "copy") == []
 
 
 @simulated

@@ -143,7 +143,7 @@ async def test_the_directory_of_snapshots(tmp_path: Path) -> None:
         assert not top.cacheable
         fh = await fs.opendir(top.ino)
         await fs.fsyncdir(fh, datasync=False)
-        fs.remember(top.ino)
+        fs.remember((top.ino,))
         fs.forget(top.ino, 1)
         fs.forget(SNAPSHOTS_INO, 1)
         assert await refused(fs.lookup(SNAPSHOTS_INO, b"2000-01-01T000000Z")) == errno.ENOENT
@@ -505,7 +505,7 @@ async def test_a_directory_that_is_gone_but_open(tmp_path: Path) -> None:
     async with mounted(tmp_path) as m:
         fs = m.fs
         gone = await m.mkdir(b"d")
-        fs.remember(gone)
+        fs.remember((gone,))
         await m.put(b"f", b"")
         await fs.rmdir(ROOT, b"d", WHO)
         assert (await fs.getattr(gone)).nlink == 0
@@ -641,7 +641,7 @@ async def test_orphans_of_a_killed_process_are_reaped_at_the_mount(tmp_path: Pat
             await m.fs.write(fh, 0, bytes(range(256)) * 2000)
             await m.unlink(b"f%d" % i)
         await m.mkdir(b"d")
-        m.fs.remember(await m.ino(b"d"))
+        m.fs.remember((await m.ino(b"d"),))
         await m.fs.rmdir(ROOT, b"d", WHO)
         await m.fs.create_snapshot("test")
         assert m.fs.status().orphans == 6
