@@ -22,14 +22,15 @@ class SystemClock:
     """
 
     def __init__(self) -> None:
-        self._file: tuple[int, int] | None = None
-        """(process, descriptor): a daemon closes what its parent had open."""
+        self._descriptor = -1
+        os.register_at_fork(after_in_child=self._let_go)
 
     def now_ns(self) -> int:
         """See `Clock`. Not before a stamp that any file was given earlier, not after one that any is given later, but for the clock being set."""
-        process = os.getpid()
-        if self._file is None or self._file[0] != process:
-            self._file = process, os.memfd_create("backupfs-clock", os.MFD_CLOEXEC)
-        descriptor = self._file[1]
-        os.utime(descriptor)
-        return os.fstat(descriptor).st_mtime_ns
+        if self._descriptor < 0:
+            self._descriptor = os.memfd_create("backupfs-clock", os.MFD_CLOEXEC)
+        os.utime(self._descriptor)
+        return os.fstat(self._descriptor).st_mtime_ns
+
+    def _let_go(self) -> None:
+        self._descriptor = -1  # a daemon closes what its parent had open

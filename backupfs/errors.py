@@ -103,8 +103,10 @@ class FileSystemError(Exception):
     """An ordinary answer to a request: an errno, as `open(2)` and its like give it. Not a fault of backupfs."""
 
     def __init__(self, code: int) -> None:
-        super().__init__(_errno.errorcode.get(code, str(code)))
         self.errno = code
+
+    def __str__(self) -> str:
+        return _errno.errorcode.get(self.errno, str(self.errno))
 
 
 def again(error: E) -> E:

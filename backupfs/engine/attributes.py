@@ -1,13 +1,12 @@
 """The values that requests and answers are made of."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
 
 
-@dataclass(slots=True)
-class Attributes:
+class Attributes(msgspec.Struct, gc=False):
     """What stat(2) shows. `ino` is the number the kernel sees; `cacheable` tells whether the kernel may keep this for ever. Not changed once it is
     made: an inode keeps its own until it changes.
     """
@@ -24,7 +23,7 @@ class Attributes:
     ctime_ns: int
     blocks: int
     cacheable: bool = True
-    answer: Any = field(default=None, compare=False, repr=False)
+    answer: Any = None
     """What the kernel's side has made of it, which is kept with it."""
 
 
@@ -36,8 +35,7 @@ class Disarmed:
     devices: bool = False
 
 
-@dataclass(slots=True)
-class AttributeChanges:
+class AttributeChanges(msgspec.Struct, gc=False):
     """What setattr is to set; None leaves a field alone."""
 
     mode: int | None = None
@@ -77,8 +75,7 @@ class Caller(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Opened:
+class Opened(msgspec.Struct, gc=False):
     """A file handle and how the kernel is to use its cache."""
 
     fh: int

@@ -135,9 +135,13 @@ class FileData:
         elif self.dirty_bytes > limits.DIRTY_BYTES_MAX // 2:
             self._work.set()
 
+    def must_wait(self) -> bool:
+        """Whether who brings bytes is to wait for `room` first: most need not, and are spared a coroutine."""
+        return self._coming_in or bool(self._waiting) or self._is_full()
+
     async def room(self) -> None:
         """Wait until more bytes may be taken in."""
-        if self._waiting or self._coming_in or self._is_full():
+        if self.must_wait():
             self._work.set()
             await self._waiting.park()
             self._coming_in = False

@@ -17,6 +17,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 
+import msgspec
 import trio
 
 from backupfs import limits
@@ -78,8 +79,7 @@ _STORE_ATTEMPTS = 3
 """At the end each attempt goes to another pack."""
 
 
-@dataclass(slots=True)
-class _FileHandle:
+class _FileHandle(msgspec.Struct, eq=False):
     """An open file: `state` is None for one in a snapshot."""
 
     state: InodeState | None
@@ -344,7 +344,9 @@ class FileSystem:
 
     async def create(self, parent: int, name: bytes, mode: int, flags: int, who: Caller) -> tuple[Opened, Attributes]:
         """Make a regular file, or open the one that is there, and open it."""
-        await self._admit_new(parent)
+        if self._must_wait(parent):
+            await self._admit()
+        self._must_have_room()
         entry = None if flags & os.O_EXCL else self._names.find(parent, name)
         if entry is not None:
             opened = await self.open(entry.ino, flags, who)
@@ -355,7 +357,9 @@ class FileSystem:
 
     async def mknod(self, parent: int, name: bytes, mode: int, rdev: int, who: Caller) -> Attributes:
         """Make a file of any type but a directory or link."""
-        await self._admit_new(parent)
+        if self._must_wait(parent):
+            await self._admit()
+        self._must_have_room()
         return self._entered(self._names.make(parent, name, mode, rdev, b"", who))
 
     async def mkdir(self, parent: int, name: bytes, mode: int, who: Caller) -> Attributes:
@@ -363,23 +367,29 @@ class FileSystem:
         if parent == SNAPSHOTS_INO:
             await self._take_on_request(name)
             return self._any_attributes(self.snapdirs.lookup(parent, name).ino)  # type: ignore[union-attr]
-        await self._admit_new(parent)
+        if self._must_wait(parent):
+            await self._admit()
+        self._must_have_room()
         return self._entered(self._names.make(parent, name, stat.S_IFDIR | stat.S_IMODE(mode), 0, b"", who))
 
     async def symlink(self, parent: int, name: bytes, target: bytes, who: Caller) -> Attributes:
         """Make a symbolic link."""
-        await self._admit_new(parent)
+        if self._must_wait(parent):
+            await self._admit()
+        self._must_have_room()
         return self._entered(self._names.make(parent, name, stat.S_IFLNK | 0o777, 0, target, who))
 
     async def link(self, ino: int, parent: int, name: bytes, who: Caller) -> Attributes:
         """Give an inode another name."""
         _must_be_on_one_side(ino, parent)
-        await self._admit_change(parent)
+        if self._must_wait(parent):
+            await self._admit()
         return self._entered(self._names.link(ino, parent, name))
 
     async def unlink(self, parent: int, name: bytes, who: Caller) -> None:
         """Remove a name."""
-        await self._admit_change(parent)
+        if self._must_wait(parent):
+            await self._admit()
         self._maybe_reap(self._names.unlink(parent, name))
 
     async def rmdir(self, parent: int, name: bytes, who: Caller) -> None:
@@ -389,20 +399,25 @@ class FileSystem:
         if parent == SNAPSHOTS_INO:
             await self._delete_on_request(name)
             return
-        await self._admit_change(parent)
+        if self._must_wait(parent):
+            await self._admit()
         self._maybe_reap(self._names.remove_directory(parent, name))
 
     async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, who: Caller) -> None:
         """Move a name. A file that replaces another has its data stored first, so that no batch shows it empty."""
         _must_be_on_one_side(parent, new_parent)
-        await (self._admit_new(parent) if flags & RENAME_WHITEOUT else self._admit_change(parent))
+        if self._must_wait(parent):
+            await self._admit()
+        if flags & RENAME_WHITEOUT:
+            self._must_have_room()
         entry, target = self._names.find(parent, name), self._names.find(new_parent, new_name)
         if entry is not None and target is not None:
             moved = (entry, target) if flags & RENAME_EXCHANGE else (entry,)
             unstored = [state for each in moved if not (state := self._names.inode(each.ino)).clean]
             if unstored:
                 await self._data.flush(unstored, FlushMode.ALL)
-                await self._admit_change(parent)
+                if self._must_wait(parent):
+                    await self._admit()
         replaced = self._names.rename(parent, name, new_parent, new_name, flags, who)
         if replaced is not None:
             self._maybe_reap(replaced)
@@ -424,7 +439,8 @@ class FileSystem:
 
     async def setattr(self, ino: int, changes: AttributeChanges, fh: int | None, who: Caller) -> Attributes:
         """Change attributes."""
-        await self._admit_change(ino)
+        if self._must_wait(ino):
+            await self._admit()
         state = self._names.inode(ino)
         record = state.record
         is_chown = changes.uid is not None or changes.gid is not None
@@ -447,12 +463,7 @@ class FileSystem:
             # The kernel keeps the times of a file that has been given the size it had, and so does this side.
             now = record.ctime_ns
         if is_chown:
-            is_member = self._keeps_mark(record, who)
-            record.uid = record.uid if changes.uid is None else changes.uid
-            record.gid = record.gid if changes.gid is None else changes.gid
-            record.mode = posix.mode_after_chown(record.mode, is_member)
-            if state.xattrs is None or state.xattrs:
-                self._drop_capability(state)
+            self._set_owner(state, changes, who)
         if changes.mode is not None:
             self._set_mode(state, changes.mode)
         if changes.atime_ns is not None:
@@ -462,6 +473,16 @@ class FileSystem:
         record.ctime_ns = now if changes.ctime_ns is None else changes.ctime_ns
         self._inodes.touch(state)
         return self._attributes(state)
+
+    def _set_owner(self, state: InodeState, changes: AttributeChanges, who: Caller) -> None:
+        """chown(2), which ends set-id bits and capabilities."""
+        record = state.record
+        if record.mode & _SET_IDS:
+            record.mode = posix.mode_after_chown(record.mode, self._keeps_mark(record, who))
+        record.uid = record.uid if changes.uid is None else changes.uid
+        record.gid = record.gid if changes.gid is None else changes.gid
+        if state.xattrs is None or state.xattrs:
+            self._drop_capability(state)
 
     def _change_time(self, record: Inode, changes: AttributeChanges) -> int:
         """The ctime of a change that leaves the size alone: of a regular file the kernel sends it along."""
@@ -491,7 +512,8 @@ class FileSystem:
         await self._data.truncate(state, size)
         if self._data.ended:
             self.upkeep.wake()
-        await self._admit_change(ino)
+        if self._must_wait(ino):
+            await self._admit()
         self._drop_capability(state)
         if who.uid != 0:
             self._drop_set_id(state, who)
@@ -512,7 +534,8 @@ class FileSystem:
     async def setxattr(self, ino: int, name: bytes, value: bytes, who: Caller) -> None:
         """Set an extended attribute; an access list also sets the mode."""
         _must_be_attribute(name)
-        await self._admit_change(ino)
+        if self._must_wait(ino):
+            await self._admit()
         if self._is_short():
             raise FileSystemError(errno.ENOSPC)
         state = self._names.inode(ino)
@@ -531,7 +554,8 @@ class FileSystem:
     async def removexattr(self, ino: int, name: bytes, who: Caller) -> None:
         """Remove an extended attribute; ENODATA."""
         _must_be_attribute(name)
-        await self._admit_change(ino)
+        if self._must_wait(ino):
+            await self._admit()
         state = self._names.inode(ino)
         xattrs = dict(self._inodes.xattrs(state))
         if xattrs.pop(name, None) is None:
@@ -596,8 +620,10 @@ class FileSystem:
             raise FileSystemError(errno.EROFS)
         if offset + len(data) > limits.FILE_SIZE_MAX_BYTES:
             raise FileSystemError(errno.EFBIG)
-        await self._admit()
-        await self._data.room()
+        if self._is_full() or self._parked is not None:
+            await self._admit()
+        if self._data.must_wait():
+            await self._data.room()
         no_room = self._data.stuck and self._data.dirty_bytes > limits.DIRTY_BYTES_MAX
         if no_room or (handle.direct and self._is_short()):
             raise FileSystemError(errno.ENOSPC)
@@ -608,12 +634,12 @@ class FileSystem:
             self._look_at_space.set()
         self._data.write(state, offset, data)
         volume.counters.written_bytes += len(data)
-        now = volume.now_ns()
         if state.xattrs is None or state.xattrs:
             self._drop_capability(state)
+        volume.note_write(state.written_at)
         if handle.direct:
             state.record.mode = posix.mode_after_write(state.record.mode, handle.by_root, state.record.gid in handle.groups)
-            state.record.mtime_ns = state.record.ctime_ns = now
+            state.record.mtime_ns = state.record.ctime_ns = volume.now_ns()
             self._inodes.touch(state)
         return len(data)
 
@@ -899,7 +925,7 @@ class FileSystem:
     def activity(self) -> Activity:
         """What has changed since the last snapshot, also before the repository was opened."""
         volume = self._volume
-        return Activity(self.changes_since_snapshot(), volume.counters.written_bytes, volume.changed_at_ns, volume.catalog.epoch, volume.changes)
+        return Activity(self.changes_since_snapshot(), volume.counters.written_bytes, volume.last_change_ns(), volume.catalog.epoch, volume.changes)
 
     async def check(self, read_data: bool, progress: Progress) -> AsyncGenerator[Finding]:
         """Check the repository from what the store holds, up to now, while it goes on being used. The findings as they are made."""
@@ -972,29 +998,34 @@ class FileSystem:
 
     async def _admit(self) -> None:
         """Wait until a change may be made. The caller makes it before it awaits again."""
-        volume = self._volume
-        if volume.failure is not None or volume.read_only:
-            volume.check_writable()
-        catalog = volume.catalog
-        layer = catalog.active
-        if layer.records + self._inodes.changed_count > limits.BATCH_RECORDS or layer.value_bytes > limits.BATCH_BYTES or catalog.frozen_layers > 4:
+        if self._is_full():
             self._committer.nudge()
             await self._committer.room()
         while self._parked is not None:
             await self._parked.wait()
 
-    async def _admit_change(self, ino: int) -> None:
+    def _must_wait(self, ino: int) -> bool:
+        """Whether who changes this inode is to `_admit` first: most need not, and are spared a coroutine. Raises when it may not be changed."""
         if ino > _INO_MASK or ino <= LATEST_INO:
             self._must_be_live(ino)
-        await self._admit()
+        return self._is_full() or self._parked is not None
 
-    async def _admit_new(self, parent: int) -> None:
-        await self._admit_change(parent)
-        if self._volume.space.is_short():
-            raise FileSystemError(errno.ENOSPC)
+    def _is_full(self) -> bool:
+        """Whether the layer that takes changes has as many as a batch, or too many batches wait. Raises when none may be made any more."""
+        volume = self._volume
+        if volume.failure is not None or volume.read_only:
+            volume.check_writable()
+        catalog = volume.catalog
+        layer = catalog.active
+        return (
+            layer.records + self._inodes.changed_count > limits.BATCH_RECORDS or layer.value_bytes > limits.BATCH_BYTES or catalog.frozen_layers > 4
+        )
 
     async def _admit_restore(self) -> None:
         await self._admit()
+        self._must_have_room()
+
+    def _must_have_room(self) -> None:
         if self._is_short():
             raise FileSystemError(errno.ENOSPC)
 
@@ -1152,7 +1183,7 @@ class FileSystem:
 
     def _set_acl(self, state: InodeState, xattrs: dict[bytes, bytes], name: bytes, value: bytes, who: Caller) -> None:
         try:
-            entries = acl.decode(value)
+            permissions, is_minimal = acl.summary(value)
         except ValueError:
             raise FileSystemError(errno.EINVAL) from None
         if name == acl.DEFAULT:
@@ -1160,10 +1191,10 @@ class FileSystem:
                 raise FileSystemError(errno.EACCES)
             xattrs[name] = value
             return
-        mode = acl.mode_of(entries, state.record.mode)
+        mode = state.record.mode & ~0o777 | permissions
         state.record.mode = mode if not mode & stat.S_ISGID or self._is_member(state.record.gid, who) else mode & ~stat.S_ISGID
         xattrs.pop(name, None)
-        if not acl.is_minimal(entries):
+        if not is_minimal:
             xattrs[name] = value
 
     def _set_xattrs(self, state: InodeState, xattrs: dict[bytes, bytes], mode_before: int) -> None:

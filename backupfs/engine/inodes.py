@@ -6,8 +6,9 @@ whoever holds it across an await keeps it alive, and `get` finds it.
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
+
+import msgspec
 
 from backupfs import limits
 from backupfs.catalog.catalog import Catalog
@@ -19,8 +20,7 @@ from backupfs.rules.extents import clip
 from backupfs.rules.runs import Runs
 
 
-@dataclass(slots=True, weakref_slot=True, eq=False)
-class InodeState:
+class InodeState(msgspec.Struct, weakref=True, eq=False):
     """`record.size` is what stat shows. `stored_bytes` is the size that a batch may record while bytes are still unstored."""
 
     ino: int
@@ -28,10 +28,10 @@ class InodeState:
     stored_bytes: int
     only_epoch: int | None = None
     """Of an inode that was made since the mount: the epoch of its only record, 0 while no batch has had it. None: not known, or there are several."""
-    recorded: list[Extent] = field(default_factory=list)
+    recorded: list[Extent] = []  # each gets its own
     """The extents in that record."""
-    runs: Runs = field(default_factory=Runs)
-    in_flight: Runs = field(default_factory=Runs)
+    runs: Runs = msgspec.field(default_factory=Runs)
+    in_flight: Runs = msgspec.field(default_factory=Runs)
     flushing: int = 0
     """How many turns of storing bytes of it are under way."""
     awaited: int = 0

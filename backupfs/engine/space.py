@@ -24,6 +24,8 @@ class Space:
         self._files = files
         self.free_bytes, self.total_bytes = files.free_bytes(open_directory)
         self._ballast_bytes = min(limits.RESERVE_BYTES, self.total_bytes // 16)
+        self.margin_bytes = self._ballast_bytes // 2
+        """Below this much free space nothing new is accepted."""
         self._records_bytes = min(limits.RECORDS_ROOM_BYTES, self.total_bytes // 32)
         self._accepted_bytes = 0
         self._waiting_bytes = 0
@@ -39,11 +41,6 @@ class Space:
                 f"no space is left for {size_bytes} bytes in {self._directory}: make room on the disk, or remove files or snapshots"
                 " (`backupfs gc --now` frees at once what deleted snapshots hold)"
             )
-
-    @property
-    def margin_bytes(self) -> int:
-        """Below this much free space nothing new is accepted."""
-        return self._ballast_bytes // 2
 
     def accept(self, size_bytes: int) -> bool:
         """Count bytes that were accepted since space was last looked at. True when it should be looked at again."""

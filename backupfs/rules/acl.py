@@ -5,6 +5,7 @@ The algorithms are those of acl(5), "Object creation and default ACLs" and "Corr
 """
 
 import struct
+from functools import lru_cache
 from typing import Final
 
 ACCESS: Final = b"system.posix_acl_access"
@@ -27,6 +28,15 @@ def decode(value: bytes) -> list[Entry]:
 def encode(entries: list[Entry]) -> bytes:
     """The xattr's value."""
     return _VERSION.pack(2) + b"".join(_ENTRY.pack(*entry) for entry in entries)
+
+
+@lru_cache(maxsize=256)
+def summary(value: bytes) -> tuple[int, bool]:
+    """(the permission bits of the mode of a file with this list, `is_minimal`); ValueError as `decode`. Copying programs set the same few again and
+    again.
+    """
+    entries = decode(value)
+    return mode_of(entries, 0), is_minimal(entries)
 
 
 def is_minimal(entries: list[Entry]) -> bool:

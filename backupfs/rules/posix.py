@@ -2,6 +2,7 @@
 
 import stat
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Final
 
 from backupfs import limits
@@ -51,6 +52,7 @@ def is_bare_namespace(name: bytes) -> bool:
     return name in _NAMESPACES
 
 
+@lru_cache(maxsize=256)
 def is_attribute_name(name: bytes) -> bool:
     """Whether an extended attribute may have this name. The kernel checks who may set the named kinds; of `system.` only the access lists are
     anything, and of others it would let anybody do anything.
@@ -60,6 +62,8 @@ def is_attribute_name(name: bytes) -> bool:
 
 def attributes_fit(attributes: Mapping[bytes, bytes]) -> bool:
     """Whether one file may have all of these extended attributes: they stand in one record, and what can be set can be listed."""
+    if not attributes:
+        return True
     total_bytes = sum(len(name) + len(value) for name, value in attributes.items())
     return total_bytes <= limits.XATTRS_MAX_BYTES and sum(len(name) + 1 for name in attributes) <= limits.XATTR_NAMES_MAX_BYTES
 

@@ -6,7 +6,9 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec import structs
 
 from backupfs.engine.attributes import AttributeChanges, Attributes, Caller, DirectoryEntry, Opened, SpaceFacts
 from backupfs.errors import FileSystemError
@@ -268,7 +270,7 @@ class FakeFileSystem:
 
     def _copy(self, ino: int) -> Attributes:
         """What was handed out does not change."""
-        return replace(self.nodes[ino].attributes, answer=None)
+        return structs.replace(self.nodes[ino].attributes, answer=None)
 
     def _opened(self, ino: int) -> int:
         fh, self._next_fh = self._next_fh, self._next_fh + 1

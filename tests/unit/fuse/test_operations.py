@@ -4,7 +4,6 @@ import errno
 import inspect
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
 from typing import Any
 
 import pyfuse3
@@ -12,6 +11,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from backupfs.engine.attributes import Attributes
 from backupfs.errors import DamageError, FileSystemError, ReadOnlyError
@@ -122,4 +122,4 @@ def test_attributes_are_told_whole(attributes: Attributes) -> None:
 def test_an_answer_is_made_once(attributes: Attributes) -> None:
     """Who lists a directory again, or looks up what was listed, is answered with what is there."""
     assert entry(attributes) is entry(attributes)
-    assert entry(replace(attributes, answer=None)) is not entry(attributes)
+    assert entry(structs.replace(attributes, answer=None)) is not entry(attributes)
