@@ -153,6 +153,8 @@ LOG_BYTES_MAX: Final = 4 * MIB
 STATUS_ERRORS_MAX: Final = 32
 RESERVE_BYTES: Final = 64 * MIB
 """Ballast kept on the repository's file system, given up so that deleting works on a full disk."""
+PAGES_BYTES_MAX: Final = 256 * MIB
+"""So much of what programs have written may stand in the kernel's pages before it is brought here, where the kernel lets itself be told."""
 RECORDS_ROOM_BYTES: Final = 8 * MIB
 """The last of the disk takes no contents of files and no checkpoint, only what is recorded: the journal, the index."""
 SPACE_SHORT_LOOK_S: Final = 1.0

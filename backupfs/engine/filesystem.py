@@ -747,6 +747,10 @@ class FileSystem:
             if state is not None:
                 self._maybe_reap(state)
 
+    def room_for_pages(self, wanted_bytes: int) -> int:
+        """The kernel may hold so many bytes that were written and not brought yet. Gives for how many room is kept on the disk."""
+        return self._volume.space.room_for_pages(wanted_bytes)
+
     async def statfs(self) -> SpaceFacts:
         """How much room there is: the repository's disk, less the reserve."""
         space = self._volume.space

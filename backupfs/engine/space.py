@@ -24,11 +24,20 @@ class Space:
         self._files = files
         self.free_bytes, self.total_bytes = files.free_bytes(open_directory)
         self._ballast_bytes = min(limits.RESERVE_BYTES, self.total_bytes // 16)
-        self.margin_bytes = self._ballast_bytes // 2
-        """Below this much free space nothing new is accepted."""
+        self._pages_bytes = 0
         self._records_bytes = min(limits.RECORDS_ROOM_BYTES, self.total_bytes // 32)
         self._accepted_bytes = 0
         self._waiting_bytes = 0
+
+    @property
+    def margin_bytes(self) -> int:
+        """Below this much free space nothing new is accepted."""
+        return self._ballast_bytes // 2 + self._pages_bytes
+
+    def room_for_pages(self, wanted_bytes: int) -> int:
+        """From now on keep room for so many bytes that the kernel holds and has not brought yet. Gives for how many there is room."""
+        self._pages_bytes = max(min(wanted_bytes, limits.PAGES_BYTES_MAX, self.total_bytes // 32, self.free_bytes // 8), 0)
+        return self._pages_bytes
 
     def room_bytes(self) -> int:
         """How much file contents may take now: the last of the disk is for records, so that deleting can be written down whatever happens. Blocks."""
@@ -49,7 +58,7 @@ class Space:
 
     def is_short(self) -> bool:
         """Whether new data must be refused, so that all that was accepted still finds room."""
-        return self.free_bytes - self._waiting_bytes - self._accepted_bytes < self.margin_bytes
+        return self.free_bytes - self._waiting_bytes - self._accepted_bytes - self._pages_bytes < self._ballast_bytes // 2
 
     def refresh(self, waiting_bytes: int) -> None:
         """Look again, with `waiting_bytes` taken in and not yet stored; take the ballast when it is missing and there is room for it."""

@@ -32,7 +32,9 @@ MAX_TASKS: Final = 10_000
 """Requests in work at once. pyfuse3 reads no more beyond it, and a parked request may wait for one that was not read: so it is far above what
 can be parked, and only there so that a fault does not take all memory."""
 READ_AHEAD_BYTES: Final = 2 << 20
-"""Two of the largest READs: while one is on its way to the reader the next is being decoded. Only root can set it."""
+"""Two of the largest READs: while one is on its way to the reader the next is being decoded."""
+PAGES_OF_MEMORY: Final = 32
+"""A mount's unwritten pages take this part of the memory at most."""
 _WANTED: Final = InitFlag.DONT_MASK | InitFlag.HANDLE_KILLPRIV_V2
 log = logging.getLogger(__name__)
 
@@ -40,7 +42,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class MountOptions:
     """How to mount. `handshake` off mounts the plain way, without INIT flags of our own; `eager` off uses no processor time to look for the
-    next request while they come one close after the other.
+    next request while they come one close after the other; `tuned` off leaves the kernel's own bounds for reading ahead and for unwritten pages,
+    which only root can change.
     """
 
     read_only: bool = False
@@ -49,6 +52,7 @@ class MountOptions:
     dev: bool = False
     handshake: bool = True
     eager: bool = True
+    tuned: bool = True
 
     def names(self) -> list[str]:
         """As mount(8) takes them. Never `auto_unmount`: see the top of this module. `noatime` says what is so anyway: FUSE leaves the times of
@@ -98,6 +102,8 @@ class Mount:
                 nursery.start_soon(partial(pyfuse3.main, max_tasks=MAX_TASKS))
                 await trio.to_thread.run_sync(self._greet, abandon_on_cancel=True)
                 answered = True
+                if self._options.tuned and os.geteuid() == 0:
+                    await self._tune()
                 task_status.started()
         finally:
             self._in_session = False
@@ -173,11 +179,19 @@ class Mount:
             raise UnsupportedError(f"{self._directory} cannot be mounted: {reason}") from reason
 
     def _greet(self) -> None:
-        """The first request, answered by the loop; then what can only be set on a mount that stands."""
+        """The first request, answered by the loop."""
         if not answers(self._directory):
             raise UnsupportedError(f"the kernel refuses the mount on {self._directory}")
-        if os.geteuid() == 0:
-            _raise_read_ahead(self._directory)
+
+    async def _tune(self) -> None:
+        """Raise bounds of the kernel's that can only be set on a mount that stands. Of unwritten pages it holds a hundredth of what others may
+        otherwise, some 10 MiB for each 5 GiB of memory, and lets writers wait beyond that. `strict_limit` stays, or such pages would hold up this
+        process's own writes.
+        """
+        memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        pages_bytes = 0 if self._options.read_only else self._fs.room_for_pages(memory_bytes // PAGES_OF_MEMORY)
+        if not await trio.to_thread.run_sync(_raise_bounds, self._directory, pages_bytes):
+            self._fs.room_for_pages(0)
 
 
 def supplementary_groups(pid: int) -> frozenset[int]:
@@ -209,13 +223,19 @@ def _fusermount(directory: Path, options: list[str]) -> int:
     return descriptors[0]
 
 
-def _raise_read_ahead(directory: Path) -> None:
-    """The kernel reads ahead 128 KiB otherwise: an eighth of what one READ may ask for."""
+def _raise_bounds(directory: Path, pages_bytes: int) -> bool:
+    """Whether the kernel holds up to `pages_bytes` of unwritten pages now. Otherwise it reads ahead 128 KiB: an eighth of what one READ may ask."""
     entry = mount_table.find(directory, mount_table.read())
     if entry is None:
-        return
-    setting = Path("/sys/class/bdi") / "{}:{}".format(*entry.device) / "read_ahead_kb"
+        return False
+    settings = Path("/sys/class/bdi") / "{}:{}".format(*entry.device)
     try:
-        setting.write_text(str(READ_AHEAD_BYTES // 1024))
+        (settings / "read_ahead_kb").write_text(str(READ_AHEAD_BYTES // 1024))
+        pages = settings / "max_bytes"  # since Linux 6.3
+        if not pages.exists() or int(pages.read_text()) >= pages_bytes:
+            return False
+        pages.write_text(str(pages_bytes))
     except OSError as error:  # no sysfs, or a read-only one, as in a container
-        log.info("sequential reads will be slower: %s: %s", setting, error.strerror)
+        log.info("long reads and writes will be slower: %s: %s", settings, error.strerror)
+        return False
+    return True

@@ -37,6 +37,10 @@ class FileSystem(Protocol):
     groups_of: Callable[[int], AbstractSet[int]]
     """Set by the mount before the first request: the supplementary groups of a process that waits for an answer."""
 
+    def room_for_pages(self, wanted_bytes: int) -> int:
+        """The kernel may hold so many bytes that were written and not brought yet. Gives for how many room is kept."""
+        ...
+
     def negative_cacheable(self, parent: int, name: bytes) -> bool:
         """Whether the kernel may remember for ever that this name is missing."""
         ...

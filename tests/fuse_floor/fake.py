@@ -38,6 +38,9 @@ class FakeFileSystem:
         self.umask_applied = True
         self.groups_of: Callable[[int], AbstractSet[int]] = lambda _: frozenset()
         self.requests: Counter[str] = Counter()
+        self.room_bytes = 200 << 20
+        """For so many of the kernel's pages there is room."""
+        self.kept_bytes = 0
         self.modes: dict[bytes, tuple[int, int]] = {}
         self.fail_with: dict[str, Exception] = {}
         self.nodes: dict[int, Node] = {}
@@ -65,6 +68,10 @@ class FakeFileSystem:
         if ino is None:
             raise FileSystemError(errno.ENOENT)
         return self._shown(ino)
+
+    def room_for_pages(self, wanted_bytes: int) -> int:
+        self.kept_bytes = min(wanted_bytes, self.room_bytes)
+        return self.kept_bytes
 
     def remember(self, inos: Sequence[int]) -> None:
         for ino in inos:

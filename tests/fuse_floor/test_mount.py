@@ -17,7 +17,7 @@ from backupfs.errors import UnsupportedError, UsageError
 from backupfs.fuse import handshake, mount_table
 from backupfs.fuse.handshake import HandshakeError, InitFlag
 from backupfs.fuse.holders import holders
-from backupfs.fuse.mount import READ_AHEAD_BYTES, Mount, MountOptions
+from backupfs.fuse.mount import PAGES_OF_MEMORY, READ_AHEAD_BYTES, Mount, MountOptions
 from backupfs.fuse.unmounting import MountBusyError, answers, clear_stale, unmount
 from tests.conftest import LogRule
 from tests.fuse_floor.fake import FakeFileSystem
@@ -204,14 +204,41 @@ async def test_read_only(base: Path) -> None:
         assert refused.value.errno == errno.EROFS
 
 
-@pytest.mark.root
-async def test_reading_ahead_is_raised(floor: Floor) -> None:
+def bounds(floor: Floor) -> tuple[int, int, int]:
+    """What the kernel says of the mount: bytes it reads ahead, bytes of unwritten pages it holds, whether strictly."""
     entry = mount_table.find(floor.directory, mount_table.read())
     assert entry is not None
-    device = "{}:{}".format(*entry.device)
-    bdi = Path("/sys/class/bdi") / device
-    assert int((bdi / "read_ahead_kb").read_text()) == READ_AHEAD_BYTES // 1024
-    assert int((bdi / "strict_limit").read_text()) == 1
+    bdi = Path("/sys/class/bdi") / "{}:{}".format(*entry.device)
+    ahead, pages, strict = (int((bdi / name).read_text()) for name in ("read_ahead_kb", "max_bytes", "strict_limit"))
+    return ahead * 1024, pages, strict
+
+
+@pytest.mark.root
+async def test_reading_ahead_and_unwritten_pages_are_raised(base: Path) -> None:
+    async with serving(base / "mnt", MountOptions(tuned=False)) as floor:
+        untouched_ahead, untouched_pages, _ = bounds(floor)
+        assert floor.fs.kept_bytes == 0
+    async with serving(base / "mnt") as floor:
+        ahead, pages, strict = bounds(floor)
+        assert ahead == READ_AHEAD_BYTES > untouched_ahead
+        assert strict == 1
+        memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        assert floor.fs.kept_bytes == min(floor.fs.room_bytes, memory_bytes // PAGES_OF_MEMORY) > untouched_pages
+        # The kernel keeps a ratio.
+        assert 0.99 * floor.fs.kept_bytes < pages <= floor.fs.kept_bytes
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("option", ["little room", "read-only"])
+async def test_where_unwritten_pages_are_not_raised_no_room_is_kept_for_them(base: Path, monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+    if option == "little room":
+        real = FakeFileSystem.room_for_pages
+        monkeypatch.setattr(FakeFileSystem, "room_for_pages", lambda self, wanted_bytes: real(self, min(wanted_bytes, 1 << 20)))
+    async with serving(base / "mnt", MountOptions(read_only=option == "read-only")) as floor:
+        ahead, pages, _ = bounds(floor)
+        assert ahead == READ_AHEAD_BYTES
+        assert pages > 1 << 20
+        assert floor.fs.kept_bytes == 0
 
 
 # --- the plain mount, and failures ----------------------------------------------------------------------------------

@@ -59,6 +59,21 @@ def test_what_was_accepted_and_what_waits_count() -> None:
     assert not space.is_short()
 
 
+def test_what_the_kernel_may_hold_counts_as_far_as_there_is_room() -> None:
+    space = Space(OPEN, disk(20_000))
+    space.refresh(0)
+    margin_bytes = space.margin_bytes
+    assert space.room_for_pages(500) == 500
+    assert space.margin_bytes == margin_bytes + 500
+    space.refresh(17_900)
+    assert not space.is_short()
+    space.accept(101)
+    assert space.is_short()
+    assert space.room_for_pages(1 << 40) == 20_000 // 32
+    assert space.room_for_pages(0) == 0
+    assert not space.is_short()
+
+
 def test_given_up_once_and_taken_again_when_there_is_room(log_rule: LogRule) -> None:
     log_rule.expect("the reserve of 1000 bytes has been given up")
     where = disk(20_000)
