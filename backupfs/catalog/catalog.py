@@ -35,6 +35,9 @@ _NAMES_REMEMBERED = 4096
 _REFERRING = frozenset({Table.INODES, Table.REGIONS})
 """Tables whose records have extents."""
 
+Referring = tuple[Sequence[Extent], Sequence[Extent]]
+"""The extents in a version, and in the one that takes its place."""
+
 Versions = dict[int, bytes | None]
 """Value by epoch; None says that this version is gone, whatever lies below."""
 
@@ -256,8 +259,9 @@ class Catalog:
         """Set or remove a record of a table without versions."""
         self.active.put(table, key, value)
 
-    def write(self, table: Table, object_key: bytes, value: bytes, epoch: int | None = None) -> None:
-        """Give an object a new value (`TOMBSTONE`: it ends) as of `epoch`, by default the current one.
+    def write(self, table: Table, object_key: bytes, value: bytes, epoch: int | None = None, refers: Referring | None = None) -> None:
+        """Give an object a new value (`TOMBSTONE`: it ends) as of `epoch`, by default the current one. `refers`, from who has them at hand: the
+        extents in the newest version and in `value`.
 
         Versions behind that epoch go: they were never seen by a view that is left.
         """
@@ -267,7 +271,7 @@ class Catalog:
             self._drop(table, object_key, *newest)
             newest = self.newest(table, object_key, records.EPOCH_MAX)
         if newest is not None and newest[0] == now and value != TOMBSTONE:
-            self._exchange(table, object_key, now, newest[1], value)
+            self._exchange(table, object_key, now, value, refers or (_extents(table, newest[1]), _extents(table, value)))
             return
         if newest is not None and (newest[0] == now or not self.kept_between(newest[0], now)):
             self._drop(table, object_key, *newest)
@@ -277,9 +281,7 @@ class Catalog:
             return
         self._put(table, object_key, now, value)
 
-    def write_over(
-        self, table: Table, object_key: bytes, value: bytes, over: int, refers: tuple[Sequence[Extent], Sequence[Extent]], epoch: int | None = None
-    ) -> int | None:
+    def write_over(self, table: Table, object_key: bytes, value: bytes, over: int, refers: Referring, epoch: int | None = None) -> int | None:
         """`write` without a look into the index, for an object whose only version is known to be of epoch `over` (0: it has none).
 
         `refers` are the extents in that version and in `value`. The epoch of the only version afterwards, 0 when there is none, None when there are
@@ -568,16 +570,19 @@ class Catalog:
         self._names.pop(object_key, None)
         self._refer(_extents(table, value), -1)
 
-    def _exchange(self, table: Table, object_key: bytes, epoch: int, old: bytes, value: bytes) -> None:
+    def _exchange(self, table: Table, object_key: bytes, epoch: int, value: bytes, refers: Referring) -> None:
         """`_drop` and `_put` of one version."""
         self.active.put_version(table, object_key, epoch, value)
         self.changed_in_epoch += 1
         self._names.pop(object_key, None)
-        self._refer_instead(_extents(table, old), _extents(table, value))
+        self._refer_instead(*refers)
 
     def _refer_instead(self, before: Sequence[Extent], after: Sequence[Extent]) -> None:
-        """Of what both refer to nothing is counted: mostly a file has grown at its end."""
-        same = next((at for at, (one, other) in enumerate(zip(before, after, strict=False)) if one != other), min(len(before), len(after)))
+        """Of most of what both refer to nothing is counted: as a rule a file has grown at its end."""
+        shorter = same = min(len(before), len(after))
+        back = 1
+        while same > 0 and before[:same] != after[:same]:
+            same, back = max(shorter - back, 0), back * 2
         self._refer(before[same:], -1)
         self._refer(after[same:], 1)
 

@@ -733,7 +733,7 @@ class FileData:
             if changed != old:
                 record.allocated += rules.covered_bytes(changed) - rules.covered_bytes(old)
                 value = records.encode(changed) if changed else TOMBSTONE
-                catalog.write(Table.REGIONS, region_key(record.data, region), value)
+                catalog.write(Table.REGIONS, region_key(record.data, region), value, refers=(old, changed))
             if len(changed) > limits.REGION_EXTENTS_MAX:
                 self._crowded.setdefault(state.ino, set()).add(region)
 

@@ -13,6 +13,7 @@ from backupfs.format.catalog import Extent
 Change = tuple[int, int, Sequence[Extent]]
 """[start, end) is to be made of these extents, which lie within it."""
 _start = itemgetter(0)
+_length = itemgetter(1)
 
 
 def clip(extents: Sequence[Extent], start: int, end: int) -> list[Extent]:
@@ -105,7 +106,7 @@ def changes_of_regions(changes: Sequence[Change], region_bytes: int) -> dict[int
 
 def covered_bytes(extents: Sequence[Extent]) -> int:
     """How many bytes of the file the extents make; the rest is holes."""
-    return sum(extent[1] for extent in extents)
+    return sum(map(_length, extents))
 
 
 def rechunk_window(extents: Sequence[Extent], window_bytes: int, unreadable: Container[int] = ()) -> tuple[int, int] | None:

@@ -217,10 +217,10 @@ async def test_scattered_overwrites_change_the_record_of_a_region_once(tmp_path:
     written: Counter[bytes] = Counter()
     real = Catalog.write
 
-    def write(self: Catalog, table: Table, object_key: bytes, *args: Any) -> None:
+    def write(self: Catalog, table: Table, object_key: bytes, *args: Any, **more: Any) -> None:
         if table == Table.REGIONS:
             written[object_key] += 1
-        real(self, table, object_key, *args)
+        real(self, table, object_key, *args, **more)
 
     world = World.new(tmp_path / "w")
     draw = random.Random(1)
