@@ -636,10 +636,10 @@ class FileSystem:
         volume.counters.written_bytes += len(data)
         if state.xattrs is None or state.xattrs:
             self._drop_capability(state)
-        volume.note_write(state.written_at)
+        now = volume.now_ns()
         if handle.direct:
             state.record.mode = posix.mode_after_write(state.record.mode, handle.by_root, state.record.gid in handle.groups)
-            state.record.mtime_ns = state.record.ctime_ns = volume.now_ns()
+            state.record.mtime_ns = state.record.ctime_ns = now
             self._inodes.touch(state)
         return len(data)
 
@@ -929,7 +929,7 @@ class FileSystem:
     def activity(self) -> Activity:
         """What has changed since the last snapshot, also before the repository was opened."""
         volume = self._volume
-        return Activity(self.changes_since_snapshot(), volume.counters.written_bytes, volume.last_change_ns(), volume.catalog.epoch, volume.changes)
+        return Activity(self.changes_since_snapshot(), volume.counters.written_bytes, volume.changed_at_ns, volume.catalog.epoch, volume.changes)
 
     async def check(self, read_data: bool, progress: Progress) -> AsyncGenerator[Finding]:
         """Check the repository from what the store holds, up to now, while it goes on being used. The findings as they are made."""

@@ -5,8 +5,6 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import trio
-
 from backupfs import limits
 from backupfs.blobs.cache import ChunkCache
 from backupfs.blobs.packs import PackWriter
@@ -61,9 +59,7 @@ class Volume:
     follows: bool = False
     """Whether another process writes to the index that is read here."""
     changed_at_ns: int | None = None
-    """When somebody changed something last, but for `written_at`; None: not since the repository was opened."""
-    written_at: float | None = None
-    """The same in trio's time, of a write since: it is asked far more often than the clock need be."""
+    """When somebody changed something last; None: not since the repository was opened."""
     changes: int = 0
     """How often that was noted."""
     failure: BackupfsError | None = None
@@ -79,19 +75,6 @@ class Volume:
         """A change was made that the kernel has given this time stamp, a moment ago as a rule."""
         self.changed_at_ns = max(now_ns, self.changed_at_ns or 0)
         self.changes += 1
-
-    def note_write(self, at: float) -> None:
-        """Bytes were taken in at this time of trio's; no stamp comes of it, for the kernel stamps what it writes."""
-        self.written_at = at
-        self.changes += 1
-
-    def last_change_ns(self) -> int | None:
-        """When somebody changed something last; None: not since the repository was opened."""
-        if self.written_at is not None:
-            age_ns = round((trio.current_time() - self.written_at) * 1e9)
-            self.changed_at_ns = max(self.seams.clock.now_ns() - age_ns, self.changed_at_ns or 0)
-            self.written_at = None
-        return self.changed_at_ns
 
     def next_ino(self) -> int:
         """A number for a new inode."""
