@@ -290,10 +290,10 @@ def _open_volume(
         counters = Counters(1, FIRST_INO, 1, 1, 1, 1) if value is None else records.decode_counters(value)
         packs = PackWriter(open_directory, files, store, keys, compressor, seams.randomness, counters)
         journal = JournalWriter(open_directory, files, store, keys, compressor, seams.randomness, replayed.last, replayed.position.batch)
-        if read_only:
+        if read_only and replayed.batches:
             # The index may know more than its position says: when that is gone from the journal, this tells.
             head.save(replayed.position, replayed.last.previous_hash)
-        else:
+        if not read_only:
             first = _first_records(counters, owner, seams.clock.now_ns()) if value is None else []
             _begin_writing(root, replayed, first, index, reader, journal, store, keys, seams)
             head.save(journal.position, journal.last_hash())

@@ -1,5 +1,6 @@
 """From what a dead process left, or somebody changed, to a mounted file system: by itself, or with a clear refusal."""
 
+import errno
 import random
 import struct
 from collections.abc import Callable
@@ -280,6 +281,17 @@ async def test_a_host_that_has_seen_nothing_takes_what_there_is(tmp_path: Path) 
     other = World(tmp_path / "other", world.disk)
     other._make_state()
     await expect(other, 0, 1, 2)
+
+
+@simulated
+async def test_a_read_only_mount_of_what_was_closed_in_order_writes_nothing(tmp_path: Path) -> None:
+    """Not outside the repository either: it is there for who wants to read from a full disk."""
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        await fill(m)
+    world.files = FaultyFiles(world.disk, lambda operation, _number: errno.ENOSPC if operation in ("create", "write_at") else None)
+    async with world.mounted(read_only=True) as m:
+        assert len(await m.names(b"")) == 4
 
 
 @pytest.mark.parametrize("index", ["kept", "lost"])
