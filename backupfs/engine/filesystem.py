@@ -192,12 +192,14 @@ class FileSystem:
             finally:
                 with trio.CancelScope(shield=True):
                     # Whoever has work for the committer first, the committer itself when it has done all of it, and then the journal.
-                    await _end(feeding)
-                    await self._store_and_commit()
-                    if self._volume.failure is None:
-                        committer.stop()
-                        await _ended(writing)
-                    await _end(writing)
+                    try:
+                        await _end(feeding)
+                        await self._store_and_commit()
+                        if self._volume.failure is None:
+                            committer.stop()
+                            await _ended(writing)
+                    finally:
+                        await _end(writing)
                     await self._close_journal()
         if self._volume.failure is not None:
             raise self._volume.failure

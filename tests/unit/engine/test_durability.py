@@ -543,3 +543,23 @@ async def test_a_journal_that_cannot_be_closed_is_closed_by_the_next_mount(tmp_p
     async with world.mounted() as m:
         assert await m.get(b"f") == noise(100)
     assert world.audit(tmp_path / "copy") == []
+
+
+@simulated
+async def test_a_fault_of_backupfs_at_the_end_ends_the_mount(tmp_path: Path) -> None:
+    """It is raised; nobody waits for what will never come, and what was made durable is there."""
+    world = World.new(tmp_path / "w")
+
+    def faulty(*_: object) -> None:
+        raise TypeError("a fault")
+
+    with pytest.raises(ExceptionGroup) as raised:
+        async with world.mounted() as m:
+            await m.put(b"f", noise(100))
+            await m.fs.commit()
+            m.fs._data._place = faulty  # type: ignore[method-assign]
+            await m.put(b"g", noise(100))
+    assert raised.group_contains(TypeError, match="a fault")
+    async with world.mounted() as m:
+        assert await m.get(b"f") == noise(100)
+    assert world.audit(tmp_path / "copy") == []
