@@ -557,7 +557,7 @@ async def test_a_fault_of_backupfs_at_the_end_ends_the_mount(tmp_path: Path) -> 
         async with world.mounted() as m:
             await m.put(b"f", noise(100))
             await m.fs.commit()
-            m.fs._data._place = faulty  # type: ignore[method-assign]
+            m.fs._data._place = faulty  # type: ignore[method-assign, assignment]
             await m.put(b"g", noise(100))
     assert raised.group_contains(TypeError, match="a fault")
     async with world.mounted() as m:
