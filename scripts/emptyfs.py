@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The floor: a pyfuse3 file system that keeps names in dictionaries and throws data away.
 
-    emptyfs.py MOUNTPOINT [--no-xattr]
+    scripts/emptyfs.py MOUNTPOINT [--no-xattr]
 
 What a request costs here is what the kernel, libfuse, pyfuse3 and trio cost; whatever a real file system adds is its
 own. Writeback caching is on, attributes and entries never time out, reads return zeros, `getxattr` answers ENODATA

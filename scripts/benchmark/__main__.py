@@ -15,7 +15,7 @@ from typing import Final
 
 from scripts.benchmark.figures import Figure
 from scripts.benchmark.processes import Processes
-from scripts.benchmark.report import Run, document, environment, listing, report
+from scripts.benchmark.report import Run, document, environment, joined, listing, report
 from scripts.benchmark.rows import SYSTEMS, WORKS, Work
 from scripts.benchmark.setting import Setting
 from scripts.benchmark.sources import Sources
@@ -40,7 +40,9 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--directory", type=Path, help="where to work: a disk with 20 GiB free (default: TMPDIR)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there too, after each piece of work")
-    parser.add_argument("--from", type=Path, metavar="FILE", dest="source", help="measure nothing: report what --json wrote")
+    parser.add_argument(
+        "--from", type=Path, metavar="FILE", dest="sources", action="append", help="measure nothing: report what --json wrote; may be given again"
+    )
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md (needs full scale)")
     options = parser.parse_args(arguments)
     known = {work.key for work in WORKS} | {row.key for work in WORKS for row in work.rows}
@@ -165,7 +167,14 @@ def main(arguments: list[str]) -> int:
     if options.list:
         print(listing(works, options.files))
         return 0
-    run = Run.from_json(json.loads(options.source.read_bytes())) if options.source else _measured(options, works)
+    if options.sources:
+        try:
+            run = joined([Run.from_json(json.loads(source.read_bytes())) for source in options.sources])
+        except (OSError, ValueError) as error:
+            _complain(f"--from: {error}")
+            return 1
+    else:
+        run = _measured(options, works)
     keys = [row.key for work in works for row in work.rows if work.key in options.rows or row.key in options.rows]
     print(report(run, keys))
     if options.write:

@@ -91,6 +91,28 @@ class Run:
         return cls(told["environment"], told["rounds"], told["scale"], told["files"], samples, told["failures"])
 
 
+def joined(runs: Sequence[Run]) -> Run:
+    """Several runs as one: what was measured in more than one of them has the rounds of all. ValueError unless they are of the same commit, machine
+    and size.
+    """
+    first, *others = runs
+    for other in others:
+        if told := [name for name in first.facts if name != "date" and other.facts.get(name) != first.facts[name]]:
+            raise ValueError(f"these runs differ in {', '.join(told)}: they do not belong in one table")
+        if (other.scale, other.files) != (first.scale, first.files):
+            raise ValueError("these runs are of different size: they do not belong in one table")
+    samples: dict[str, dict[str, list[Figure]]] = {}
+    for run in runs:
+        for key, found in run.samples.items():
+            for system, figures in found.items():
+                samples.setdefault(key, {}).setdefault(system, []).extend(figures)
+    dates = sorted({str(run.facts.get("date", "")) for run in runs})
+    facts = {**first.facts, "date": " to ".join(dict.fromkeys((dates[0], dates[-1])))} if "date" in first.facts else first.facts
+    failures = [failure for run in runs for failure in run.failures]
+    rounds = max((len(figures) for found in samples.values() for figures in found.values()), default=first.rounds)
+    return Run(facts, rounds, first.scale, first.files, samples, failures)
+
+
 def _peak(figures: Sequence[Figure]) -> int:
     return max(figure.peak_bytes for figure in figures)
 
@@ -229,6 +251,13 @@ def document(run: Run, before: str) -> str:
     lacking = [work.key for work in WORKS if not any(row.key in run.samples for row in work.rows)]
     if lacking:
         facts += f"\n* not measured in this run: {', '.join(lacking)} (`scripts/bench --list` says what that is)"
-    rounds = "one round" if run.rounds == 1 else f"{run.rounds} interleaved rounds"
     head = by_hand if marker else TITLE + "\n"
-    return f"{head}{MARKER}\n\n{ABOUT.format(rounds=rounds, facts=facts)}\n{report(run)}"
+    return f"{head}{MARKER}\n\n{ABOUT.format(rounds=_rounds(run), facts=facts)}\n{report(run)}"
+
+
+def _rounds(run: Run) -> str:
+    """How often each piece of work was done, as in "medians of ..."; what was done less often is named."""
+    counts = {work.key: len(figures) for work in WORKS for row in work.rows if (figures := run.samples.get(row.key, {}).get(PROJECT))}
+    words = "one round" if run.rounds == 1 else f"{run.rounds} interleaved rounds"
+    others = [f"{key}: {count}" for key, count in counts.items() if count != run.rounds]
+    return f"{words} ({', '.join(others)})" if others else words

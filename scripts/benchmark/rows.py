@@ -8,9 +8,11 @@ from scripts.benchmark import copies, names, scale, sizes, snapshots, writes
 from scripts.benchmark.archivers import Borg, BorgMount, Restic
 from scripts.benchmark.figures import Absolute, OtherRow, Ratio, Target
 from scripts.benchmark.setting import By, by
-from scripts.benchmark.systems import BackupFs, Btrfs, Disk, EmptyFs, Gocryptfs, System
+from scripts.benchmark.systems import BackupFs, Btrfs, Disk, EmptyFs, FloorFs, Gocryptfs, System
 
-SYSTEMS: Final[Mapping[str, type[System]]] = {kind.name: kind for kind in (BackupFs, EmptyFs, Gocryptfs, Borg, BorgMount, Restic, Btrfs, Disk)}
+SYSTEMS: Final[Mapping[str, type[System]]] = {
+    kind.name: kind for kind in (BackupFs, EmptyFs, FloorFs, Gocryptfs, Borg, BorgMount, Restic, Btrfs, Disk)
+}
 """All, in the order in which they are shown."""
 
 
@@ -59,7 +61,7 @@ WORKS: Final = (
             Row("size-large", "repository with 1 GiB (half text, half noise) in it", "MiB", _SMALLEST),
         ),
         {
-            **by(copies.large_mounted, BackupFs, EmptyFs, Gocryptfs),
+            **by(copies.large_mounted, BackupFs, EmptyFs, FloorFs, Gocryptfs),
             **by(copies.large_archived, Borg, Restic),
             **by(copies.large_borg_mount, BorgMount),
         },
@@ -72,14 +74,14 @@ WORKS: Final = (
             Row("tree", "`cp -a` of 20,000 files in 400 directories", "s", _FLOOR),
             Row("tree-durable", "the same tree, until durable", "s"),
         ),
-        {**by(copies.tree_mounted, BackupFs, EmptyFs, Gocryptfs, Btrfs, Disk), **by(copies.tree_archived, Borg, Restic)},
+        {**by(copies.tree_mounted, BackupFs, EmptyFs, FloorFs, Gocryptfs, Btrfs, Disk), **by(copies.tree_archived, Borg, Restic)},
         frozenset({"tree"}),
     ),
     Work(
         "remove",
         "A tree of small files",
         (Row("tree-remove", "`rm -rf` of that tree", "s"),),
-        by(copies.remove, BackupFs, EmptyFs, Gocryptfs, Btrfs, Disk),
+        by(copies.remove, BackupFs, EmptyFs, FloorFs, Gocryptfs, Btrfs, Disk),
         frozenset({"tree"}),
     ),
     Work(
@@ -93,7 +95,7 @@ WORKS: Final = (
             _rate("unlink", "unlink", "/s", *_FLOOR),
             _rate("scandir", "scandir, entries", "/s", *_FLOOR),
         ),
-        by(names.operations, BackupFs, EmptyFs, Gocryptfs, Btrfs, Disk),
+        by(names.operations, BackupFs, EmptyFs, FloorFs, Gocryptfs, Btrfs, Disk),
     ),
     Work(
         "snapshot",
@@ -137,7 +139,7 @@ WORKS: Final = (
             _rate("stream-whole", "4 KiB writes streamed, 1 GiB", "MiB/s"),
             Row("stream-wait", "4 KiB writes streamed: longest that 1 MiB took", "ms", (Absolute(1000),)),
         ),
-        by(writes.stream, BackupFs, EmptyFs, Gocryptfs, Disk),
+        by(writes.stream, BackupFs, EmptyFs, FloorFs, Gocryptfs, Disk),
         frozenset({"large"}),
     ),
     Work(
@@ -148,7 +150,7 @@ WORKS: Final = (
             Row("fsync-p99", "append 4 KiB and fsync: 99 of 100 within", "ms"),
             Row("fsync-max", "append 4 KiB and fsync: all within", "ms"),
         ),
-        by(writes.fsync, BackupFs, EmptyFs, Gocryptfs, Btrfs, Disk),
+        by(writes.fsync, BackupFs, EmptyFs, FloorFs, Gocryptfs, Btrfs, Disk),
     ),
     Work(
         "fsync-8",
@@ -159,7 +161,7 @@ WORKS: Final = (
             Row("fsync-8-p99", "8 processes append 4 KiB and fsync: 99 of 100 within", "ms"),
             Row("fsync-8-max", "8 processes append 4 KiB and fsync: all within", "ms"),
         ),
-        by(writes.fsync_together, BackupFs, EmptyFs, Gocryptfs, Btrfs, Disk),
+        by(writes.fsync_together, BackupFs, EmptyFs, FloorFs, Gocryptfs, Btrfs, Disk),
     ),
     Work(
         "overwrite",
@@ -203,7 +205,15 @@ WORKS: Final = (
             Row("many-peak", "most memory resident at any time of all this", "MiB", (Absolute(300),)),
             Row("many-repository", "repository, for each file (before the 1 GiB)", "B"),
             Row("many-index", "index, for each file", "B"),
-            Row("many-mount", "mount {files} files after a clean end", "s"),
+            Row("past-list", "`ls -l .snapshots` with 1,000 snapshots of {files} files", "ms"),
+            Row("past-snapshot", "take one more snapshot then", "ms", (Absolute(10), OtherRow(1.5, "snapshot-few", "that of 1,000 files"))),
+            Row("past-diff", "diff two of them then, 1,000 changed", "ms", (OtherRow(1.5, "history-diff", "that of 20,000 files"),)),
+            Row("past-versions", "list 1,000 versions of a file", "ms"),
+            Row("past-delete", "delete one of them then", "ms", (OtherRow(1.5, "history-delete", "that of 20,000 files"),)),
+            Row("past-collect", "the same, until its space is free", "ms"),
+            Row("past-fsync", "append 4 KiB and fsync then: median", "ms", (OtherRow(1.5, "fsync", "that in a new repository"),)),
+            Row("past-index", "index, for each file, with these snapshots", "B"),
+            Row("many-mount", "mount {files} files and 1,000 snapshots after a clean end", "s"),
             Row("many-journal", "journal since the last checkpoint, at a kill -9", "MiB"),
             Row("many-mount-killed", "mount after that kill -9", "s", (Absolute(2),)),
             Row("many-mount-lost", "mount after another kill -9, the index lost", "s"),
@@ -211,6 +221,28 @@ WORKS: Final = (
         ),
         {**by(scale.many_backupfs, BackupFs), **by(scale.many_btrfs, Btrfs), **by(scale.many_archiver, Borg)},
         frozenset({"large", "many"}),
+    ),
+    Work(
+        "nominal",
+        "200 GiB, nominally",
+        (
+            Row("nominal", "write 100 GiB with a MiB of data in each, and copy 1 GiB in a hundred times, until durable", "s"),
+            Row("nominal-repository", "repository with that in it", "MiB"),
+            Row("nominal-resident", "most memory resident meanwhile", "MiB", (Absolute(300),)),
+        ),
+        by(scale.nominal, BackupFs),
+        frozenset({"large"}),
+    ),
+    Work(
+        "day",
+        "A long day",
+        (
+            _rate("day-rate", "10,000,000 calls on {files} files, 40 snapshots of which 10 are kept", "/s"),
+            Row("day-resident", "most memory resident meanwhile", "MiB", (Absolute(300),)),
+            Row("day-growth", "memory resident: growth in the last half, for each 1,000,000 calls", "MiB", (Absolute(1),)),
+            Row("day-growth-anonymous", "memory of its own (anonymous): growth in the last half, for each 1,000,000 calls", "MiB"),
+        ),
+        by(scale.day, BackupFs),
     ),
     Work(
         "idle",

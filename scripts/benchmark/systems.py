@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from scripts.benchmark.processes import Cost, Processes
 
-EMPTYFS: Final = Path(__file__).resolve().parent.parent / "emptyfs.py"
 POLL_S: Final = 0.01
 MOUNT_TIMEOUT_S: Final = 60.0
 IMAGE_BYTES: Final = 32 << 30
@@ -134,26 +133,40 @@ class FuseSystem(MountedSystem):
 
 
 class EmptyFs(FuseSystem):
-    """The floor: it keeps names in memory and throws data away."""
+    """It keeps names in memory and throws data away."""
 
     name = "empty fs"
     keeps = False
+
+    def command(self) -> list[str | Path]:
+        """What serves the mount."""
+        return [sys.executable, "-m", "scripts.emptyfs", self.tree]
 
     def make(self) -> None:
         """There is nothing to be made."""
 
     def mount(self) -> None:
         """It begins empty each time."""
-        pid = self.processes.start([sys.executable, EMPTYFS, self.tree])
+        pid = self.processes.start(self.command())
         deadline = time.monotonic() + MOUNT_TIMEOUT_S
         while not is_mounted(self.tree):
             if not self.processes.is_running(pid) or time.monotonic() > deadline:
-                raise RuntimeError("the empty file system did not mount")
+                raise RuntimeError(f"{self.name} did not mount")
             time.sleep(POLL_S)  # nothing announces a mount that holds no repository
 
     def stored_bytes(self) -> int:
         """Nothing."""
         return 0
+
+
+class FloorFs(EmptyFs):
+    """The floor with contents: the same on the loop of backupfs, and the stages in C that contents go through."""
+
+    name = "floor"
+
+    def command(self) -> list[str | Path]:
+        """What serves the mount."""
+        return [sys.executable, "-m", "scripts.floorfs", self.tree, self.place / "contents"]
 
 
 class Gocryptfs(FuseSystem):

@@ -66,7 +66,7 @@ def fsync(system: MountedSystem, setting: Setting) -> Figures:
     with system.running():
         os.sync()
         times: list[float] = []
-        cost = system.measure(lambda: times.extend(_append(str(system.tree / "log"), setting.count(FSYNCS, 10))))
+        cost = system.measure(lambda: times.extend(append(str(system.tree / "log"), setting.count(FSYNCS, 10))))
         system.stop()
     return _histogram("fsync", times, cost)
 
@@ -77,7 +77,7 @@ def fsync_together(system: MountedSystem, setting: Setting) -> Figures:
     times: list[float] = []
 
     def work(number: int) -> list[float]:
-        return _append(str(system.tree / f"log-{number}"), each)
+        return append(str(system.tree / f"log-{number}"), each)
 
     with system.running():
         os.sync()
@@ -86,7 +86,8 @@ def fsync_together(system: MountedSystem, setting: Setting) -> Figures:
     return {**_histogram("fsync-8", times, cost), "fsync-8-rate": rate(len(times), cost)}
 
 
-def _append(path: str, writes: int) -> list[float]:
+def append(path: str, writes: int) -> list[float]:
+    """Append 4 KiB and have them synced, so many times; how long each took, in seconds."""
     times = []
     descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
     try:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scripts.benchmark.__main__ import _was_ended
 from scripts.benchmark.figures import Absolute, Figure, OtherRow, Ratio, Samples, Verdict, number, ratio, spread, verdict
 from scripts.benchmark.processes import CommandFailedError, Processes
-from scripts.benchmark.report import MARKER, Run, document, listing, report
+from scripts.benchmark.report import MARKER, Run, document, joined, listing, report
 from scripts.benchmark.rows import SYSTEMS, WORKS
 from scripts.benchmark.snapshots import spread_out
 from scripts.benchmark.sources import Sources, edit, main
@@ -128,6 +128,10 @@ def test_every_row_is_named_once_and_its_targets_can_be_judged() -> None:
         ("many-resident", "at most 300 MiB"),
         ("many-mount-killed", "at most 2 s"),
         ("many-rebuild", "at most 60 s"),
+        ("past-snapshot", "at most 10 ms; at most 1.5 x that of 1,000 files"),
+        ("nominal-resident", "at most 300 MiB"),
+        ("day-resident", "at most 300 MiB"),
+        ("day-growth", "at most 1 MiB"),
         ("idle", "at most 0.1 %"),
     ],
 )
@@ -160,7 +164,7 @@ def test_a_report_shows_targets_first_and_then_every_figure_below_its_subject() 
     copy, tree, rest = text.index("## A large copy"), text.index("## A tree of small files"), text.index("## 1,000 files")
     assert copy < tree < text.index("## Small writes") < rest
     assert "| copy 1 GiB back from a snapshot, caches cold | backupfs | 2 s | 1 - 3 |  | 0.5 s | 3 MiB |\n|  | restic | 3 s | 2 - 4 | 0.667 |" in text
-    assert "| mount 1,000 files after a clean end | backupfs | 0.25 s | 0.25 - 0.25 |" in text[rest:]
+    assert "| mount 1,000 files and 1,000 snapshots after a clean end | backupfs | 0.25 s | 0.25 - 0.25 |" in text[rest:]
     assert "| `rm -rf` of that tree | empty fs | 1 s | 1 - 1 |  |" in text[tree:rest]
 
 
@@ -188,6 +192,22 @@ def test_a_run_comes_back_from_its_json() -> None:
     assert row["targets"] == [{"words": "at most 1 x restic", "measured": 2 / 3, "is_met": True}]
     with pytest.raises(ValueError, match="measure anew"):
         Run.from_json({**told, "schema": 1})
+
+
+def test_runs_are_joined_round_by_round_if_they_are_of_the_same_thing() -> None:
+    run = replace(RUN, facts={"kernel": "6.1", "date": "2026-01-01"})
+    other = replace(run, facts={"kernel": "6.1", "date": "2026-02-01"}, samples=samples(fsync={"backupfs": [6, 8]}, stream={"backupfs": [9]}))
+    both = joined([run, replace(other, failures=["stream, disk: no space"])])
+    assert both.samples["fsync"] == samples(fsync={"backupfs": [4, 6, 8], "disk": [1]})["fsync"]
+    assert both.samples["stream"] == other.samples["stream"]
+    assert both.samples["copy-back"] == run.samples["copy-back"]
+    assert both.facts["date"] == "2026-01-01 to 2026-02-01"
+    assert list(both.failures) == ["stream, disk: no space"]
+    assert joined([run]) == replace(run, failures=[])
+    assert "Medians of 3 interleaved rounds (stream: 1, many: 1), in which" in document(both, "")
+    for unlike in (replace(other, facts={"kernel": "6.2"}), replace(other, files=1001), replace(other, scale=0.5)):
+        with pytest.raises(ValueError, match="do not belong in one table"):
+            joined([run, unlike])
 
 
 def test_what_is_written_by_hand_above_the_marker_stays() -> None:
