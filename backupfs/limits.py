@@ -34,8 +34,12 @@ CHECKPOINTS_KEPT: Final = 2
 CHECKPOINT_PART_BYTES: Final = 4 * MIB
 """Of records, before compression."""
 CHECKPOINT_LOOK_S: Final = 10.0
-SORT_RUN_RECORDS: Final = 100_000
-"""So many records are sorted in memory, some 35 MB; more go to runs on disk."""
+INDEX_RESIDENT_BYTES: Final = 32 * MIB
+"""Of the index's file at a time; the page cache has the rest."""
+SORT_RUN_RECORDS: Final = 25_000
+"""So many records are sorted in memory, some 7 MB, while nothing else goes on in this process, for 7 ms; more go to runs on disk."""
+SORT_PIECE_BYTES: Final = 64 * KIB
+"""Of each run one piece is in memory while runs are merged."""
 BREATHE_RECORDS: Final = 256
 """Long work in a thread lets the loop have the interpreter after so many records: half a millisecond."""
 

@@ -14,6 +14,7 @@ from typing import Final
 import lmdb
 
 from backupfs import limits
+from backupfs.catalog.residence import LOOKS_BETWEEN, Residence
 from backupfs.codec.keys import Keys, Sealer
 from backupfs.errors import DamageError, StoreError, StoreFullError
 from backupfs.format.catalog import VERSIONED, Table, change_key, split_version
@@ -66,6 +67,8 @@ class Index:
         except OSError as error:
             raise StoreError(f"the index in {directory} cannot be made: {error.strerror}") from error
         _keep_from_children(self._path)
+        self._residence = Residence(self._path, limits.INDEX_MAP_BYTES)
+        self._looks = 0
         self._sealers: dict[int, Sealer] = {}
         try:
             if randomness is not None:
@@ -73,6 +76,7 @@ class Index:
             self._read = self._env.begin()
             self._cursor = self._read.cursor()
         except lmdb.Error as error:
+            self._residence.close()
             self._env.close()
             raise DamageError(f"the index in {directory} cannot be used: {error}") from error
 
@@ -97,6 +101,7 @@ class Index:
     def get(self, table: Table, key: bytes) -> bytes | None:
         """A record by its whole key."""
         full = _PREFIX[table] + key
+        self._look()
         try:
             value = self._read.get(full)
         except lmdb.Error as error:
@@ -110,6 +115,7 @@ class Index:
             cursor = self._read.cursor()
             found = cursor.set_range(prefix + start)
             while found:
+                self._look()
                 key = cursor.key()
                 if key[:1] != prefix:
                     return
@@ -121,6 +127,7 @@ class Index:
     def seek(self, table: Table, start: bytes) -> tuple[bytes, bytes] | None:
         """The first (key, sealed record) of a table from `start` on."""
         prefix = _PREFIX[table]
+        self._look()
         try:
             if not self._cursor.set_range(prefix + start):
                 return None
@@ -140,8 +147,10 @@ class Index:
         try:
             with self._env.begin(write=True) as txn:
                 for _, changes in batches:
-                    for table, key, value in changes:
+                    for number, (table, key, value) in enumerate(changes):
                         self._apply_change(txn, table, key, value)
+                        if not number % LOOKS_BETWEEN:
+                            self._residence.bound()
                 if batches:
                     txn.put(_POSITION, self._seal(_POSITION, _POSITION_LAYOUT.pack(*(position or batches[-1][0]))))
             self._fill_up()
@@ -170,6 +179,14 @@ class Index:
         """Let go of everything."""
         self._read.abort()
         self._env.close()
+        self._residence.close()
+
+    def _look(self) -> None:
+        """Before something is read through the loop's transaction."""
+        self._looks += 1
+        if self._looks >= LOOKS_BETWEEN:
+            self._looks = 0
+            self._residence.bound()
 
     def _damage(self, error: lmdb.Error) -> DamageError:
         self.distrust()

@@ -22,7 +22,7 @@ from backupfs.catalog.catalog import Catalog
 from backupfs.catalog.index import Index
 from backupfs.codec.compression import Compressor
 from backupfs.codec.keys import Keys, Sealer
-from backupfs.engine.recovery import SoundCheckpoint
+from backupfs.engine.recovery import SoundCheckpoint, in_pieces
 from backupfs.engine.seams import Progress, Seams
 from backupfs.engine.view import View
 from backupfs.errors import DamageError, MissingObjectError, StoreError
@@ -148,7 +148,7 @@ class Checker:
         for number in self._checkpoints.sequences():
             try:
                 manifest = self._checkpoints.manifest(number)
-                for _ in self._checkpoints.parts(number, manifest):
+                for _ in self._checkpoints.records(number, manifest):
                     continue
             except (DamageError, StoreError) as error:
                 found.append(Finding(error.kind, checkpoint_name(number), f"{error}; the other checkpoint serves, or the index", []))
@@ -164,8 +164,8 @@ class Checker:
         if not images or (oldest is not None and self._begins_there(reader, oldest)):
             return None
         start = images[min(images)]
-        for part in self._checkpoints.parts(start.number, start.manifest):
-            self._index.apply([((0, 0, 0), part)])
+        for piece in in_pieces(self._checkpoints.records(start.number, start.manifest)):
+            self._index.apply([((0, 0, 0), piece)])
         return start
 
     def _begins_there(self, reader: JournalReader, sequence: int) -> bool:
@@ -181,12 +181,11 @@ class Checker:
         self._index.renew()
         name = checkpoint_name(image.number)
         count = 0
-        for part in self._checkpoints.parts(image.number, image.manifest):
-            count += len(part)
-            for table, key, value in part:
-                if self._index.get(Table(table), key) != value:
-                    yield Finding("damage", name, "a record differs from what the journal has; rebuilding from it would give something else", [])
-                    return
+        for table, key, value in self._checkpoints.records(image.number, image.manifest):
+            count += 1
+            if self._index.get(Table(table), key) != value:
+                yield Finding("damage", name, "a record differs from what the journal has; rebuilding from it would give something else", [])
+                return
         there = sum(1 for table in Table if table is not Table.CHANGES for _ in self._index.scan(table, b""))
         if there != count:
             yield Finding("damage", name, f"{count} records instead of the {there} that the journal gives", [])

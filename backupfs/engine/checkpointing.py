@@ -7,7 +7,6 @@ without a manifest, or segments that a checkpoint covers: the next one removes t
 
 import logging
 from collections.abc import Iterator
-from heapq import merge
 
 import trio
 
@@ -17,7 +16,6 @@ from backupfs.engine.committer import Committer
 from backupfs.engine.volume import Volume
 from backupfs.errors import BackupfsError, DamageError
 from backupfs.format.journal import Change, SegmentOpen, decode_batch
-from backupfs.journal.checkpoints import Checkpoints
 from backupfs.journal.segments import JournalReader, Position, segment_name
 from backupfs.journal.sorting import RecordSorter
 
@@ -94,7 +92,7 @@ class Checkpointer:
         checkpoints = volume.checkpoints
         breathe = volume.seams.offload.breathe
         checkpoints.sweep()
-        base = recovery.sound_checkpoint(checkpoints, lambda _: breathe())
+        base = recovery.sound_checkpoint(checkpoints, breathe=breathe)
         if journal.previous_sequence == (base.manifest.segment if base else 0):
             # Nothing has been written since: two checkpoints of one place would let go of the segment that the next one names.
             return
@@ -109,7 +107,7 @@ class Checkpointer:
         try:
             for changes in _journal_since(volume.journal_reader, base, journal):
                 sorter.add(changes)
-            image = _records(checkpoints, base)
+            image = checkpoints.records(base.number, base.manifest) if base else iter(())
             checkpoints.write(number, journal, batch, merged(image, sorter.records()), breathe, volume.space.require_room)
         finally:
             sorter.close()
@@ -138,13 +136,7 @@ class Checkpointer:
                     volume.store.delete(segment_name(sequence))
 
 
-def _records(checkpoints: Checkpoints, base: recovery.SoundCheckpoint | None) -> Iterator[Change]:
-    if base is not None:
-        for part in checkpoints.parts(base.number, base.manifest):
-            yield from part
-
-
-def _journal_since(reader: JournalReader, base: recovery.SoundCheckpoint | None, end: SegmentOpen) -> Iterator[list[Change]]:
+def _journal_since(reader: JournalReader, base: recovery.SoundCheckpoint | None, end: SegmentOpen) -> Iterator[Iterator[Change]]:
     """The batches behind a checkpoint, from the store, up to the end of the segment `end`. Raises DamageError where they do not hold."""
     start = base.position if base else Position()
     batch = start.batch
@@ -158,15 +150,21 @@ def _journal_since(reader: JournalReader, base: recovery.SoundCheckpoint | None,
         for item in reader.batches(segment, 0):
             recovery.expect(item, batch)
             batch = item.position.batch
-            yield list(decode_batch(item.payload))
+            yield decode_batch(item.payload)
 
 
 def merged(base: Iterator[Change], changes: Iterator[Change]) -> Iterator[Change]:
     """A sorted image with sorted changes applied to it."""
-    before: tuple[int, bytes] | None = None
-    # Of records with one key the changed one comes first, because its iterable does.
-    for table, key, value in merge(changes, base, key=lambda change: change[:2]):
-        if (table, key) != before:
-            before = table, key
-            if value is not None:
-                yield table, key, value
+    change = next(changes, None)
+    for record in base:
+        table, key, _ = record
+        while change is not None and (change[0] < table or (change[0] == table and change[1] < key)):
+            if change[2] is not None:
+                yield change
+            change = next(changes, None)
+        if change is None or change[1] != key or change[0] != table:
+            yield record
+    while change is not None:
+        if change[2] is not None:
+            yield change
+        change = next(changes, None)

@@ -722,7 +722,7 @@ class FileSystem:
         lookups = self._inodes.lookups
         for ino in inos:
             if LATEST_INO < ino <= _INO_MASK:
-                lookups[ino] = lookups.get(ino, 0) + 1
+                lookups.add(ino)
 
     async def releasedir(self, fh: int) -> None:
         """A directory was closed."""
@@ -738,13 +738,7 @@ class FileSystem:
 
     def forget(self, ino: int, count: int) -> None:
         """The kernel drops lookups of an inode."""
-        lookups = self._inodes.lookups
-        left = lookups.get(ino, 0) - count  # what is virtual or past is not counted
-        if left > 0:
-            lookups[ino] = left
-            return
-        lookups.pop(ino, None)
-        if ino in self._names.orphans:
+        if self._inodes.lookups.take_back(ino, count) and ino in self._names.orphans:  # what is virtual or past is not counted
             state = self._inodes.get(ino)
             if state is not None:
                 self._maybe_reap(state)
@@ -1077,7 +1071,7 @@ class FileSystem:
     # -- inside, answers --
 
     def _entered(self, state: InodeState) -> Attributes:
-        self._inodes.remember(state.ino)
+        self._inodes.lookups.add(state.ino)
         return self._attributes(state)
 
     def _any_attributes(self, ino: int) -> Attributes:

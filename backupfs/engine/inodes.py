@@ -13,6 +13,7 @@ import msgspec
 from backupfs import limits
 from backupfs.catalog.catalog import Catalog
 from backupfs.engine.attributes import Attributes
+from backupfs.engine.lookups import Lookups
 from backupfs.errors import DamageError
 from backupfs.format import catalog as records
 from backupfs.format.catalog import TOMBSTONE, Extent, Inode, Orphan, Table, number_key, orphan_key
@@ -70,7 +71,7 @@ class InodeState(msgspec.Struct, weakref=True, eq=False):
 
 
 class InodeTable:
-    """Finds, keeps and records inodes; counts what the kernel knows."""
+    """Finds, keeps and records inodes."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
@@ -79,7 +80,8 @@ class InodeTable:
         self._recent: OrderedDict[int, InodeState] = OrderedDict()
         self._changed: dict[int, InodeState] = {}
         self._new_orphans: dict[int, int] = {}
-        self.lookups: dict[int, int] = {}
+        self.lookups = Lookups()
+        """Of those that are in the present."""
 
     def get(self, ino: int) -> InodeState | None:
         """An inode that exists, names or not; None otherwise."""
@@ -162,10 +164,6 @@ class InodeTable:
     def changed_count(self) -> int:
         """How many records wait for the next batch."""
         return len(self._changed)
-
-    def remember(self, ino: int) -> None:
-        """The kernel has learnt of the inode once more."""
-        self.lookups[ino] = self.lookups.get(ino, 0) + 1
 
     def xattrs(self, state: InodeState) -> dict[bytes, bytes]:
         """The extended attributes; not to be changed in place."""

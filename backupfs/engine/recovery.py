@@ -7,6 +7,7 @@ are finished as copies; what nobody knows is set aside, not deleted.
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from backupfs import limits
@@ -50,7 +51,7 @@ _OTHER_CHECKPOINT = (
     "the newest checkpoint in the repository ends with another journal than the one that is there: objects of two copies were mixed. Nothing was "
     "changed. Take all of `checkpoints` and `journal` from one copy"
 )
-_REPLAY_BYTES = 8 * limits.MIB
+_REPLAY_BYTES = 2 * limits.MIB
 
 
 @dataclass(slots=True)
@@ -118,8 +119,10 @@ class SoundCheckpoint:
         return SegmentOpen(self.manifest.segment, self.manifest.segment_bytes, self.manifest.segment_hash)
 
 
-def sound_checkpoint(checkpoints: Checkpoints, take: Callable[[list[Change]], None] = lambda _: None) -> SoundCheckpoint | None:
-    """The newest checkpoint that holds; `take` is given its parts. None when there is none.
+def sound_checkpoint(
+    checkpoints: Checkpoints, take: Callable[[list[Change]], None] = lambda _: None, breathe: Callable[[], None] = lambda: None
+) -> SoundCheckpoint | None:
+    """The newest checkpoint that holds; `take` is given its records, some thousands at a time. None when there is none.
 
     When one turns out not to hold, `take` has been given some of it: what an older one and the journal since then say stands above that. Blocks.
     """
@@ -127,21 +130,27 @@ def sound_checkpoint(checkpoints: Checkpoints, take: Callable[[list[Change]], No
         # What `take` raises is no fault of the checkpoint's.
         try:
             manifest = checkpoints.manifest(number)
-            parts = checkpoints.parts(number, manifest)
-            part = next(parts, None)
+            pieces = in_pieces(checkpoints.records(number, manifest, breathe))
+            piece = next(pieces, None)
         except (DamageError, StoreError) as error:
             _does_not_hold(number, error)
             continue
-        while part is not None:
-            take(part)
+        while piece is not None:
+            take(piece)
             try:
-                part = next(parts, None)
+                piece = next(pieces, None)
             except (DamageError, StoreError) as error:
                 _does_not_hold(number, error)
                 break
         else:
             return SoundCheckpoint(number, manifest)
     return None
+
+
+def in_pieces(changes: Iterator[Change]) -> Iterator[list[Change]]:
+    """As many as one transaction of the index is to have."""
+    while piece := list(islice(changes, limits.BATCH_RECORDS)):
+        yield piece
 
 
 def _does_not_hold(number: int, error: Exception) -> None:
@@ -328,7 +337,7 @@ def replay(
     start, cut = Position(*index.position), None
     done_bytes = 0
     if not start.segment:
-        base = sound_checkpoint(checkpoints, lambda part: index.apply([((0, 0, 0), part)]))
+        base = sound_checkpoint(checkpoints, lambda piece: index.apply([((0, 0, 0), piece)]))
         if base is not None:
             done_bytes = checkpoints.size_bytes(base.number)
             start, cut = base.position, base.journal

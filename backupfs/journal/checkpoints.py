@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import msgspec
 
+from backupfs import limits
 from backupfs.codec.compression import Compressor
 from backupfs.codec.keys import Keys
 from backupfs.errors import DamageError, MissingObjectError, StoreError
@@ -17,10 +18,10 @@ from backupfs.format import checkpoint as checkpoint_format
 from backupfs.format import objects
 from backupfs.format.catalog import Table
 from backupfs.format.checkpoint import Manifest, Part, checkpoint_name, decode_name, part_name
-from backupfs.format.journal import HEAD_BYTES, Change, SegmentOpen, decode_batch, decode_body, encode_batch, encode_body
+from backupfs.format.journal import HEAD_BYTES, Change, SegmentOpen, decode_batch, decode_body, encode_body
 from backupfs.format.layout import Sealed
 from backupfs.format.objects import CHECKPOINT_MAGIC, HEADER_BYTES, journal_object_id
-from backupfs.journal.sorting import in_parts
+from backupfs.journal.sorting import encoded_parts
 from backupfs.randomness import Randomness
 from backupfs.stores.port import Store
 
@@ -54,22 +55,26 @@ class Checkpoints:
         except msgspec.DecodeError as error:
             raise DamageError(f"{checkpoint_name(sequence)} does not decode") from error
 
-    def parts(self, sequence: int, manifest: Manifest) -> Iterator[list[Change]]:
-        """The records, a part at a time: verified one by one, and in order."""
+    def records(self, sequence: int, manifest: Manifest, breathe: Callable[[], None] = lambda: None) -> Iterator[Change]:
+        """The records, in order, each verified; a part that lacks some is found at its end. `breathe` is called every few hundred."""
         before: tuple[int, bytes] = (0, b"")
         for part in manifest.parts:
             name = part_name(sequence, part.object_id)
             payload = self._open(name, part.object_id, Sealed.CHECKPOINT_PART)
             if self._keys.journal_hasher().update(payload).digest() != part.hash:
                 raise DamageError(f"{name} is not the part that its manifest names", object=name)
-            changes = list(decode_batch(payload))
-            if len(changes) != part.records:
-                raise DamageError(f"{name} has {len(changes)} records instead of {part.records}", object=name)
-            for table, key, value in changes:
+            count = 0
+            for change in decode_batch(payload):
+                table, key, value = change
                 if value is None or table not in _TABLES or (table, key) <= before:
                     raise DamageError(f"{name} has a record that cannot stand there", object=name)
                 before = table, key
-            yield changes
+                count += 1
+                if not count % limits.BREATHE_RECORDS:
+                    breathe()
+                yield change
+            if count != part.records:
+                raise DamageError(f"{name} has {count} records instead of {part.records}", object=name)
 
     def write(
         self,
@@ -84,21 +89,22 @@ class Checkpoints:
         so many bytes are put, and may raise. When it is not made to its end nothing is left of it, unless that cannot be removed either.
         """
         try:
-            self._write(sequence, journal, batch, in_parts(records, breathe), require_room)
+            self._write(sequence, journal, batch, encoded_parts(records, limits.CHECKPOINT_PART_BYTES, breathe), require_room)
         except BaseException:
             with suppress(StoreError):
                 self.remove(sequence)
             raise
 
-    def _write(self, sequence: int, journal: SegmentOpen, batch: int, records: Iterable[list[Change]], require_room: Callable[[int], None]) -> None:
+    def _write(
+        self, sequence: int, journal: SegmentOpen, batch: int, payloads: Iterable[tuple[bytes, int]], require_room: Callable[[int], None]
+    ) -> None:
         parts: list[Part] = []
-        for changes in records:
-            payload = encode_batch(changes)
+        for payload, count in payloads:
             object_id = self._randomness.draw(16)
             sealed = self._seal(object_id, Sealed.CHECKPOINT_PART, payload)
             require_room(len(sealed))
             self._store.put(part_name(sequence, object_id), sealed)
-            parts.append(Part(object_id, self._keys.journal_hasher().update(payload).digest(), len(changes)))
+            parts.append(Part(object_id, self._keys.journal_hasher().update(payload).digest(), count))
         manifest = Manifest(journal.previous_sequence, journal.previous_bytes, journal.previous_hash, batch, parts)
         plain = msgspec.msgpack.encode(manifest)
         self._store.put(checkpoint_name(sequence), self._seal(journal_object_id(sequence), Sealed.CHECKPOINT_MANIFEST, plain))

@@ -267,6 +267,30 @@ async def test_whoever_unmounts_need_not_wait_until_the_last_checkpoint_is_read(
 
 
 @simulated
+async def test_making_a_checkpoint_lets_others_go_on_after_every_few_records(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "a")
+    async with world.mounted() as m:
+        for number in range(1000):
+            await m.put(b"file%d" % number, b"%d" % number)
+        await m.fs.make_checkpoint()
+        checkpoints = m.fs._volume.checkpoints
+        records = sum(part.records for part in checkpoints.manifest(1).parts)
+        assert records >= 2 * 1000
+        await m.put(b"one more", b"1")
+        breaths = 0
+
+        def breathe() -> None:
+            nonlocal breaths
+            breaths += 1
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(world.offload, "breathe", breathe)
+            await m.fs.make_checkpoint()
+        of_records = records // limits.BREATHE_RECORDS
+        assert breaths >= 2 * of_records, "once while the last one is read, once while the next is written"
+
+
+@simulated
 async def test_what_a_dead_process_left_of_a_checkpoint_goes_with_the_next(tmp_path: Path) -> None:
     world = World.new(tmp_path / "a")
     async with world.mounted() as m:
