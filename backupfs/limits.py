@@ -111,11 +111,13 @@ FILE_SIZE_MAX_BYTES: Final = 2**63 - 1
 INODE_LINKS_INLINE: Final = 8
 
 REAP_RECORDS_PER_STEP: Final = 256
-PURGE_RECORDS_PER_STEP: Final = 512
+PURGE_RECORDS_PER_STEP: Final = 64
 RECKON_RECORDS_PER_STEP: Final = 512
 """So many rows are looked at before others get their turn, when it is counted what something holds or what has changed."""
-COMPARED_PER_STEP: Final = 128
-"""The same for entries that are compared in two trees, each of which takes several looks."""
+COMPARED_PER_STEP: Final = 64
+"""The same for entries that are compared in two trees, each of which takes several looks: a millisecond or two."""
+CHORES_GIVE_WAY: Final = 2
+"""After each step of a chore others have the loop for so many times as long, unless somebody waits for the chores."""
 COLLECT_STEP_BYTES: Final = 4 * MIB
 COLLECT_STEP_BLOBS: Final = 256
 """So much of a pack is copied at once: it is held in memory."""

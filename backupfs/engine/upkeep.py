@@ -54,6 +54,8 @@ class Upkeep:
         self._to_reap: dict[int, InodeState] = {}
         self._chores = trio.Event()
         self._done = trio.Event()
+        self._waited_for = 0
+        """How many wait until no chore is left."""
         self._stopped = False
         self._collecting = trio.Event()
         self._collected = trio.Event()
@@ -185,10 +187,20 @@ class Upkeep:
 
     async def _chores_done(self) -> None:
         self._follow_clock()
-        while self._has_chores() and self._volume.failure is None and not self._stopped:
-            done = self._done
-            self._chores.set()
-            await done.wait()
+        self._waited_for += 1
+        try:
+            while self._has_chores() and self._volume.failure is None and not self._stopped:
+                done = self._done
+                self._chores.set()
+                await done.wait()
+        finally:
+            self._waited_for -= 1
+
+    async def _give_way(self, began: float) -> None:
+        """After a step that began at that time of the loop's: a snapshot, for one, takes some twenty turns of the loop, and each would wait for a
+        step of its own.
+        """
+        await trio.sleep(0 if self._waited_for else limits.CHORES_GIVE_WAY * (trio.current_time() - began))
 
     def _tell_done(self) -> None:
         self._done.set()
@@ -211,8 +223,9 @@ class Upkeep:
     async def _do_chores(self) -> None:
         while self._to_reap or self._data.ended:
             await self._admit()
+            began = trio.current_time()
             if self._step():
-                await trio.lowlevel.checkpoint()
+                await self._give_way(began)
             else:
                 await self._data.settled()
         while (serial := self._snapshots.uncounted()) is not None:
@@ -242,9 +255,10 @@ class Upkeep:
         at: bytes | None = b""
         while at is not None:
             await self._admit()
+            began = trio.current_time()
             records_looked_at, at = self._snapshots.purge_step(serial, at)
             self._purged_records += records_looked_at
-            await trio.lowlevel.checkpoint()
+            await self._give_way(began)
         self._snapshots.end_purge(serial)
         await self._committer.commit()
 
@@ -256,7 +270,8 @@ class Upkeep:
         made = altered = removed = 0
         start = records.change_key(epoch, Table.INODES, b"")
         while True:
-            keys = self._volume.catalog.applied_changes(start, epoch, limits.RECKON_RECORDS_PER_STEP)
+            began = trio.current_time()
+            keys = self._volume.catalog.applied_changes(start, epoch, limits.COMPARED_PER_STEP)
             for key in keys:
                 _, table, object_key = records.split_change(key)
                 if table != Table.INODES:
@@ -266,10 +281,10 @@ class Upkeep:
                 made += now and not was
                 altered += now and was
                 removed += was and not now
-            if len(keys) < limits.RECKON_RECORDS_PER_STEP:
+            if len(keys) < limits.COMPARED_PER_STEP:
                 break
             start = keys[-1] + b"\0"
-            await trio.lowlevel.checkpoint()
+            await self._give_way(began)
         await self._admit()
         self._snapshots.set_counts(serial, made, altered, removed)
 

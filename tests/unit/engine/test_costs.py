@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
+from backupfs import limits
 from backupfs.catalog.catalog import Catalog, Layer
 from backupfs.catalog.index import Index
 from backupfs.engine.attributes import AttributeChanges
@@ -240,3 +242,53 @@ async def test_scattered_overwrites_change_the_record_of_a_region_once(tmp_path:
         assert m.fs.stats().stored_bytes - stored_bytes < len(pages) * 4200, "and no chunk is written anew"
         await m.close(b"f")
         assert await m.get(b"f") == content
+
+
+LOOK_S = 10e-6
+
+
+@simulated
+async def test_chores_look_at_little_at_a_time_and_leave_most_of_the_loop_to_others(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "a")
+    real_seek = Index.seek
+    looks: dict[trio.lowlevel.Task, int] = {}
+    ended: list[float] = []
+    most = 0
+
+    class Turns(trio.abc.Instrument):
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            looks[task] = 0
+
+        def after_task_step(self, task: trio.lowlevel.Task) -> None:
+            nonlocal most
+            if looks.get(task):
+                most = max(most, looks[task])
+                ended.append(trio.current_time())
+
+    clock: Any = trio.lowlevel.current_clock()
+
+    def seek(self: Index, table: Table, start: bytes) -> tuple[bytes, bytes] | None:
+        task = trio.lowlevel.current_task()
+        looks[task] = looks.get(task, 0) + 1
+        clock.jump(LOOK_S)
+        return real_seek(self, table, start)
+
+    async with world.mounted() as m:
+        for number in range(600):
+            await m.put(b"file%d" % number, b"%d" % number)
+        await m.fs.idle()
+        turns = Turns()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Index, "seek", seek)
+            trio.lowlevel.add_instrument(turns)
+            taken = await m.fs.create_snapshot("manual")
+            await trio.sleep(60)
+            assert m.fs.snapshots()[0].made == 601, "the root as well"
+            steps, counted_s = len(ended), ended[-1] - ended[0]
+            await m.fs.delete_snapshot(taken.name)
+            await m.fs.upkeep.collect_now(purge_deleted=True, thorough=False)
+            trio.lowlevel.remove_instrument(turns)
+    assert steps >= 600 / limits.COMPARED_PER_STEP
+    assert most <= 6 * limits.COMPARED_PER_STEP
+    looked_s = 2 * 600 * LOOK_S
+    assert counted_s >= 2.5 * looked_s, "after each step but the last it waits for twice as long"
