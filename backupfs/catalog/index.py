@@ -8,6 +8,7 @@
 import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -158,18 +159,23 @@ class Index:
             raise StoreFullError("the index has outgrown its address space") from error
         except lmdb.Error as error:
             raise StoreError(f"the index could not be written: {error}") from error
+        except OSError as error:
+            raise StoreError(f"the index could not be written: {error.strerror}") from error
 
     def _fill_up(self) -> None:
         """Make the file as long as its meta page says. LMDB may leave it shorter when the last pages of a transaction were freed in it again;
-        filled up (with a hole), a shorter file is one that was cut off.
+        filled up (with a hole), a shorter file is one that was cut off. Nothing when somebody has removed it: it is whole as long as this process
+        has it, and the next one builds another.
         """
         need = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
-        if self._path.stat().st_size < need:
-            os.truncate(self._path, need)
+        with suppress(FileNotFoundError):
+            if self._path.stat().st_size < need:
+                os.truncate(self._path, need)
 
     def distrust(self) -> None:
         """Have the index set aside and rebuilt the next time it is opened: a commit has failed."""
-        self._path.with_name(DISTRUSTED).touch()
+        with suppress(FileNotFoundError):  # somebody has removed all of it
+            self._path.with_name(DISTRUSTED).touch()
 
     def data_bytes(self) -> int:
         """Size of the index's file."""

@@ -5,6 +5,7 @@ million files some 400 MiB. Given back, such pages stay in the page cache; readi
 """
 
 import ctypes
+import logging
 import mmap
 import os
 from collections.abc import Callable
@@ -17,12 +18,17 @@ LOOKS_BETWEEN: Final = 256
 """Looks into the index after which it pays to ask how much there is. The kernel brings 16 pages at a time, so these bring 16 MiB at most."""
 
 
+log = logging.getLogger(__name__)
+
+
 class Residence:
-    """Bounds what is resident of one mapped file."""
+    """Bounds what is resident of one mapped file. Where it cannot be found in memory, which the log says, there is no bound."""
 
     def __init__(self, file: Path, mapped_bytes: int) -> None:
         """The file is mapped whole, at that length."""
         self._start = _start_of(file, mapped_bytes)
+        if self._start is None:
+            log.warning("%s is not found among what is mapped: what is read of it stays in memory", file)
         self._length = mapped_bytes
         self._counts = os.open("/proc/self/statm", os.O_RDONLY)
         self._madvise: Callable[[int, int, int], int] = ctypes.CDLL(None, use_errno=True).madvise
@@ -31,7 +37,7 @@ class Residence:
 
     def bound(self) -> None:
         """Give back what is resident if it is more than the limit. May be called from any thread, also while others read."""
-        if self._resident_bytes() - self._before_bytes <= limits.INDEX_RESIDENT_BYTES:
+        if self._start is None or self._resident_bytes() - self._before_bytes <= limits.INDEX_RESIDENT_BYTES:
             return
         if self._madvise(self._start, self._length, mmap.MADV_DONTNEED) != 0:
             code = ctypes.get_errno()
@@ -46,12 +52,12 @@ class Residence:
         return int(os.pread(self._counts, 256, 0).split()[2]) * mmap.PAGESIZE
 
 
-def _start_of(file: Path, mapped_bytes: int) -> int:
-    """Where the file is mapped. Device numbers are not compared: of some file systems the kernel tells others here."""
+def _start_of(file: Path, mapped_bytes: int) -> int | None:
+    """Where the file is mapped, if that can be seen. Device numbers are not compared: of some file systems the kernel tells others here."""
     inode = file.stat().st_ino
     for line in Path("/proc/self/maps").read_bytes().splitlines():
         span, _, offset, _, found, *_ = line.split(maxsplit=5)
         start, end = (int(edge, 16) for edge in span.split(b"-"))
         if int(found) == inode and int(offset, 16) == 0 and end - start == mapped_bytes:
             return start
-    raise OSError(f"{file} is not mapped")
+    return None

@@ -1,6 +1,7 @@
 """The index as a file that may be damaged, cut off or lost, and as a host's secret-keeping cache."""
 
 import os
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,19 @@ def test_what_is_applied_is_seen_after_renewing(tmp_path: Path) -> None:
     assert index.seek(Table.META, b"c") is None
     assert index.seek(Table.DENTRIES, b"") is None
     index.close()
+
+
+def test_an_index_that_somebody_removes_serves_as_long_as_it_is_open(tmp_path: Path) -> None:
+    index = opened(tmp_path / "index")
+    index.apply([((1, 4096, 1), CHANGES)])
+    shutil.rmtree(tmp_path / "index")
+    index.apply([((1, 8192, 2), [(Table.META, b"another", b"2")])])
+    index.renew()
+    assert index.position == (1, 8192, 2)
+    assert len(rows(index, Table.META)) == len(CHANGES) + 1
+    index.distrust()
+    index.close()
+    assert rows(opened(tmp_path / "index"), Table.META) == []
 
 
 def test_nothing_to_apply_moves_nothing(tmp_path: Path) -> None:

@@ -4,12 +4,11 @@ import mmap
 import os
 from pathlib import Path
 
-import pytest
-
 from backupfs import limits
 from backupfs.catalog.index import Index
 from backupfs.catalog.residence import LOOKS_BETWEEN, Residence
 from backupfs.format.catalog import Table, number_key
+from tests.conftest import LogRule
 from tests.crash.simulation import SeededRandomness
 from tests.unit.catalog.material import make_keys
 
@@ -42,11 +41,18 @@ def test_what_is_resident_of_a_file_goes_when_it_is_too_much(tmp_path: Path) -> 
         residence.close()
 
 
-def test_a_file_that_is_not_mapped_has_no_residence(tmp_path: Path) -> None:
-    path = tmp_path / "file"
+def test_of_a_file_that_is_not_found_in_memory_nothing_goes(tmp_path: Path, log_rule: LogRule) -> None:
+    log_rule.expect("is not found among what is mapped")
+    path, other = tmp_path / "file", tmp_path / "other"
     path.write_bytes(bytes(FILE_BYTES))
-    with pytest.raises(OSError, match="is not mapped"):
-        Residence(path, FILE_BYTES)
+    other.write_bytes(bytes(FILE_BYTES))
+    residence = Residence(other, FILE_BYTES)
+    before = mapped_bytes()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), FILE_BYTES, prot=mmap.PROT_READ) as memory:
+        assert sum(memory[:: mmap.PAGESIZE]) == 0
+        residence.bound()
+        assert mapped_bytes() - before >= FILE_BYTES - limits.MIB
+    residence.close()
 
 
 def test_an_index_larger_than_the_bound_stays_within_it_however_it_is_read(tmp_path: Path) -> None:
