@@ -17,12 +17,11 @@ from backupfs import limits
 LOOKS_BETWEEN: Final = 256
 """Looks into the index after which it pays to ask how much there is. The kernel brings 16 pages at a time, so these bring 16 MiB at most."""
 
-
 log = logging.getLogger(__name__)
 
 
 class Residence:
-    """Bounds what is resident of one mapped file. Where it cannot be found in memory, which the log says, there is no bound."""
+    """Bounds what is resident of one mapped file. Where that cannot be done, which the log says, there is no bound."""
 
     def __init__(self, file: Path, mapped_bytes: int) -> None:
         """The file is mapped whole, at that length."""
@@ -40,8 +39,9 @@ class Residence:
         if self._start is None or self._resident_bytes() - self._before_bytes <= limits.INDEX_RESIDENT_BYTES:
             return
         if self._madvise(self._start, self._length, mmap.MADV_DONTNEED) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, f"madvise: {os.strerror(code)}")
+            # As when somebody has locked the process in memory. It is no reason to answer no requests.
+            log.warning("what was read of the index cannot be given back (madvise: %s) and stays in memory", os.strerror(ctypes.get_errno()))
+            self._start = None
 
     def close(self) -> None:
         """No more of it."""

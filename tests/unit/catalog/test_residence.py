@@ -1,5 +1,6 @@
 """What of the index's file is in this process: bounded, whatever is read."""
 
+import ctypes
 import mmap
 import os
 from pathlib import Path
@@ -53,6 +54,23 @@ def test_of_a_file_that_is_not_found_in_memory_nothing_goes(tmp_path: Path, log_
         residence.bound()
         assert mapped_bytes() - before >= FILE_BYTES - limits.MIB
     residence.close()
+
+
+def test_what_is_locked_in_memory_stays_there(tmp_path: Path, log_rule: LogRule) -> None:
+    log_rule.expect("cannot be given back")
+    path = tmp_path / "file"
+    path.write_bytes(bytes(FILE_BYTES))
+    with path.open("rb") as file, mmap.mmap(file.fileno(), FILE_BYTES, prot=mmap.PROT_READ) as memory:
+        residence = Residence(path, FILE_BYTES)
+        before = mapped_bytes()
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.mlock(ctypes.c_void_p(residence._start), ctypes.c_size_t(mmap.PAGESIZE)) == 0, "the first page, which everybody may"
+        assert sum(memory[:: mmap.PAGESIZE]) == 0
+        residence.bound()
+        residence.bound()
+        assert mapped_bytes() - before >= FILE_BYTES - limits.MIB
+        assert sum(memory[:: mmap.PAGESIZE]) == 0
+        residence.close()
 
 
 def test_an_index_larger_than_the_bound_stays_within_it_however_it_is_read(tmp_path: Path) -> None:
