@@ -46,9 +46,9 @@ def median(samples: Samples, row: str, system: str) -> float | None:
     return statistics.median(figure.value for figure in figures) if figures else None
 
 
-def ratio(samples: Samples, row: str, peer: str) -> float | None:
-    """The project's median divided by the peer's. None unless both were measured, and of a peer whose median is 0."""
-    own, other = median(samples, row, PROJECT), median(samples, row, peer)
+def ratio(samples: Samples, row: str, peer: str, system: str = PROJECT) -> float | None:
+    """A system's median divided by the peer's. None unless both were measured, and of a peer whose median is 0."""
+    own, other = median(samples, row, system), median(samples, row, peer)
     return None if own is None or not other else own / other
 
 
@@ -59,9 +59,9 @@ class Ratio:
     limit: float
     peers: tuple[str, ...]
 
-    def measured(self, samples: Samples, row: str, *, more_is_better: bool) -> float | None:
-        """What is held against the limit."""
-        ratios = [ratio(samples, row, peer) for peer in self.peers]
+    def measured(self, samples: Samples, row: str, *, more_is_better: bool, system: str = PROJECT) -> float | None:
+        """What is held against the limit; of another system, what would be."""
+        ratios = [ratio(samples, row, peer, system) for peer in self.peers]
         known = [value for value in ratios if value is not None]
         if len(known) < len(ratios):
             return None

@@ -1,7 +1,7 @@
 """The table of rows: what is measured, by whom, and what is aimed at. Targets are those of the project's table of performance, in the same words."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from scripts.benchmark import copies, names, scale, sizes, snapshots, writes
@@ -25,6 +25,9 @@ class Row:
     unit: str
     targets: tuple[Target, ...] = ()
     more_is_better: bool = False
+    one: str = "operation"
+    """What a rate counts, or what there are `count` of in a time."""
+    count: int = 1
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,14 @@ WORKS: Final = (
         "copy",
         "A large copy",
         (
-            Row("copy-in", "copy 1 GiB in (half text, half noise), until durable", "s", (*_ratios(2 / 3, Borg, Restic), *_ratios(1.0, Gocryptfs))),
+            Row(
+                "copy-in",
+                "copy 1 GiB in (half text, half noise), until durable",
+                "s",
+                (*_ratios(2 / 3, Borg, Restic), *_ratios(1.0, Gocryptfs)),
+                one="MiB",
+                count=1024,
+            ),
             Row("copy-in-synced", "copy 1 GiB in, and sync the whole disk", "s"),
             Row("copy-back", "copy 1 GiB back from a snapshot, caches cold", "s", _ratios(1.0, Restic)),
             Row("size-large", "repository with 1 GiB (half text, half noise) in it", "MiB", _SMALLEST),
@@ -71,7 +81,7 @@ WORKS: Final = (
         "tree",
         "A tree of small files",
         (
-            Row("tree", "`cp -a` of 20,000 files in 400 directories", "s", _FLOOR),
+            Row("tree", "`cp -a` of 20,000 files in 400 directories", "s", _FLOOR, one="file", count=20_000),
             Row("tree-durable", "the same tree, until durable", "s"),
         ),
         {**by(copies.tree_mounted, BackupFs, EmptyFs, FloorFs, Gocryptfs, Btrfs, Disk), **by(copies.tree_archived, Borg, Restic)},
@@ -93,7 +103,7 @@ WORKS: Final = (
             _rate("stat-cold", "stat, caches cold", "/s", *_FLOOR),
             _rate("rename", "rename", "/s", *_FLOOR),
             _rate("unlink", "unlink", "/s", *_FLOOR),
-            _rate("scandir", "scandir, entries", "/s", *_FLOOR),
+            replace(_rate("scandir", "scandir, entries", "/s", *_FLOOR), one="entry"),
         ),
         by(names.operations, BackupFs, EmptyFs, FloorFs, Gocryptfs, Btrfs, Disk),
     ),

@@ -168,6 +168,22 @@ def test_a_report_shows_targets_first_and_then_every_figure_below_its_subject() 
     assert "| `rm -rf` of that tree | empty fs | 1 s | 1 - 1 |  |" in text[tree:rest]
 
 
+def test_a_target_that_is_missed_stands_beside_what_the_floor_would_make_of_it() -> None:
+    found = samples(
+        fsync={"backupfs": [1], "disk": [0.1], "floor": [0.4]},
+        create={"backupfs": [5000], "empty fs": [4000], "gocryptfs": [10_000], "floor": [20_000]},
+        tree={"backupfs": [8], "empty fs": [7], "gocryptfs": [9], "floor": [4]},
+        unlink={"backupfs": [5000], "empty fs": [4000], "gocryptfs": [10_000]},
+    )
+    text = report(replace(RUN, samples=found))
+    table = text[text.index("## What is missed") : text.index("\n## A tree")]
+    assert "| append 4 KiB and fsync: median | at most 3 x disk | 10 | 4 | 600 µs for each operation |" in table
+    assert "| create | at least 1 x gocryptfs | 0.5 | 2 | 150 µs for each operation |" in table
+    assert "| `cp -a` of 20,000 files in 400 directories | at most 1 x empty fs | 1.14 | 0.571 | 200 µs for each file |" in table
+    assert table.count("\n| ") == 5, "nothing of what is met or was not measured"
+    assert "What is missed" not in report(RUN)
+
+
 def test_a_report_of_some_rows_is_silent_about_the_others() -> None:
     text = report(RUN, ["fsync"])
     assert "append 4 KiB" in text
