@@ -719,10 +719,7 @@ class FileSystem:
 
     def remember(self, inos: Sequence[int]) -> None:
         """The kernel has taken these entries out of a listing: one lookup more of each."""
-        lookups = self._inodes.lookups
-        for ino in inos:
-            if LATEST_INO < ino <= _INO_MASK:
-                lookups.add(ino)
+        self._inodes.lookups.add([ino for ino in inos if LATEST_INO < ino <= _INO_MASK])
 
     async def releasedir(self, fh: int) -> None:
         """A directory was closed."""
@@ -736,12 +733,14 @@ class FileSystem:
 
     # the rest
 
-    def forget(self, ino: int, count: int) -> None:
-        """The kernel drops lookups of an inode."""
-        if self._inodes.lookups.take_back(ino, count) and ino in self._names.orphans:  # what is virtual or past is not counted
-            state = self._inodes.get(ino)
-            if state is not None:
-                self._maybe_reap(state)
+    def forget(self, forgotten: Sequence[tuple[int, int]]) -> None:
+        """The kernel drops so many lookups of each of these inodes. What is virtual or past is not counted."""
+        gone = self._inodes.lookups.take_back(forgotten)
+        orphans = self._names.orphans
+        if orphans:
+            for ino in gone:
+                if ino in orphans and (state := self._inodes.get(ino)) is not None:
+                    self._maybe_reap(state)
 
     def room_for_pages(self, wanted_bytes: int) -> int:
         """The kernel may hold so many bytes that were written and not brought yet. Gives for how many room is kept on the disk."""
@@ -1071,7 +1070,7 @@ class FileSystem:
     # -- inside, answers --
 
     def _entered(self, state: InodeState) -> Attributes:
-        self._inodes.lookups.add(state.ino)
+        self._inodes.lookups.add((state.ino,))
         return self._attributes(state)
 
     def _any_attributes(self, ino: int) -> Attributes:

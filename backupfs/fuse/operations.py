@@ -49,8 +49,8 @@ class FileSystem(Protocol):
         """The kernel was shown these inodes in a listing and counts one lookup of each."""
         ...
 
-    def forget(self, ino: int, count: int) -> None:
-        """The kernel takes so many lookups back."""
+    def forget(self, forgotten: Sequence[tuple[int, int]]) -> None:
+        """The kernel takes so many lookups of each of these inodes back."""
         ...
 
     async def lookup(self, parent: int, name: bytes) -> Attributes: ...
@@ -184,9 +184,7 @@ class Operations(pyfuse3.Operations):
             raise
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
-        forget = self._fs.forget
-        for ino, count in inode_list:
-            forget(ino, count)
+        self._fs.forget(inode_list)
 
     async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
         return entry(await self._fs.mkdir(parent_inode, name, mode, ctx))

@@ -559,7 +559,7 @@ class Twin:
 
     def _linked(self, parent: Node, name: bytes, node: Node, attributes: Attributes) -> None:
         assert attributes.ino == node.ino
-        self.fs.forget(node.ino, 1)
+        self.fs.forget([(node.ino, 1)])
         parent.children[name] = node
         node.links += 1
 

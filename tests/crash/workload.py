@@ -201,7 +201,7 @@ class Workload:
                 await self._fs.unlink(parent, name, WHO)
                 self._model.remove(path)
                 if node not in self._handles and all(shape.node != node for shape in self._model.tree.values()):
-                    self._fs.forget(ino, self._looked_up.pop(ino))
+                    self._fs.forget([(ino, self._looked_up.pop(ino))])
 
     async def _mkdir(self) -> None:
         path = self._new_path()

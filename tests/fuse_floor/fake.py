@@ -78,12 +78,13 @@ class FakeFileSystem:
             self.requests["remember"] += 1
             self.nodes[ino].lookups += 1
 
-    def forget(self, ino: int, count: int) -> None:
-        self._count("forget")
-        node = self.nodes[ino]
-        node.lookups -= count
-        assert node.lookups >= 0
-        self._drop_if_unused(ino)
+    def forget(self, forgotten: Sequence[tuple[int, int]]) -> None:
+        for ino, count in forgotten:
+            self._count("forget")
+            node = self.nodes[ino]
+            node.lookups -= count
+            assert node.lookups >= 0
+            self._drop_if_unused(ino)
 
     async def mkdir(self, parent: int, name: bytes, mode: int, who: Caller) -> Attributes:
         self._count("mkdir")

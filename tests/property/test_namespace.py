@@ -109,11 +109,11 @@ class Tree:
 
     async def entered(self, m: Mounted, request: Awaitable[object]) -> None:
         answer = await request
-        m.fs.forget(getattr(answer, "ino"), 1)  # noqa: B009 - every answer that enters an inode has one
+        m.fs.forget([(getattr(answer, "ino"), 1)])  # noqa: B009 - every answer that enters an inode has one
 
     async def create(self, m: Mounted, parent: int, name: bytes, node: Node) -> None:
         opened, attributes = await m.fs.create(parent, name, 0o644, os.O_RDWR | os.O_EXCL, WHO)
-        m.fs.forget(attributes.ino, 1)
+        m.fs.forget([(attributes.ino, 1)])
         node.content = self.draw.randbytes(self.draw.choice([0, 10, 5000]))
         await m.fs.write(opened.fh, 0, node.content)
         if self.draw.random() < 0.3:
@@ -258,7 +258,7 @@ async def look(m: Mounted, top: bytes) -> Shown:
         path = waiting.pop()
         for name, ino in await list_directory(m.fs, directories[path]):
             assert (await m.fs.lookup(directories[path], name)).ino == ino
-            m.fs.forget(ino, 1)
+            m.fs.forget([(ino, 1)])
             if stat.S_ISDIR((await m.fs.getattr(ino)).mode):
                 directories[_join(path, name)] = ino
                 waiting.append(_join(path, name))

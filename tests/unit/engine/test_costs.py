@@ -98,7 +98,7 @@ async def test_files_in_a_new_directory(tmp_path: Path) -> None:
             assert not counts
             for n, ino in enumerate(inos):
                 await m.fs.unlink(top, b"new %d" % n, WHO)
-                m.fs.forget(ino, 1)
+                m.fs.forget([(ino, 1)])
             assert counts == {"clock": FILES}
             await m.fs.commit()
             assert m.fs.status().orphans == 0
@@ -161,7 +161,7 @@ async def test_records_of_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         for n in range(FILES):
             ino = await make(m, top, b"passing %d" % n)
             await m.fs.unlink(top, b"passing %d" % n, WHO)
-            m.fs.forget(ino, 1)
+            m.fs.forget([(ino, 1)])
         await m.fs.commit()
         assert sum(batches, Counter()) == {"INODES": 1, "META": 1}
     assert await world.check() == []

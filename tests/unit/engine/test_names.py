@@ -144,8 +144,8 @@ async def test_the_directory_of_snapshots(tmp_path: Path) -> None:
         fh = await fs.opendir(top.ino)
         await fs.fsyncdir(fh, datasync=False)
         fs.remember((top.ino,))
-        fs.forget(top.ino, 1)
-        fs.forget(SNAPSHOTS_INO, 1)
+        fs.forget([(top.ino, 1)])
+        fs.forget([(SNAPSHOTS_INO, 1)])
         assert await refused(fs.lookup(SNAPSHOTS_INO, b"2000-01-01T000000Z")) == errno.ENOENT
         assert await refused(fs.lookup(SNAPSHOTS_INO, b"\xff")) == errno.ENOENT
         for parent, name, kept in (
@@ -513,7 +513,7 @@ async def test_a_directory_that_is_gone_but_open(tmp_path: Path) -> None:
         assert await refused(fs.link(await m.ino(b"f"), gone, b"x", WHO)) == errno.ENOENT
         assert await refused(fs.rename(ROOT, b"f", gone, b"x", 0, WHO)) == errno.ENOENT
         assert await refused(fs.rmdir(ROOT, b"d", WHO)) == errno.ENOENT
-        fs.forget(gone, 1)
+        fs.forget([(gone, 1)])
         assert await refused(fs.getattr(gone)) == errno.ENOENT
 
 
@@ -574,7 +574,7 @@ async def test_a_long_listing_while_it_changes(tmp_path: Path) -> None:
             taken = entries[: len(entries) // 2 + 1]
             listed += [entry.name for entry in taken]
             cookie = taken[-1].next_cookie
-            fs.forget((await fs.mknod(ROOT, b"comes %d" % number, stat.S_IFREG, 0, WHO)).ino, 1)
+            fs.forget([((await fs.mknod(ROOT, b"comes %d" % number, stat.S_IFREG, 0, WHO)).ino, 1)])
             if number:
                 await fs.unlink(ROOT, b"comes %d" % (number - 1), WHO)
             if number % 3 == 0:
@@ -596,14 +596,14 @@ async def test_what_has_no_name_left_is_found_by_no_handle(tmp_path: Path) -> No
         file = (await fs.mknod(ROOT, b"file", stat.S_IFREG | 0o644, 0, WHO)).ino
         directory = (await fs.mkdir(ROOT, b"directory", 0o755, WHO)).ino
         assert (await fs.lookup(file, b".")).ino == file
-        fs.forget(file, 1)
+        fs.forget([(file, 1)])
         await m.unlink(b"file")
         await fs.rmdir(ROOT, b"directory", WHO)
         for ino, name in ((file, b"."), (directory, b"."), (directory, b"..")):
             assert await refused(fs.lookup(ino, name)) == errno.ESTALE
         assert fs.status().orphans == 2
         for ino in (file, directory):
-            fs.forget(ino, 1)
+            fs.forget([(ino, 1)])
             assert await refused(fs.lookup(ino, b".")) == errno.ENOENT
         await fs.idle()
         assert fs.status().orphans == 0
@@ -625,7 +625,7 @@ async def test_orphans_are_reaped_when_nobody_knows_them(tmp_path: Path) -> None
                 if way == "close":
                     await fs.release(opened.fh)
                 else:
-                    fs.forget(shown.ino, 1)
+                    fs.forget([(shown.ino, 1)])
             await fs.idle()
             assert fs.status().orphans == 0
             assert await refused(fs.getattr(shown.ino)) == errno.ENOENT

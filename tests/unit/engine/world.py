@@ -193,7 +193,7 @@ class Mounted:
         ino = ROOT
         for name in path.split(b"/") if path else ():
             ino = (await self.fs.lookup(ino, name)).ino
-            self.fs.forget(ino, 1)
+            self.fs.forget([(ino, 1)])
         return ino
 
     async def parent(self, path: bytes) -> tuple[int, bytes]:
@@ -205,7 +205,7 @@ class Mounted:
         """Open, with O_CREAT making it; the handle is kept for `path`."""
         if flags & os.O_CREAT:
             opened, attributes = await self.fs.create(*await self.parent(path), mode, flags, WHO)
-            self.fs.forget(attributes.ino, 1)
+            self.fs.forget([(attributes.ino, 1)])
         else:
             opened = await self.fs.open(await self.ino(path), flags, WHO)
         self.handles[path] = opened.fh
@@ -237,7 +237,7 @@ class Mounted:
     async def mkdir(self, path: bytes) -> int:
         """Make a directory."""
         attributes = await self.fs.mkdir(*await self.parent(path), 0o755, WHO)
-        self.fs.forget(attributes.ino, 1)
+        self.fs.forget([(attributes.ino, 1)])
         return attributes.ino
 
     async def unlink(self, path: bytes) -> None:
@@ -247,7 +247,7 @@ class Mounted:
     async def link(self, path: bytes, new: bytes) -> None:
         """A second name."""
         attributes = await self.fs.link(await self.ino(path), *await self.parent(new), WHO)
-        self.fs.forget(attributes.ino, 1)
+        self.fs.forget([(attributes.ino, 1)])
 
     async def rename(self, old: bytes, new: bytes, flags: int = 0) -> None:
         """Move."""
