@@ -82,6 +82,8 @@ class FloorFs(EmptyFs):
     async def _store_part(self, pieces: list[bytes]) -> None:
         try:
             await self._offload.cpu(self._store, pieces)
+            # Or else the disk would have everything to do at the end, when nobody else has.
+            await self._offload.disk(os.fdatasync, self._target)
         finally:
             self._room.release()
 
