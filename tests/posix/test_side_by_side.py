@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis.errors import FlakyStrategyDefinition
+from hypothesis.errors import Flaky
 
 from tests.mounted import workspace
 from tests.posix.grounds import SMALL, DirectoryGround, compare_recent, ext4, mount
@@ -126,7 +126,7 @@ def test_a_side_that_is_wrong_is_found(found: type[Side], seed: int) -> None:
         for other in range(5):
             try:
                 run_sequences(base, ground, Counts(), first_seed=seed + other, sequences=200, found=found, shrink=False)
-            except FlakyStrategyDefinition:
+            except Flaky:
                 continue
             break
 
