@@ -34,8 +34,6 @@ CHECKPOINTS_KEPT: Final = 2
 CHECKPOINT_PART_BYTES: Final = 4 * MIB
 """Of records, before compression."""
 CHECKPOINT_LOOK_S: Final = 10.0
-INDEX_RESIDENT_BYTES: Final = 32 * MIB
-"""Of the index's file at a time; the page cache has the rest."""
 SORT_RUN_RECORDS: Final = 25_000
 """So many records are sorted in memory, some 7 MB, while nothing else goes on in this process, for 7 ms; more go to runs on disk."""
 SORT_PIECE_BYTES: Final = 64 * KIB
@@ -95,6 +93,8 @@ DIRTY_AGE_S: Final = 2.0
 
 CHUNK_CACHE_BYTES: Final = 48 * MIB
 INODE_CACHE_ENTRIES: Final = 20_000
+INDEX_RESIDENT_BYTES: Final = 32 * MIB
+"""Of the index's file so much is in this process at a time; the page cache has the rest."""
 LISTED_NAMES_MAX: Final = 32 * KIB
 """So many names are held of directories whose names are all known: some 10 MiB."""
 CPU_THREADS: Final = 2

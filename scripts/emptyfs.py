@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The floor: a pyfuse3 file system that keeps names in dictionaries and throws data away.
+"""The empty file system: one on pyfuse3 that keeps names in dictionaries and throws data away.
 
     scripts/emptyfs.py MOUNTPOINT [--no-xattr]
 

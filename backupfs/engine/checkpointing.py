@@ -107,7 +107,8 @@ class Checkpointer:
         try:
             for changes in _journal_since(volume.journal_reader, base, journal):
                 sorter.add(changes)
-            image = checkpoints.records(base.number, base.manifest) if base else iter(())
+            # Also where most records of the image go, and few are written that would give way.
+            image = checkpoints.records(base.number, base.manifest, breathe) if base else iter(())
             checkpoints.write(number, journal, batch, merged(image, sorter.records()), breathe, volume.space.require_room)
         finally:
             sorter.close()

@@ -31,7 +31,7 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
         description="Measures backupfs and its peers in one run, interleaved: medians, spreads, ratios, targets, processor time and memory.",
     )
     parser.add_argument("--list", action="store_true", help="say what can be measured, and end")
-    parser.add_argument("--rows", default="", metavar="A,B", help="works or single rows (default: all)")
+    parser.add_argument("--rows", default="", metavar="A,B", help="works or single rows (default: all; `day` takes an hour or two a round)")
     parser.add_argument("--systems", default=",".join(SYSTEMS), metavar="A,B", help=f"of: {', '.join(SYSTEMS)}")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="less than 1 for a try: its figures mean nothing")

@@ -43,7 +43,8 @@ backupfs divided by the peer: compare ratios, not figures of different runs.
 ABOUT_FLOOR: Final = """\
 The floor (`scripts/floorfs.py`) serves the same requests on the same loop and puts contents through the same stages in C: boundaries, ids, zstd,
 AES-GCM, one file, one `fdatasync` for each `fsync` or for several. It keeps names in memory, stores none, knows no content again and reads nothing
-back. Where it misses a target as well, no file system on this loop can meet it here.
+back. A target that it misses as well is out of reach on this loop, as far as a row can be told from its swing; a negative figure says that backupfs
+does better than it.
 """
 _FLOOR_HEAD: Final = (("what", "target", "backupfs", "the floor", "backupfs takes longer than the floor by"), ("---", "---", "---:", "---:", "---:"))
 _MICROSECONDS: Final = {"s": 1e6, "ms": 1e3}
