@@ -7,7 +7,8 @@ from typing import Final
 
 import click
 
-from backupfs.cli.options import Verbs, json_flag, kdf_seconds, new_password_fd, password_fd, place_of, repository_path, system_seams, where
+from backupfs.cli.machine import system_seams
+from backupfs.cli.options import Verbs, json_flag, kdf_seconds, new_password_fd, password_fd, place_of, repository_path, where
 from backupfs.cli.output import Output, rfc3339
 from backupfs.cli.secrets import password
 from backupfs.engine.keyring import SHORT_ID_DIGITS

@@ -1,4 +1,4 @@
-"""Options that several verbs have, and what a verb needs to know of the machine."""
+"""Options that several verbs have, and how a verb finds what they name."""
 
 import importlib
 import os
@@ -8,10 +8,6 @@ from typing import Any, Final
 
 import click
 
-from backupfs.clock import SystemClock
-from backupfs.engine.seams import Seams
-from backupfs.offload import ThreadOffload
-from backupfs.randomness import SystemRandomness
 from backupfs.service import locate, places
 from backupfs.service.locate import Place
 from backupfs.stores.files import SystemFiles
@@ -52,11 +48,6 @@ class Verbs(click.Group):
         module = importlib.import_module(f"backupfs.cli.{self._modules[cmd_name]}")
         verb: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return verb
-
-
-def system_seams() -> Seams:
-    """What the engine is given on a real machine."""
-    return Seams(SystemFiles(), SystemClock(), SystemRandomness(), ThreadOffload())
 
 
 def state_home() -> Path:

@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 from backupfs.cli.keys import RECOVERY_LABEL, recovery_lines
-from backupfs.cli.options import json_flag, kdf_seconds, password_fd, place_of, repository_path, state_home, system_seams, where
+from backupfs.cli.machine import system_seams
+from backupfs.cli.options import json_flag, kdf_seconds, password_fd, place_of, repository_path, state_home, where
 from backupfs.cli.output import Output, public
 from backupfs.cli.secrets import password
 from backupfs.errors import DamageError

@@ -16,9 +16,8 @@ from backupfs.errors import DamageError, UsageError
 from backupfs.rules.when import Known
 from backupfs.service import copying, locate
 from backupfs.service.copying import Copying, CopyPlan
-from backupfs.service.history import type_word
 from backupfs.service.locate import Inside, Place
-from backupfs.service.messages import RestoreRequest, UndoRequest, shown_path
+from backupfs.service.messages import RestoreRequest, UndoRequest, shown_path, type_word
 
 SOME_FAILED: Final = DamageError.exit_code
 _DONE: Final = {"add": "added", "replace": "replaced", "attributes": "given its attributes", "remove": "removed"}

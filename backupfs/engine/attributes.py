@@ -229,3 +229,21 @@ class RestoreStep(msgspec.Struct, frozen=True):
     type: int
     size: int
     shared_ino: int = 0
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Bytes of closed packs, of closed journal segments, of checkpoints, of the packs and the segment that are appended to, of the reserve, and of
+    what recovery has set aside. `used` is what the snapshots and the present need: the first four.
+    """
+
+    packs_bytes: int
+    journal_bytes: int
+    checkpoints_bytes: int
+    open_bytes: int
+    reserve_bytes: int
+    set_aside_bytes: int
+
+    @property
+    def used_bytes(self) -> int:
+        """What counts for a limit of space."""
+        return self.packs_bytes + self.journal_bytes + self.checkpoints_bytes + self.open_bytes

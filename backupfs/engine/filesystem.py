@@ -32,6 +32,7 @@ from backupfs.engine.attributes import (
     SnapshotInfo,
     SpaceFacts,
     Stats,
+    Usage,
 )
 from backupfs.engine.blobstore import BlobStore
 from backupfs.engine.checking import Checker, Finding, check, scratch_directory
@@ -48,7 +49,7 @@ from backupfs.engine.seams import Progress
 from backupfs.engine.snapdirs import COOKIE_FIRST, LATEST_INO, SNAPSHOTS_INO, SnapshotDirectories, is_timely, is_virtual
 from backupfs.engine.snapshots import Snapshots
 from backupfs.engine.upkeep import Upkeep
-from backupfs.engine.usage import Usage, measure
+from backupfs.engine.usage import measure
 from backupfs.engine.view import View
 from backupfs.engine.volume import Volume
 from backupfs.errors import BackupfsError, DamageError, FileSystemError, UsageError, again

@@ -43,6 +43,11 @@ def read_configs(root: Path, files: Files) -> list[tuple[Config, bytes]]:
     return found
 
 
+def repository_id(root: Path, files: Files) -> bytes:
+    """The repository's id, read without a password. RepositoryMissingError when there is none. Blocks."""
+    return read_configs(root, files)[0][0].repository_id
+
+
 def has_data(root: Path, files: Files) -> bool:
     """Whether there is anything here but configuration and keys."""
     return any(files.exists(root / folder) for folder in DATA_FOLDERS)

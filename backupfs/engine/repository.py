@@ -103,11 +103,6 @@ def create_repository(
     return config.repository_id
 
 
-def repository_id(root: Path, files: Files) -> bytes:
-    """The repository's id, read without a password. RepositoryMissingError when there is none. Blocks."""
-    return read_configs(root, files)[0][0].repository_id
-
-
 def unlock(root: Path, password: bytes, *, files: Files) -> Unlocked:
     """Open a key slot with a password, or with the words of a recovery key. Raises RepositoryMissingError, WrongPasswordError, DamageError. Blocks
     for the key derivation.

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
+from backupfs.engine.attributes import Usage
 from backupfs.engine.seams import Seams
 from backupfs.engine.space import BALLAST
 from backupfs.errors import MissingObjectError
@@ -15,24 +14,6 @@ from backupfs.stores.port import Store
 OPEN: Final = "open"
 """Folder of what is appended to: packs and the journal's segment; and of the reserve."""
 SET_ASIDE: Final = "set-aside"
-
-
-class Usage(msgspec.Struct, frozen=True):
-    """Bytes of closed packs, of closed journal segments, of checkpoints, of the packs and the segment that are appended to, of the reserve, and of
-    what recovery has set aside. `used` is what the snapshots and the present need: the first four.
-    """
-
-    packs_bytes: int
-    journal_bytes: int
-    checkpoints_bytes: int
-    open_bytes: int
-    reserve_bytes: int
-    set_aside_bytes: int
-
-    @property
-    def used_bytes(self) -> int:
-        """What counts for a limit of space."""
-        return self.packs_bytes + self.journal_bytes + self.checkpoints_bytes + self.open_bytes
 
 
 def measure(root: Path, store: Store, seams: Seams) -> Usage:

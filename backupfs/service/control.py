@@ -1,38 +1,28 @@
-"""The control socket: how commands talk to the process that serves a mount. Only its own user and root are heard.
-
-The socket is reached through a descriptor of its directory: a path of a socket has at most 107 bytes, a path of a file
-may have more.
-"""
+"""The control socket: how the process that serves a mount answers commands (`service.client` is their end). Only its own user and root are heard."""
 
 import errno
 import logging
 import os
-import select
 import socket
-import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import msgspec
 import trio
 
 from backupfs.errors import BackupfsError
+from backupfs.service.client import address_of, peer_of
 from backupfs.service.groups import cause
 from backupfs.service.messages import (
-    REPLY_BYTES_MAX,
     REQUEST_BYTES_MAX,
-    Failure,
     Item,
-    LendRequest,
-    NotRunningError,
     Progress,
     Reply,
     Request,
     Result,
     Stage,
-    error,
     failure,
     raw,
 )
@@ -44,9 +34,6 @@ PEER_TIMEOUT_S: Final = 30.0
 SHORTAGE_PAUSE_S: Final = 1.0
 _SHORTAGES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _REQUESTS: Final[msgspec.json.Decoder[Request]] = msgspec.json.Decoder(Request)
-_REPLIES: Final[msgspec.json.Decoder[Reply]] = msgspec.json.Decoder(Reply)
-_CREDENTIALS: Final = struct.Struct("3i")
-_GONE: Final = "the mount's process went away before it had answered; its log says why"
 _log = logging.getLogger(__name__)
 
 
@@ -68,24 +55,6 @@ class Replies(Protocol):
 
 Handler = Callable[[Request, Replies], Awaitable[object]]
 """Does what is asked; its value is the result, its BackupfsError or FileSystemError the failure."""
-
-
-@contextmanager
-def _address(path: Path) -> Iterator[str]:
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{directory}/{path.name}"
-    finally:
-        os.close(directory)
-
-
-def _peer(connection: socket.socket) -> tuple[int, int]:
-    """Process and user at the other end, as the kernel noted them when it connected or began to listen."""
-    pid, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return pid, uid
-
-
-# --- the daemon's end ---------------------------------------------------------------------------------------------
 
 
 class _Connection:
@@ -125,7 +94,7 @@ class _Connection:
 @contextmanager
 def _bound(path: Path) -> Iterator[socket.socket]:
     path.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, _address(path) as address:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, address_of(path) as address:
         listener.bind(address)
         path.chmod(0o600)
         listener.listen(CONNECTIONS_MAX)
@@ -183,7 +152,7 @@ async def _answer_and_leave(stream: trio.SocketStream, handle: Handler, places: 
 
 
 async def _answer(stream: trio.SocketStream, handle: Handler) -> None:
-    pid, uid = _credentials(stream)
+    pid, uid = peer_of(stream.socket)
     if uid not in (0, os.geteuid()):
         _log.warning("process %d of user %d was refused at the control socket", pid, uid)
         return
@@ -199,91 +168,3 @@ async def _answer(stream: trio.SocketStream, handle: Handler) -> None:
         if not isinstance(cause(reason), BackupfsError):
             _log.exception("a request over the control socket failed")
     await connection.send(reply)
-
-
-def _credentials(stream: trio.SocketStream) -> tuple[int, int]:
-    pid, uid, _ = _CREDENTIALS.unpack(stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return pid, uid
-
-
-# --- the command's end --------------------------------------------------------------------------------------------
-
-
-class Client:
-    """A command's connection to a daemon: one request. Blocks."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self.pid, self.uid = _peer(connection)
-
-    def ask(
-        self,
-        request: Request,
-        on_item: Callable[[Any], None] | None = None,
-        on_progress: Callable[[int, int, Stage], None] | None = None,
-    ) -> Any:
-        """The result, decoded from JSON. Raises what the daemon answered instead, as the class that it was there."""
-        try:
-            self._connection.sendall(msgspec.json.encode(request) + b"\n")
-            with self._connection.makefile("rb") as lines:
-                while line := lines.readline(REPLY_BYTES_MAX):
-                    reply = _REPLIES.decode(line)
-                    if isinstance(reply, Result):
-                        return msgspec.json.decode(reply.value)
-                    if isinstance(reply, Failure):
-                        raise error(reply)
-                    if isinstance(reply, Item):
-                        if on_item:
-                            on_item(msgspec.json.decode(reply.value))
-                    elif on_progress:
-                        on_progress(reply.done, reply.total, reply.stage)
-        except ConnectionError as reason:
-            raise BackupfsError(_GONE) from reason
-        raise BackupfsError(_GONE)
-
-    def borrow(self, request: LendRequest) -> Any:
-        """What the daemon lends: its one item, decoded from JSON. It is lent until the connection is closed, or the daemon ends (`ended`)."""
-        try:
-            self._connection.sendall(msgspec.json.encode(request) + b"\n")
-            with self._connection.makefile("rb") as lines:
-                line = lines.readline(REPLY_BYTES_MAX)
-        except ConnectionError as reason:
-            raise BackupfsError(_GONE) from reason
-        reply = _REPLIES.decode(line) if line else None
-        if isinstance(reply, Failure):
-            raise error(reply)
-        if not isinstance(reply, Item):
-            raise BackupfsError(_GONE)
-        return msgspec.json.decode(reply.value)
-
-    async def ended(self) -> None:
-        """Wait until the daemon has said or closed something: what was borrowed is to be given back."""
-        await trio.lowlevel.wait_readable(self._connection)
-
-    def wait_until_gone(self, process: int) -> None:
-        """Wait until the process that `hold_process` stands for has ended: then its locks are free."""
-        select.select([process], [], [])
-
-    @contextmanager
-    def hold_process(self) -> Iterator[int]:
-        """A descriptor that keeps meaning this daemon, whatever happens to its process id."""
-        process = os.pidfd_open(self.pid)
-        try:
-            yield process
-        finally:
-            os.close(process)
-
-
-@contextmanager
-def connected(path: Path) -> Iterator[Client]:
-    """A connection to the daemon whose socket is `path`. NotRunningError when there is none, or it is another user's."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        try:
-            with _address(path) as address:
-                connection.connect(address)
-        except (FileNotFoundError, ConnectionRefusedError) as reason:
-            raise NotRunningError(f"no process answers at {path}") from reason
-        client = Client(connection)
-        if client.uid not in (0, os.geteuid()):
-            raise NotRunningError(f"the process that answers at {path} is another user's")
-        yield client

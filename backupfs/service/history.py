@@ -5,24 +5,14 @@ import stat
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
-from typing import Final, Protocol, assert_never
+from typing import Protocol, assert_never
 
 import msgspec
 
 from backupfs.engine.attributes import FileVersion, Found, TreeChange
 from backupfs.errors import FileSystemError, UsageError
 from backupfs.service.control import Replies
-from backupfs.service.messages import DiffRequest, FindRequest, VersionsRequest, shown_path
-
-_TYPES: Final = {
-    stat.S_IFREG: "file",
-    stat.S_IFDIR: "directory",
-    stat.S_IFLNK: "symlink",
-    stat.S_IFIFO: "fifo",
-    stat.S_IFSOCK: "socket",
-    stat.S_IFCHR: "character device",
-    stat.S_IFBLK: "block device",
-}
+from backupfs.service.messages import DiffRequest, FindRequest, VersionsRequest, shown_path, type_word
 
 
 class Historian(Protocol):
@@ -87,11 +77,6 @@ class FoundTold(msgspec.Struct, frozen=True):
     last: str | None
     snapshots: int
     is_present: bool
-
-
-def type_word(bits: int) -> str:
-    """The word for a file type of stat(2)."""
-    return _TYPES.get(bits, "unknown")
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from backupfs.errors import BackupfsError
 from backupfs.rules.policy import SECOND_NS
 from backupfs.service import program
 from backupfs.service.groups import cause
+from backupfs.service.messages import HookFailedError
 from backupfs.service.settings import HookCommands
 
 GRACE_S: Final = 5.0
@@ -23,12 +24,6 @@ GRACE_S: Final = 5.0
 _SECRETS: Final = ("BACKUPFS_PASSWORD", "BACKUPFS_NEW_PASSWORD", "CREDENTIALS_DIRECTORY")
 _VARIABLE_CHARS_MAX: Final = 16 * 1024
 _log = logging.getLogger(__name__)
-
-
-class HookFailedError(BackupfsError):
-    """A hook ended with another exit code than 0, or not in time."""
-
-    kind = "hook"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from backupfs.engine.repository import repository_id
+from backupfs.engine.identity import repository_id
 from backupfs.errors import RepositoryMissingError, UsageError
-from backupfs.service.control import Client, connected
+from backupfs.service.client import Client, connected
 from backupfs.service.messages import MountRecord, NotRunningError
 from backupfs.service.state import StateDirectory, known_states
 from backupfs.stores.files import Files

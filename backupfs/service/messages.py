@@ -5,12 +5,12 @@ Fields are only ever added, with defaults, so that a command and a daemon of dif
 """
 
 import os
+import stat
 from typing import Any, Final, Literal
 
 import msgspec
 
-from backupfs.engine.attributes import EngineStatus, SnapshotInfo, Stats
-from backupfs.engine.usage import Usage
+from backupfs.engine.attributes import EngineStatus, SnapshotInfo, Stats, Usage
 from backupfs.errors import (
     BackupfsError,
     DamageError,
@@ -28,7 +28,6 @@ from backupfs.errors import (
 )
 from backupfs.fuse.unmounting import MountBusyError
 from backupfs.service.groups import cause
-from backupfs.service.hooks import HookFailedError
 
 REQUEST_BYTES_MAX: Final = 256 * 1024
 """A request is a verb with a message and some names; more is an attempt to take memory."""
@@ -36,10 +35,27 @@ REPLY_BYTES_MAX: Final = 64 * 1024 * 1024
 """A reply names at most the paths that one damaged object touches."""
 
 
+_TYPES: Final = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "character device",
+    stat.S_IFBLK: "block device",
+}
+
+
 class NotRunningError(BackupfsError):
     """Nothing serves what was named."""
 
     kind = "not-mounted"
+
+
+class HookFailedError(BackupfsError):
+    """A hook ended with another exit code than 0, or not in time."""
+
+    kind = "hook"
 
 
 _KINDS: Final[dict[str, type[BackupfsError]]] = {
@@ -477,6 +493,11 @@ class ServiceStatus(msgspec.Struct):
 def shown(text: str) -> str:
     """A path or a text with paths in it, fit for JSON: what is no UTF-8 is written out as Python shows it."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def type_word(bits: int) -> str:
+    """The word for a file type of stat(2)."""
+    return _TYPES.get(bits, "unknown")
 
 
 def shown_path(path: bytes) -> str:

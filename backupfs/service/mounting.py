@@ -1,10 +1,9 @@
-"""Mounting and unmounting as commands see it: what is checked first, the process that serves, the end of it."""
+"""Mounting as commands see it: what is checked first, and the process that serves."""
 
 import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from pathlib import Path
 
 import trio
@@ -22,11 +21,10 @@ from backupfs.rules.names import SnapDir
 from backupfs.rules.quantities import CENTURY_NS
 from backupfs.service import daemon, past
 from backupfs.service.configuration import Configuration
-from backupfs.service.control import connected
 from backupfs.service.groups import cause
-from backupfs.service.locate import Place, at_directory
+from backupfs.service.locate import Place
 from backupfs.service.log import RecentTrouble, logging_to
-from backupfs.service.messages import NotRunningError, Ready, UnmountRequest, failure
+from backupfs.service.messages import Ready, failure
 from backupfs.service.places import refuse_overlap
 from backupfs.service.serving import MountJob, Serving
 from backupfs.service.state import StateDirectory
@@ -155,34 +153,3 @@ def _wired(
 
     serving = Serving(job, state, open_engine, make_mount, seams.clock, recent, environ)
     return serving
-
-
-@dataclass(frozen=True, slots=True)
-class Unmounted:
-    """What was unmounted. `was_dead`: its process had died before, only the mount was left."""
-
-    directory: str
-    repository: str | None
-    was_dead: bool
-
-
-def unmount(directory: Path, home: Path) -> Unmounted:
-    """End the mount on this directory: everything is durable, the process gone and its locks free when this returns.
-
-    Raises MountBusyError when someone uses it (everything written so far is durable all the same), NotRunningError when
-    there is none.
-    """
-    place = at_directory(directory, home)
-    if place is not None:
-        try:
-            with connected(place.state.socket) as client, client.hold_process() as process:
-                client.ask(UnmountRequest())
-                client.wait_until_gone(process)
-            return Unmounted(str(directory), str(place.repository), was_dead=False)
-        except NotRunningError:
-            _log.info("no process answers for %s", directory)
-    if clear_stale(directory):
-        if place is not None:
-            place.state.forget()
-        return Unmounted(str(directory), str(place.repository) if place else None, was_dead=True)
-    raise NotRunningError(f"no backupfs of yours is mounted on {directory}")

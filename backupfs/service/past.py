@@ -21,7 +21,7 @@ from backupfs.engine.keyring import Unlocked
 from backupfs.engine.repository import open_filesystem, open_lent_snapshot
 from backupfs.engine.seams import Seams
 from backupfs.rules.when import Known, resolve
-from backupfs.service.control import connected
+from backupfs.service.client import connected
 from backupfs.service.messages import LendRequest, NotRunningError, SnapshotListRequest
 from backupfs.service.places import local_zone
 from backupfs.service.serving import MountJob
@@ -59,7 +59,7 @@ def lent(job: MountJob, main: StateDirectory, unlocked: Unlocked, seams: Seams, 
             async with open_lent_snapshot(job.repository, unlocked, main.path, name, seams=seams) as filesystem, trio.open_nursery() as nursery:
 
                 async def watch() -> None:
-                    await client.ended()
+                    await trio.lowlevel.wait_readable(client)
                     _log.info("the mount that this snapshot was lent by has ended")
                     stop()
 

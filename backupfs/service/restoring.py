@@ -20,8 +20,8 @@ from backupfs.engine.attributes import RestoreStep
 from backupfs.engine.restoring import RestorePlan, Touched
 from backupfs.errors import BackupfsError
 from backupfs.service.control import Replies
-from backupfs.service.history import said_of, type_word
-from backupfs.service.messages import RestoreRequest, UndoRequest, shown_path
+from backupfs.service.history import said_of
+from backupfs.service.messages import RestoreRequest, UndoRequest, shown_path, type_word
 from backupfs.service.snapshots import PATIENCE_S, SnapshotTaker
 from backupfs.service.telling import PROGRESS_S
 

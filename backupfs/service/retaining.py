@@ -8,10 +8,9 @@ from typing import Final, Protocol
 import trio
 
 from backupfs.clock import Clock
-from backupfs.engine.attributes import SnapshotInfo, Stats
+from backupfs.engine.attributes import SnapshotInfo, Stats, Usage
 from backupfs.engine.collecting import Survey
 from backupfs.engine.seams import Progress
-from backupfs.engine.usage import Usage
 from backupfs.errors import BackupfsError
 from backupfs.rules.policy import HOUR_NS, SECOND_NS, Retention
 from backupfs.rules.retention import Candidate, Fate, Question, decide, deciding, excess

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backupfs.errors import UsageError
-from backupfs.service.control import connected
+from backupfs.service.client import connected
 from backupfs.service.messages import (
     CollectRequest,
     PruneRequest,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backupfs.cli.forecasting import BAR_CELLS, LINE_CELLS, Line, as_plain, by_stretch, overrun_in_words, picture, timeline
-from backupfs.engine.usage import Usage
+from backupfs.engine.attributes import Usage
 from backupfs.rules.forecast import Forecast, Overrun, Period, Standing
 from backupfs.rules.policy import DAY_NS, Schedule
 from tests.unit.cli.daemon import FakeDaemon

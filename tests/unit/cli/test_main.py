@@ -35,6 +35,29 @@ def test_status_tells_each_schedule_in_a_line(schedule: ScheduleView, line: str)
     assert schedule_line(msgspec.to_builtins(schedule)) == line
 
 
+_LOADED = """
+import sys
+from backupfs.cli.main import VERBS, commands
+
+for verb in {verbs}:
+    commands.get_command(None, verb)
+print(*sorted({heavy} & set(sys.modules)))
+"""
+
+
+def test_verbs_that_only_ask_load_no_engine() -> None:
+    """Loading it takes three times as long as all the rest of them."""
+    heavy = {"trio", "lmdb", "pyfuse3", "cryptography", "zstandard", "blake3", "pyfastcdc"}
+    asking = ["umount", "status", "stats", "snapshot", "prune", "gc", "versions", "diff", "find", "restore", "config", "policy", "version"]
+
+    def loaded(verbs: list[str]) -> set[str]:
+        code = _LOADED.format(verbs=verbs, heavy=heavy)
+        return set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
+
+    assert loaded(asking) == set()
+    assert loaded(["mount"]) == heavy
+
+
 def told(capsys: pytest.CaptureFixture[str]) -> Any:
     return json.loads(capsys.readouterr().out)
 

@@ -11,7 +11,7 @@ import pytest
 
 from backupfs.engine.attributes import SnapshotInfo
 from backupfs.errors import UsageError
-from backupfs.service.control import Client
+from backupfs.service.client import Client
 from backupfs.service.copying import Copying
 from backupfs.service.messages import RestoreRequest, SnapshotListRequest, UndoRequest
 from backupfs.service.restoring import RestoreTold, StepTold

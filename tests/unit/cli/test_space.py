@@ -10,8 +10,7 @@ import msgspec
 import pytest
 
 from backupfs.cli.status import deleted_line, retention_lines, upkeep_lines
-from backupfs.engine.attributes import UpkeepStatus
-from backupfs.engine.usage import Usage
+from backupfs.engine.attributes import UpkeepStatus, Usage
 from backupfs.rules.policy import Retention
 from backupfs.service.messages import DeletedTold, RetentionStatus
 from tests.unit.cli.daemon import FakeDaemon

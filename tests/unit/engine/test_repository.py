@@ -9,7 +9,8 @@ import pytest
 
 from backupfs import limits
 from backupfs.engine import repository as repository_module
-from backupfs.engine.repository import create_repository, rebuild_index, repository_id, unlock
+from backupfs.engine.identity import repository_id
+from backupfs.engine.repository import create_repository, rebuild_index, unlock
 from backupfs.errors import (
     DamageError,
     FileSystemError,

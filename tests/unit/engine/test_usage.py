@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from backupfs import limits
-from backupfs.engine.usage import Usage
+from backupfs.engine.attributes import Usage
 from backupfs.errors import MissingObjectError, UsageError
 from backupfs.stores.files import Handle
 from tests.unit.engine.world import REPOSITORY, World, simulated

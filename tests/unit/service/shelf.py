@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 import trio
 from msgspec.structs import replace
 
-from backupfs.engine.attributes import SnapshotInfo, Stats, UpkeepStatus
+from backupfs.engine.attributes import SnapshotInfo, Stats, UpkeepStatus, Usage
 from backupfs.engine.collecting import Survey
 from backupfs.engine.seams import Progress, unwatched
-from backupfs.engine.usage import Usage
 from backupfs.errors import UsageError
 from backupfs.rules.collection import CollectionPlan, PackUse
 

@@ -15,8 +15,10 @@ import trio
 import trio.testing
 
 from backupfs.errors import BackupfsError, LockedError, WrongPasswordError
+from backupfs.service import client as command_end
 from backupfs.service import control
-from backupfs.service.control import CONNECTIONS_MAX, Replies, connected, listening
+from backupfs.service.client import Client, connected
+from backupfs.service.control import CONNECTIONS_MAX, Replies, listening
 from backupfs.service.messages import (
     REQUEST_BYTES_MAX,
     NotRunningError,
@@ -132,7 +134,7 @@ async def test_what_is_no_request_is_refused_in_words(path: Path, line: bytes, w
 
 async def test_another_users_process_is_not_heard(path: Path, monkeypatch: pytest.MonkeyPatch, log_rule: LogRule) -> None:
     log_rule.expect("was refused at the control socket")
-    monkeypatch.setattr(control, "_credentials", lambda stream: (1, os.geteuid() + 1))
+    monkeypatch.setattr(control, "peer_of", lambda connection: (1, os.geteuid() + 1))
     async with listening(path, echo):
         with pytest.raises(BackupfsError, match="went away"):
             await asked(path, StatusRequest())
@@ -140,7 +142,7 @@ async def test_another_users_process_is_not_heard(path: Path, monkeypatch: pytes
 
 async def test_another_users_daemon_is_not_believed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with listening(path, echo):
-        monkeypatch.setattr(control, "_peer", lambda connection: (1, os.geteuid() + 1))
+        monkeypatch.setattr(command_end, "peer_of", lambda connection: (1, os.geteuid() + 1))
         with pytest.raises(NotRunningError, match="another user"):
             await asked(path, StatusRequest())
 
@@ -269,7 +271,7 @@ def test_waiting_for_a_process_to_be_gone(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
     process = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
     with ours, theirs, process:
-        client = control.Client(ours)
+        client = Client(ours)
         client.pid = process.pid
         with client.hold_process() as held:
             assert process.stdin is not None

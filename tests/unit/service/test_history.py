@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from backupfs.engine.attributes import FileVersion, Found, TreeChange
 from backupfs.errors import FileSystemError, UsageError
-from backupfs.service.history import answer, type_word
-from backupfs.service.messages import DiffRequest, FindRequest, VersionsRequest
+from backupfs.service.history import answer
+from backupfs.service.messages import DiffRequest, FindRequest, VersionsRequest, type_word
 from tests.unit.service.fake_past import FakeHistory
 
 

@@ -11,7 +11,8 @@ import trio
 from backupfs.engine.attributes import SnapshotInfo
 from backupfs.errors import StoreError
 from backupfs.rules.policy import SECOND_NS
-from backupfs.service.hooks import HookFailedError, Hooks, Mounted
+from backupfs.service.hooks import Hooks, Mounted
+from backupfs.service.messages import HookFailedError
 from backupfs.service.settings import HookCommands
 from tests.conftest import LogRule
 

@@ -23,8 +23,8 @@ from backupfs.fuse.unmounting import MountBusyError
 from backupfs.rules.names import SnapDir, name_fault
 from backupfs.rules.policy import Schedule
 from backupfs.rules.schedule import Activity
+from backupfs.service.client import connected
 from backupfs.service.configuration import Configuration
-from backupfs.service.control import connected
 from backupfs.service.log import RecentTrouble
 from backupfs.service.messages import (
     CheckRequest,
@@ -606,4 +606,4 @@ async def test_a_snapshot_is_lent_until_it_is_given_back_or_the_mount_ends(house
     with connected(house.state.socket) as client:
         await trio.to_thread.run_sync(client.borrow, LendRequest(name))
         await house.ask(UnmountRequest())
-        await client.ended()
+        await trio.lowlevel.wait_readable(client)

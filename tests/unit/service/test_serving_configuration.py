@@ -15,9 +15,9 @@ from trio.testing import wait_all_tasks_blocked
 from backupfs.errors import BackupfsError, FileSystemError, StoreError, UsageError
 from backupfs.rules.policy import SECOND_NS, Schedule
 from backupfs.service.configuration import POLICY, Configuration
-from backupfs.service.hooks import HookFailedError
 from backupfs.service.messages import (
     ConfigurationRequest,
+    HookFailedError,
     PolicyRequest,
     PolicySetRequest,
     PruneRequest,

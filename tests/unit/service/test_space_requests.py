@@ -5,8 +5,7 @@ import trio
 from msgspec.structs import asdict, replace
 from trio.testing import MockClock
 
-from backupfs.engine.attributes import Stats
-from backupfs.engine.usage import Usage
+from backupfs.engine.attributes import Stats, Usage
 from backupfs.errors import BackupfsError, StoreError
 from backupfs.rules.policy import Retention
 from backupfs.service.messages import CollectRequest, PruneRequest

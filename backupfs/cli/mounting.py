@@ -1,11 +1,12 @@
-"""The verbs that mount and unmount."""
+"""The verb that mounts."""
 
 import os
 from pathlib import Path
 
 import click
 
-from backupfs.cli.options import config_option, json_flag, password_fd, repository_path, state_home, system_seams
+from backupfs.cli.machine import system_seams
+from backupfs.cli.options import config_option, json_flag, password_fd, repository_path, state_home
 from backupfs.cli.output import Output
 from backupfs.cli.secrets import password
 from backupfs.rules.policy import SECOND_NS
@@ -96,17 +97,3 @@ def mount(
 
 def _word(switch: bool | None) -> str | None:
     return None if switch is None else str(switch).lower()
-
-
-@click.command()
-@click.argument("directory", metavar="DIR")
-@json_flag
-def umount(directory: str, as_json: bool) -> None:
-    """Unmount DIR. Returns when everything is durable, the process gone and the repository free."""
-    output = Output(as_json)
-    done = mounting.unmount(Path(os.path.abspath(directory)), state_home())
-    output.json({"directory": done.directory, "repository": done.repository, "was_dead": done.was_dead})
-    if done.was_dead:
-        output.say(f"{done.directory}: its process had died; the mount is cleared. What fsync acknowledged is safe.")
-    else:
-        output.say(f"{done.directory} is unmounted, everything is durable")
