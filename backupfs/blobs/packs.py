@@ -11,6 +11,7 @@ Worker threads and the loop append, the committer syncs; one lock guards the boo
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 import msgspec
@@ -174,13 +175,13 @@ class PackWriter:
             for pack in self._open:
                 if pack.is_syncing or (pack.failed and pack.unsynced):
                     return None
-                for frame in pack.unsynced:
-                    if not frame.carried:
-                        bytes_max -= len(frame.sealed)
-                        if bytes_max < 0:
-                            return None
-                        found.append(Carried(pack.object_id, frame.entry.offset, frame.sealed))
-                        self._carrying.append(frame)
+                # What batches have is followed by what none has yet: there may be thousands of the former.
+                for frame in reversed(list(takewhile(lambda frame: not frame.carried, reversed(pack.unsynced)))):
+                    bytes_max -= len(frame.sealed)
+                    if bytes_max < 0:
+                        return None
+                    found.append(Carried(pack.object_id, frame.entry.offset, frame.sealed))
+                    self._carrying.append(frame)
             return found
 
     def carried(self) -> None:
