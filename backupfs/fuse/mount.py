@@ -5,11 +5,13 @@ then on the end comes from outside (umount, fusermount3 -u) or by `unmount`. A p
 purpose: whoever uses it must see errors, not an empty directory.
 """
 
+import errno
 import logging
 import os
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -89,7 +91,7 @@ class Mount:
         """
         await self._prepare()
         # From the first request on: pyfuse3 makes its lock while INIT is answered, and keeps it.
-        with waiting_closely(self._look_ns()):
+        with waiting_closely(self._look_ns()), _logging_no_vain_answers():
             await self._mount()
             await self._serve_session(task_status)
 
@@ -239,3 +241,20 @@ def _raise_bounds(directory: Path, pages_bytes: int) -> bool:
         log.info("long reads and writes will be slower: %s: %s", settings, error.strerror)
         return False
     return True
+
+
+@contextmanager
+def _logging_no_vain_answers() -> Iterator[None]:
+    """Whoever takes a mount away takes back what is under way, most often the RELEASE of a file that was just closed: the kernel knows no such
+    request when it is answered. pyfuse3 has an error logged then, and it is none.
+    """
+    log_of_pyfuse3 = logging.getLogger("pyfuse3")
+    log_of_pyfuse3.addFilter(_is_trouble)
+    try:
+        yield
+    finally:
+        log_of_pyfuse3.removeFilter(_is_trouble)
+
+
+def _is_trouble(record: logging.LogRecord) -> bool:
+    return not (str(record.msg).endswith("fuse_reply_* failed with %s") and record.args == (os.strerror(errno.ENOENT),))

@@ -87,6 +87,29 @@ async def test_writes_of_a_process_that_is_done_are_there_after_unmounting(base:
     assert bytes(floor.fs.node(b"f").data) == bytes(3_000_000)
 
 
+class _SlowRelease(FakeFileSystem):
+    """Answers no RELEASE before it may."""
+
+    def __init__(self) -> None:
+        super().__init__(os.geteuid(), os.getegid())
+        self.is_asked, self.may_answer = trio.Event(), trio.Event()
+
+    async def release(self, fh: int) -> None:
+        self.is_asked.set()
+        await self.may_answer.wait()
+        await super().release(fh)
+
+
+async def test_an_answer_that_nobody_waits_for_any_more_is_no_trouble(base: Path) -> None:
+    fs = _SlowRelease()
+    async with serving(base / "mnt", fs=fs) as floor:
+        await floor.do((floor.directory / "f").write_bytes, b"x")
+        await fs.is_asked.wait()
+        await floor.mount.unmount()
+        fs.may_answer.set()
+    assert fs.requests["release"] == 1
+
+
 async def test_who_holds_the_mount_is_named(floor: Floor) -> None:
     path = floor.directory / "held \n file"
     await floor.do(path.write_bytes, b"#!/bin/true\n")
