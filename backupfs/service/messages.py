@@ -33,8 +33,6 @@ REQUEST_BYTES_MAX: Final = 256 * 1024
 """A request is a verb with a message and some names; more is an attempt to take memory."""
 REPLY_BYTES_MAX: Final = 64 * 1024 * 1024
 """A reply names at most the paths that one damaged object touches."""
-
-
 _TYPES: Final = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "directory",

@@ -61,6 +61,8 @@ class Run:
     samples: Samples
     failures: Sequence[str] = ()
     """Pieces of work that came to nothing, and why: a system that is missing from a row is named here, or in the facts, or cannot do that work."""
+    parts: Sequence[Samples] = ()
+    """What each of several runs found, if this is made of them."""
 
     def to_json(self) -> dict[str, Any]:
         """Every figure, and the medians, spreads, ratios and verdicts made of them."""
@@ -120,7 +122,7 @@ def joined(runs: Sequence[Run]) -> Run:
     facts = {**first.facts, "date": " to ".join(dict.fromkeys((dates[0], dates[-1])))} if "date" in first.facts else first.facts
     failures = [failure for run in runs for failure in run.failures]
     rounds = max((len(figures) for found in samples.values() for figures in found.values()), default=first.rounds)
-    return Run(facts, rounds, first.scale, first.files, samples, failures)
+    return Run(facts, rounds, first.scale, first.files, samples, failures, [run.samples for run in runs] if others else ())
 
 
 def _peak(figures: Sequence[Figure]) -> int:
@@ -202,9 +204,13 @@ def _with_files(text: str, files: int) -> str:
 
 
 def _targets(run: Run, rows: Sequence[Row]) -> str:
-    lines = [("what", "backupfs", "target", "measured", ""), ("---", "---:", "---", "---:", "---")]
+    lines: list[tuple[str, ...]] = [("what", "backupfs", "target", "measured", "", "in each run"), ("---", "---:", "---", "---:", "---", "---")]
     for row in rows:
-        lines += [(row.title, _own(run, row), found.words, _measured(found), _met(found)) for found in verdicts(row, run.samples)]
+        in_parts = zip(*(verdicts(row, part) for part in run.parts), strict=True) if run.parts else [()] * len(row.targets)
+        for found, those in zip(verdicts(row, run.samples), in_parts, strict=True):
+            lines.append((row.title, _own(run, row), found.words, _measured(found), _met(found), _in_each(those)))
+    if not any(line[-1] for line in lines[2:]):
+        lines = [line[:-1] for line in lines]
     known = [found for row in rows for found in verdicts(row, run.samples) if found.is_met is not None]
     met = sum(found.is_met is True for found in known)
     return f"{met} of {len(known)} are met.\n\n{_markdown(lines)}\n"
@@ -236,6 +242,12 @@ def _own(run: Run, row: Row) -> str:
 
 def _measured(found: Verdict) -> str:
     return "-" if found.measured is None else number(found.measured)
+
+
+def _in_each(parts: Sequence[Verdict]) -> str:
+    """What several runs measured, each by itself; nothing where only one did."""
+    measured = [_measured(part) for part in parts if part.measured is not None]
+    return " · ".join(measured) if len(measured) > 1 else ""
 
 
 def _met(found: Verdict) -> str:

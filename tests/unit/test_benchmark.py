@@ -220,6 +220,12 @@ def test_runs_are_joined_round_by_round_if_they_are_of_the_same_thing() -> None:
     assert both.facts["date"] == "2026-01-01 to 2026-02-01"
     assert list(both.failures) == ["stream, disk: no space"]
     assert joined([run]) == replace(run, failures=[])
+    assert "in each run" not in report(joined([run]))
+    targets = report(joined([run, replace(run, samples=samples(fsync={"backupfs": [6, 8], "disk": [2]}))]))
+    assert "| measured |  | in each run |" in targets
+    assert [line.split(" | ")[3:] for line in targets.splitlines() if line.startswith("| append 4 KiB and fsync: median | 6 ms | at most 3 x")] == [
+        ["4", "**not met**", "4 · 3.5 |"]
+    ]
     assert "Medians of 3 interleaved rounds (stream: 1, many: 1), in which" in document(both, "")
     for unlike in (replace(other, facts={"kernel": "6.2"}), replace(other, files=1001), replace(other, scale=0.5)):
         with pytest.raises(ValueError, match="do not belong in one table"):
