@@ -133,6 +133,7 @@ async def test_what_is_no_request_is_refused_in_words(path: Path, line: bytes, w
 
 
 async def test_another_users_process_is_not_heard(path: Path, monkeypatch: pytest.MonkeyPatch, log_rule: LogRule) -> None:
+    """Who is at the other end is the kernel's word, which only a process of somebody else's could change: it is put in its mouth."""
     log_rule.expect("was refused at the control socket")
     monkeypatch.setattr(control, "peer_of", lambda connection: (1, os.geteuid() + 1))
     async with listening(path, echo):
@@ -141,6 +142,7 @@ async def test_another_users_process_is_not_heard(path: Path, monkeypatch: pytes
 
 
 async def test_another_users_daemon_is_not_believed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same from the other end."""
     async with listening(path, echo):
         monkeypatch.setattr(command_end, "peer_of", lambda connection: (1, os.geteuid() + 1))
         with pytest.raises(NotRunningError, match="another user"):
