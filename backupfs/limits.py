@@ -15,6 +15,8 @@ CHUNK_MAX_BYTES: Final = 1 * MIB
 # A pack is one object: large enough that a store of a terabyte has tens of thousands, small enough to be rewritten at recovery.
 PACK_TARGET_BYTES: Final = 30 * MIB
 """What overshoots it a little stays below 32 MiB: there padding takes 0.8 % on average, right above it twice as much."""
+PACK_BLOBS_MAX: Final = 32 * KIB
+"""With so many it is full, however small they are: of each some 170 bytes are held until the pack is closed."""
 OPEN_PACKS: Final = 2
 """Chunks go to one of these at random, so that the order of lengths in a pack says less."""
 
@@ -93,6 +95,7 @@ DIRTY_AGE_S: Final = 2.0
 """Bytes of files that stopped growing are stored after this long."""
 
 CHUNK_CACHE_BYTES: Final = 48 * MIB
+"""With what it costs to keep each chunk."""
 INODE_CACHE_ENTRIES: Final = 20_000
 INDEX_RESIDENT_BYTES: Final = 32 * MIB
 """Of the index's file so much is in this process at a time; the page cache has the rest."""

@@ -1,10 +1,14 @@
 """Decoded chunks, least recently used first to go. Lives on the event loop."""
 
 from collections import OrderedDict
+from typing import Final
+
+KEEPING_BYTES: Final = 220
+"""What it takes to keep a chunk, besides its bytes: its number, its place in the order, the head of an object."""
 
 
 class ChunkCache:
-    """Plaintext by blob number, bounded in bytes."""
+    """Plaintext by blob number, bounded in the bytes of memory that all of it takes."""
 
     def __init__(self, capacity_bytes: int) -> None:
         self._capacity = capacity_bytes
@@ -23,7 +27,7 @@ class ChunkCache:
         if number in self._chunks:
             return
         self._chunks[number] = chunk
-        self.used_bytes += len(chunk)
+        self.used_bytes += len(chunk) + KEEPING_BYTES
         while self.used_bytes > self._capacity:
             _, oldest = self._chunks.popitem(last=False)
-            self.used_bytes -= len(oldest)
+            self.used_bytes -= len(oldest) + KEEPING_BYTES

@@ -332,7 +332,7 @@ class PackWriter:
         start = pack.end
         pack.end += sum(len(stored) + SEAL_OVERHEAD_BYTES for _, stored in items)
         pack.first_blob = min(pack.first_blob, *(blob.number for blob, _ in items))
-        if pack.end >= limits.PACK_TARGET_BYTES:
+        if pack.end >= limits.PACK_TARGET_BYTES or len(pack.entries) + len(items) >= limits.PACK_BLOBS_MAX:
             pack.full = True
         return start
 

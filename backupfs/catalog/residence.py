@@ -14,8 +14,10 @@ from typing import Final
 
 from backupfs import limits
 
-LOOKS_BETWEEN: Final = 256
-"""Looks into the index after which it pays to ask how much there is. The kernel brings 16 pages at a time, so these bring 16 MiB at most."""
+LOOKS_BETWEEN: Final = 64
+"""Looks into the index after which it pays to ask how much there is. The kernel brings 16 pages at a time, and a look goes through two or three
+places that may not be there: these bring 4 MiB, and 12 at most.
+"""
 
 log = logging.getLogger(__name__)
 

@@ -176,6 +176,19 @@ def test_a_full_pack_waits_until_it_is_synced_and_claimed(packs: Packs, monkeypa
     assert packs.writer.facts(pack.number) is None
 
 
+def test_a_pack_is_full_with_so_many_blobs_however_small(packs: Packs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each its entry is held until the pack is closed."""
+    monkeypatch.setattr(limits, "PACK_BLOBS_MAX", 20)
+    closed: list[OpenPack] = []
+    for number in range(0, 100, 5):
+        packs.append(*(b"%d" % blob for blob in range(number, number + 5)))
+        packs.sync()
+        closed += packs.close_full()
+    assert [len(packs.entries(pack.object_id)) for pack in closed] == [20] * len(closed)
+    assert len(closed) >= 100 // 20 - limits.OPEN_PACKS + 1, "of the others each is still open"
+    packs.check()
+
+
 def test_much_unsynced_is_known_and_can_be_synced_by_itself(packs: Packs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "PACK_UNSYNCED_BYTES", 3000)
     for number in range(10):
