@@ -249,8 +249,16 @@ class PackWriter:
         with self._lock:
             for pack in self._open:
                 pack.unclaimed.difference_update(number for number, _ in appended)
-            # It is told once: the same blob may be appended again, when it is damaged or collected.
-            return [self._moved.pop(number, location) for number, location in appended]
+            return [self._claimed(number, location) for number, location in appended]
+
+    def _claimed(self, number: int, location: Location) -> Location:
+        """Where a blob stands now. It is told once: the same blob may be appended again, when it is damaged or collected. Under the lock."""
+        moved = self._moved.pop(number, None)
+        if moved is None:
+            return location
+        # Nobody knows the pack that it has left: if it moves once more, it leaves this one.
+        self._untold.pop(number, None)
+        return moved
 
     def facts(self, number: int) -> tuple[bytes, int] | None:
         """(object id, lowest blob number) of an open pack."""
@@ -293,17 +301,21 @@ class PackWriter:
     def give_up(self, pack: OpenPack) -> None:
         """Leave a pack as it lies; recovery finishes it."""
         with self._lock:
-            self._open.remove(pack)
-            self._are_written(pack, pack.unsynced)
+            self._let_go_of(pack)
         self._files.close(pack.handle)
 
     def discard(self, pack: OpenPack) -> None:
         """Remove an open pack that nothing refers to."""
         with self._lock:
-            self._open.remove(pack)
-            self._are_written(pack, pack.unsynced)
+            self._let_go_of(pack)
         self._files.close(pack.handle)
         self._files.unlink(pack.path)
+
+    def _let_go_of(self, pack: OpenPack) -> None:
+        """Under the lock."""
+        self._open.remove(pack)
+        for place in [place for place in self._kept_back if place[0] == pack.number]:
+            del self._kept_back[place]
 
     def _append_group(
         self, choice: int, items: list[tuple[NewBlob, bytes | memoryview]], locations: dict[int, Location], unclaimed: set[int]
@@ -436,14 +448,14 @@ class PackWriter:
                     pack.unsynced = frames + pack.unsynced
                 raise
         with self._lock:
-            self._are_written(pack, frames)
+            # What was kept back still is: until everybody has been told, these are looked for where they stood.
             claimed_meanwhile = unclaimed - pack.unclaimed
             for other in self._open:
                 other.unclaimed -= claimed_meanwhile
             pack.unclaimed -= unclaimed
             self._moved.update((number, moved[number]) for number in unclaimed - claimed_meanwhile)
             for number, place in moved.items():
-                # Whoever is told knows the first pack only.
+                # Whoever is told knows the first of several packs only.
                 before = self._untold.get(number)
                 self._untold[number] = Moved(pack.number if before is None else before.left, place)
 

@@ -322,6 +322,9 @@ class Checker:
             if segment.opening is None:
                 continue
             opening = segment.opening
+            if loaded is not None and hold is None and reader.is_skipped(loaded, opening):
+                loaded = segment
+                continue
             if loaded is not None:
                 yield loaded, opening.previous_bytes, hold or _link_damage(reader, loaded, opening)
             elif opening.previous_sequence and (start is None or opening != start.journal):

@@ -16,7 +16,7 @@ from backupfs.engine.committer import Committer
 from backupfs.engine.volume import Volume
 from backupfs.errors import BackupfsError, DamageError
 from backupfs.format.journal import Change, SegmentOpen, decode_batch
-from backupfs.journal.segments import JournalReader, Position, segment_name
+from backupfs.journal.segments import JournalReader, Position
 from backupfs.journal.sorting import RecordSorter
 
 log = logging.getLogger(__name__)
@@ -132,9 +132,7 @@ class Checkpointer:
             if number not in kept:
                 volume.checkpoints.remove(number)
         if len(kept) == limits.CHECKPOINTS_KEPT:
-            for sequence, in_store in volume.journal_reader.sequences():
-                if in_store and sequence <= oldest.segment:
-                    volume.store.delete(segment_name(sequence))
+            volume.journal_reader.remove_to(oldest.segment)
 
 
 def _journal_since(reader: JournalReader, base: recovery.SoundCheckpoint | None, end: SegmentOpen) -> Iterator[Iterator[Change]]:

@@ -162,9 +162,9 @@ def chain(
 ) -> Iterator[Segment]:
     """The segments from `start` on, up to number `last`, as they follow each other, their frames behind `start` read.
 
-    The first may be missing when it is known from a checkpoint (`cut`). Those that were begun and never became whole are passed over and added to
-    `torn`. Raises DamageError, naming the segment, when one is missing, damaged behind `start` or names another predecessor; damage before `start` is
-    only told, for the index has what stood there. Blocks.
+    The first may be missing when it is known from a checkpoint (`cut`). Those that were begun and never became whole, or that the next one stands
+    in for, are passed over and added to `torn`. Raises DamageError, naming the segment, when one is missing, damaged behind `start` or names another
+    predecessor; damage before `start` is only told, for the index has what stood there. Blocks.
     """
     first = start.segment
     before: Segment | None = None
@@ -178,6 +178,11 @@ def chain(
             torn.append(sequence)
             continue
         opening = segment.opening
+        if before is not None and reader.is_skipped(before, opening):
+            if not before.in_store:
+                torn.append(before.sequence)
+            before = segment
+            continue
         if sequence != first:
             _expect_predecessor(reader, before, opening, first, cut)
         if before is not None:
@@ -272,8 +277,8 @@ def _fault(index: Index, reader: JournalReader, checkpoints: Checkpoints) -> str
 
 
 class CarriedBlobs:
-    """Brings the blobs that batches carry to where they belong: into packs that a dead process left open. Where nothing was lost nothing is written;
-    what is written is what that process has sealed for that place. Blocks.
+    """Brings the blobs that batches carry to where they belong: into packs that a dead process left open. What is written is what that process has
+    sealed for that place, also where it stands already: it may be what could not be synced, which the kernel does not write again by itself. Blocks.
 
     `read_only`: nothing is written, and what the packs lack is in `lacking`, for whoever reads them.
     """
@@ -282,7 +287,7 @@ class CarriedBlobs:
         self._directory = open_directory
         self._files = files
         self._open = files.open if read_only else files.reopen
-        self._read_only = read_only
+        self.read_only = read_only
         self._handles: dict[bytes, Handle | None] = {}
         self.lacking: dict[bytes, dict[int, bytes]] = {}
         """Sealed bytes by object id of the pack and offset."""
@@ -293,19 +298,19 @@ class CarriedBlobs:
         """Those of the batch that ends there. A pack that is not there was closed since, and has them. Raises DamageError, StoreError."""
         for blob in decode_carried(payload):
             handle = self._handle(blob.object_id)
-            if handle is None or self._files.read_at(handle, blob.offset, len(blob.sealed)) == blob.sealed:
+            if handle is None:
                 continue
-            if self._read_only:
-                self.lacking.setdefault(blob.object_id, {})[blob.offset] = blob.sealed
-            else:
+            if not self.read_only:
                 self._files.write_at(handle, blob.offset, [blob.sealed])
+            elif self._files.read_at(handle, blob.offset, len(blob.sealed)) != blob.sealed:
+                self.lacking.setdefault(blob.object_id, {})[blob.offset] = blob.sealed
         if not self.lacking:
             self.settled = place
 
     def sync(self) -> None:
         """All of them are durable when this returns; also those that were there: after a kill they may stand in the page cache only."""
         for handle in self._handles.values():
-            if handle is not None and not self._read_only:
+            if handle is not None and not self.read_only:
                 self._files.sync(handle)
 
     def close(self) -> None:
@@ -333,7 +338,7 @@ def replay(
     The index's position stays before the first batch of which something is lacking: the next mount reads it once more, and puts that where it
     belongs.
     """
-    reader.sync_open()
+    reader.make_open_durable(read_only=carried.read_only)
     start, cut = Position(*index.position), None
     done_bytes = 0
     if not start.segment:

@@ -78,12 +78,19 @@ class JournalReader:
         self._keys = keys
         self._compressor = compressor
 
-    def sync_open(self) -> None:
-        """Make durable what a dead process left in the open directory. It may stand in the page cache only, and what is read of it counts."""
+    def make_open_durable(self, *, read_only: bool = False) -> None:
+        """Make durable what a dead process left in the open directory. It may stand in the page cache only, and what is read of it counts.
+
+        It is written once more, unless `read_only`: of bytes that could not be synced the kernel believes that they were, and syncing them again does
+        nothing.
+        """
         left = [name for name in self._files.list(self._directory) if _OPEN.fullmatch(name)]
         for name in left:
-            handle = self._files.open(self._directory / name)
+            path = self._directory / name
+            handle = self._files.open(path) if read_only else self._files.reopen(path)
             try:
+                if not read_only:
+                    self._files.write_at(handle, 0, [self._files.read_at(handle, 0, self._files.size(handle))])
                 self._files.sync(handle)
             finally:
                 self._files.close(handle)
@@ -119,6 +126,16 @@ class JournalReader:
             return self._files.size(handle)
         finally:
             self._files.close(handle)
+
+    def remove_to(self, last: int) -> None:
+        """Remove the segments up to this number, also those that were given up and never handed over. Raises StoreError."""
+        for sequence, in_store in self.sequences():
+            if sequence > last:
+                return
+            if in_store:
+                self._store.delete(segment_name(sequence))
+            else:
+                self._files.unlink(open_segment_path(self._directory, sequence))
 
     def load(self, sequence: int, in_store: bool) -> Segment:
         """A segment with its header and first frame checked, its other frames not yet read. Raises DamageError, StoreError."""
@@ -157,7 +174,7 @@ class JournalReader:
                 head, end = self._head(segment, at)
                 self._body(segment, at, head)
             except DamageError as error:
-                if closed_at is None and not self._good_frame_after(segment, at):
+                if closed_at is None and not self._good_frame_from(segment, at + 1):
                     break
                 raise DamageError(f"{what}: damaged at byte {at}", object=what, offset=at) from error
             segment.frames.append((at, head))
@@ -165,6 +182,12 @@ class JournalReader:
         if closed_at is not None and at != closed_at:
             raise DamageError(f"{what}: a frame runs past byte {closed_at}, where it was closed", object=what)
         segment.valid_bytes = at
+
+    def is_skipped(self, segment: Segment, successor: SegmentOpen) -> bool:
+        """Whether the segment behind this one, with this opening, stands in its place: it was begun, could neither be made durable nor taken back,
+        and holds nothing.
+        """
+        return segment.opening == successor and not self._good_frame_from(segment, segment.valid_bytes)
 
     def batches(self, segment: Segment, after_bytes: int) -> Iterator[Batch]:
         """The batches behind `after_bytes`. `read_frames` was called before."""
@@ -196,9 +219,9 @@ class JournalReader:
         stored, plain_bytes = journal_format.decode_body(plain)
         return self._compressor.expand(stored, plain_bytes)
 
-    def _good_frame_after(self, segment: Segment, at: int) -> bool:
+    def _good_frame_from(self, segment: Segment, at: int) -> bool:
         step = limits.JOURNAL_FRAME_BYTES
-        for candidate in range(at - at % step + step, len(segment.data), step):
+        for candidate in range(at + -at % step, len(segment.data), step):
             try:
                 self._head(segment, candidate)
             except DamageError:

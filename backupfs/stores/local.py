@@ -3,6 +3,7 @@ directory synced.
 """
 
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,9 @@ class LocalStore:
     def __init__(self, root: Path, files: Files) -> None:
         self.root = root
         self._files = files
+        self._making = threading.Lock()
+        self._settled: set[Path] = set()
+        """Directories in which the names of all directories are durable."""
 
     def put(self, name: str, data: bytes) -> None:
         """See `Store`."""
@@ -100,11 +104,14 @@ class LocalStore:
         return self.root.joinpath(*parts)
 
     def _make_parents(self, path: Path) -> None:
-        missing = []
-        parent = path.parent
-        while parent != self.root and not self._files.exists(parent):
-            missing.append(parent)
-            parent = parent.parent
-        for directory in reversed(missing):
-            self._files.make_directory(directory)
-            self._files.sync_directory(directory.parent)
+        """Have a durable directory for it. One that is there may be what a process made that died, or failed, before its name was synced."""
+        with self._making:
+            for relative in reversed(path.relative_to(self.root).parents[:-1]):
+                directory = self.root / relative
+                above = directory.parent
+                if not self._files.exists(directory):
+                    self._settled.discard(above)
+                    self._files.make_directory(directory)
+                if above not in self._settled:
+                    self._files.sync_directory(above)
+                    self._settled.add(above)

@@ -90,6 +90,7 @@ def chain(paths: Mapping[int, Path], keys: Keys, known: Position, named: Iterabl
         raise Damage("no segment has an opening")
     found = _back_to(known, openings, paths, keys)
     outside = openings.keys() - {segment.sequence for segment in found}
+    outside = {sequence for sequence in outside if not _is_skipped(openings[sequence], found, paths[sequence], sequence, keys)}
     if outside:
         raise Damage(f"segments {sorted(outside)}: no other names them")
     for position in named:
@@ -106,7 +107,7 @@ def chain(paths: Mapping[int, Path], keys: Keys, known: Position, named: Iterabl
             faults.append(str(damage))
             break
         position = found[-1].before
-    faults += _unnamed({s for s in paths if s <= known.segment} - {segment.sequence for segment in found}, position, paths, keys)
+    faults += _unnamed({s for s in paths if s <= known.segment} - {segment.sequence for segment in found}, found, position, paths, keys)
     return Chain(found[::-1], position, faults)
 
 
@@ -136,7 +137,7 @@ def _require(position: Position, found: list[Segment], paths: Mapping[int, Path]
         raise Damage(f"segment {position.segment}: missing, and named by a checkpoint")
 
 
-def _unnamed(sequences: set[int], position: Position, paths: Mapping[int, Path], keys: Keys) -> Iterator[str]:
+def _unnamed(sequences: set[int], found: list[Segment], position: Position, paths: Mapping[int, Path], keys: Keys) -> Iterator[str]:
     """What is wrong with segments that the chain, which goes back to a position, passes over or does not reach."""
     for sequence in sorted(sequences - {position.segment}):
         try:
@@ -144,7 +145,7 @@ def _unnamed(sequences: set[int], position: Position, paths: Mapping[int, Path],
         except Damage as damage:
             yield f"segment {sequence}: {damage}"
         else:
-            if before is not None and sequence > position.segment:
+            if before is not None and sequence > position.segment and not _is_skipped(before, found, paths[sequence], sequence, keys):
                 yield f"segment {sequence}: no other names it"
 
 
@@ -190,6 +191,12 @@ def _check_end(frame: Frame, in_segment: int, last: Frame, where: str) -> None:
     size = padded_to_blocks(frame.least_end)
     if frame.end != size:
         raise Damage(f"{where}: ends at {frame.end} where {size} is its padded size")
+
+
+def _is_skipped(before: Position, found: list[Segment], path: Path, sequence: int, keys: Keys) -> bool:
+    """Whether one of the chain stands in its place, and nothing but its opening opens."""
+    content = path.read_bytes()
+    return before in [segment.before for segment in found] and len(list(frames(content, _sealer(content, sequence, keys)))) == 1
 
 
 def _opening(path: Path, sequence: int, keys: Keys) -> Position | None:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import random
 import shutil
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,7 +26,8 @@ from backupfs.engine.repository import check_repository, create_repository, open
 from backupfs.engine.seams import Seams
 from backupfs.offload import Offload
 from backupfs.stores.files import Files
-from tests.crash.disk import SimulatedDisk
+from tests.crash.disk import Image, SimulatedDisk
+from tests.crash.power_cut import Fate, Mode, PowerCut
 from tests.crash.simulation import KDF, PASSWORD, SMALL_LIMITS, InlineOffload, SeededRandomness, SteppingClock, Who, run
 from tests.decoder.audit import audit
 
@@ -98,7 +100,20 @@ class World:
 
     def after_kill(self, state: Path) -> "World":
         """Another host's end: what is there if the process is killed now. Every write it made is kept."""
-        world = World(state, SimulatedDisk(self.disk.image()))
+        return self.on(self.disk.image(), state)
+
+    def after_power_cut(self, state: Path, mode: Mode = Mode.ORDERED, *, index: bool = True) -> "World":
+        """What is there if the power goes now, and nothing of what was not synced has reached the disk."""
+        cut = PowerCut(self.disk.base, self.disk.log, 0)
+        cut.advance(len(self.disk.log))
+        world = self.on(cut.cut(random.Random(0), mode, Fate.LOST), state)
+        if not index:
+            world.without_index()
+        return world
+
+    def on(self, image: Image, state: Path) -> "World":
+        """Another disk with that on it, and the index as it is now."""
+        world = World(state, SimulatedDisk(image))
         world._make_state()
         if (self.state / "index").exists():
             shutil.copytree(self.state / "index", state / "index")

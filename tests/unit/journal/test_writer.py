@@ -363,7 +363,7 @@ def test_what_lies_there_and_is_no_segment_is_left_alone() -> None:
     for stray in strays:
         log.disk.close(log.disk.create(stray))
     assert log.read() == read
-    log.reader().sync_open()
+    log.reader().make_open_durable()
     assert all(log.disk.exists(stray) for stray in strays)
 
 
