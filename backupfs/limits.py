@@ -64,6 +64,8 @@ JOINED_RECORDS_MAX: Final = 256
 follows at once."""
 
 REGION_BYTES: Final = 16 * MIB
+REGION_LAST: Final = 2**32 - 1
+"""Its key has 32 bits for the number. This one has no end."""
 REGION_EXTENTS_MAX: Final = 1024
 """Its record then has some 14 KiB, which each change of the region writes anew; with fewer, chunks are written anew more often than is written to
 them: at 320 each 4 KiB of random overwrites brought up to 30 KiB.
@@ -113,6 +115,9 @@ XATTR_NAMES_MAX_BYTES: Final = 64 * KIB
 """All names of one file's, each with a zero: the kernel lists no more (XATTR_LIST_MAX)."""
 LINKS_MAX: Final = 65_000
 FILE_SIZE_MAX_BYTES: Final = 2**63 - 1
+TIME_MIN_NS: Final = -(2**63)
+TIME_MAX_NS: Final = 2**64 - 1
+"""What a record can say: the years from 1677 to 2554."""
 INODE_LINKS_INLINE: Final = 8
 
 REAP_RECORDS_PER_STEP: Final = 256

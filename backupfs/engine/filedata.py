@@ -218,7 +218,7 @@ class FileData:
         if not record.data:
             return rules.clip(record.extents, low, high)
         found: list[Extent] = []
-        for region in range(low // limits.REGION_BYTES, (high - 1) // limits.REGION_BYTES + 1):
+        for region in rules.regions_of(low, high, limits.REGION_BYTES):
             found.extend(rules.clip(self._region(record.data, region, epoch), low, high))
         return found
 
@@ -777,7 +777,7 @@ class FileData:
         """End what stands behind `size` in a file's regions: the one it lies in at once, the others in steps."""
         catalog = self._volume.catalog
         data = state.record.data
-        region = size // limits.REGION_BYTES
+        [region] = rules.regions_of(size, size + 1, limits.REGION_BYTES)
         old = self._region(data, region, records.EPOCH_MAX)
         kept = rules.clip(old, 0, size)
         if kept != old:

@@ -470,9 +470,9 @@ class FileSystem:
         if changes.mode is not None:
             self._set_mode(state, changes.mode)
         if changes.atime_ns is not None:
-            record.atime_ns = changes.atime_ns
+            record.atime_ns = posix.storable_time(changes.atime_ns)
         if changes.mtime_ns is not None:
-            record.mtime_ns = changes.mtime_ns
+            record.mtime_ns = posix.storable_time(changes.mtime_ns)
         record.ctime_ns = now if changes.ctime_ns is None else changes.ctime_ns
         self._inodes.touch(state)
         return self._attributes(state)

@@ -94,9 +94,9 @@ def create_repository(
     )
     master = key_codec.new_master(randomness)
     store = LocalStore(root, files)
+    # Durable with the first object that the store takes, as all directories that it finds.
     for directory in (keyring.FOLDER, OPEN, "packs", "journal"):
         files.make_directory(root / directory)
-    files.sync_directory(root)
     keyring.put_slot(store, key_codec.make_slot(master, password, text, kdf, config, clock.now_ns(), randomness))
     # The configuration comes last: a repository that was half made is none.
     put_twice(store, CONFIG, config_format.encode(config, key_codec.config_mac(master, config)))

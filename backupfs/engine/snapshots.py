@@ -154,7 +154,9 @@ class Snapshots:
             self._put(serial, replace(self._by_serial[serial], pinned=pinned))
 
     def hold(self, names: Iterable[str], until_ns: int) -> None:
-        """Keep snapshots until a time: all, or none as for `pin`; 0 ends the hold."""
+        """Keep snapshots until a time: all, or none as for `pin`; 0 ends the hold. UsageError for a time that no record can say."""
+        if until_ns > limits.TIME_MAX_NS:
+            raise UsageError("a snapshot can be held until the year 2554; `backupfs snapshot pin` keeps it without an end")
         for serial in list(map(self._shown, names)):
             self._put(serial, replace(self._by_serial[serial], hold_until_ns=until_ns))
 

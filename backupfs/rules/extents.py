@@ -8,6 +8,7 @@ from collections.abc import Container, Iterator, Sequence
 from itertools import pairwise
 from operator import itemgetter
 
+from backupfs import limits
 from backupfs.format.catalog import Extent
 
 Change = tuple[int, int, Sequence[Extent]]
@@ -83,12 +84,22 @@ def pieces(extents: Sequence[Extent], start: int, end: int) -> Iterator[tuple[in
         yield at, end, None
 
 
+def regions_of(start: int, end: int, region_bytes: int) -> range:
+    """The regions that the bytes [start, end) lie in. The last one there is takes all that is behind."""
+    return range(min(start // region_bytes, limits.REGION_LAST), min((end - 1) // region_bytes, limits.REGION_LAST) + 1)
+
+
+def _within(region: int, start: int, end: int, region_bytes: int) -> tuple[int, int]:
+    """The part of [start, end) that lies in a region."""
+    return max(start, region * region_bytes), end if region == limits.REGION_LAST else min(end, (region + 1) * region_bytes)
+
+
 def split_at_regions(extents: Sequence[Extent], region_bytes: int) -> dict[int, list[Extent]]:
     """The extents by the region that they lie in; one that crosses an edge is cut there."""
     regions: dict[int, list[Extent]] = {}
     for start, length, blob, inner in extents:
-        for region in range(start // region_bytes, (start + length - 1) // region_bytes + 1):
-            low, high = max(start, region * region_bytes), min(start + length, (region + 1) * region_bytes)
+        for region in regions_of(start, start + length, region_bytes):
+            low, high = _within(region, start, start + length, region_bytes)
             regions.setdefault(region, []).append((low, high - low, blob, inner + low - start))
     return regions
 
@@ -98,8 +109,8 @@ def changes_of_regions(changes: Sequence[Change], region_bytes: int) -> dict[int
     regions: dict[int, list[Change]] = {}
     for start, end, new in changes:
         parts = split_at_regions(new, region_bytes)
-        for region in range(start // region_bytes, (end - 1) // region_bytes + 1):
-            low, high = max(start, region * region_bytes), min(end, (region + 1) * region_bytes)
+        for region in regions_of(start, end, region_bytes):
+            low, high = _within(region, start, end, region_bytes)
             regions.setdefault(region, []).append((low, high, parts.get(region, [])))
     return regions
 

@@ -47,6 +47,11 @@ def change_time(now_ns: int, before_ns: int, given_ns: Iterable[int | None]) -> 
     return max(recent, default=now_ns)
 
 
+def storable_time(time_ns: int) -> int:
+    """The nearest time that a record can say, as ext4 does it with its own range."""
+    return min(max(time_ns, limits.TIME_MIN_NS), limits.TIME_MAX_NS)
+
+
 def is_bare_namespace(name: bytes) -> bool:
     """Whether this is where names of extended attributes begin, and no name."""
     return name in _NAMESPACES

@@ -1,5 +1,6 @@
 """Key slots over power cuts: at every moment one of the old or the new secret opens, what was answered stays, and what was begun can be ended."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from backupfs.engine.keyring import Unlocked, add_slot, change_password, list_sl
 from backupfs.engine.repository import create_repository, unlock
 from backupfs.errors import BackupfsError, RepositoryMissingError, WrongPasswordError
 from backupfs.rules.labels import KeyKind
+from backupfs.stores.local import LocalStore
 from tests.crash.disk import SimulatedDisk
 from tests.crash.power_cut import CrashState, crash_states, sync_sites
 from tests.crash.simulation import KDF, SeededRandomness
@@ -131,7 +133,9 @@ def test_one_of_the_old_or_the_new_secret_opens(history: tuple[SimulatedDisk, li
 
 def test_every_sync_is_needed(history: tuple[SimulatedDisk, list[Answered]], seed: int) -> None:
     disk, answered = history
-    sites = list(sync_sites(disk.log[answered[0].begun :]))
+    lines, first = inspect.getsourcelines(LocalStore._make_parents)
+    # The names of directories are synced once more: for who made them and did not come so far, which is not the case here.
+    sites = [site for site in sync_sites(disk.log[answered[0].begun :]) if int(site.partition(":")[2]) not in range(first, first + len(lines))]
     assert len(sites) == 3, "a slot's bytes, its name, its name gone"
     for site in sites:
         assert next(faults(disk, answered, seed, 25, site), None), f"nothing is lost without the sync at {site}"

@@ -48,7 +48,7 @@ STATES_PER_LIFE = 500
 REQUESTS = 120
 _SHOWN_ELSEWHERE = {
     ("stores/local.py", "delete"),
-    ("journal/segments.py", "sync_open"),
+    ("journal/segments.py", "make_open_durable"),
     ("service/keys.py", "write_export"),
     ("engine/recovery.py", "sync"),
 }

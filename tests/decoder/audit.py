@@ -349,7 +349,7 @@ def _extent_versions(records: Catalog, region_bytes: int) -> Iterator[tuple[str,
         yield where, inode.extents, range(2**63)
     for key, versions in records.objects[catalog.REGIONS].items():
         region = struct.unpack(">QI", key)[1]
-        inside = range(region * region_bytes, (region + 1) * region_bytes)
+        inside = range(region * region_bytes, 2**63 if region == 2**32 - 1 else (region + 1) * region_bytes)
         for version in versions:
             if version.value:
                 where = f"region {_shown_key(catalog.REGIONS, key)} of epoch {version.epoch}"

@@ -1,10 +1,13 @@
 """Extents against a plain list: for every byte of the file, which byte of which blob it is, or None."""
 
+import math
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backupfs import limits
 from backupfs.format.catalog import Extent
 from backupfs.rules import extents as rules
 
@@ -103,11 +106,18 @@ def test_changes_together_do_what_they_do_one_by_one(found: list[Extent], made: 
     assert spread(result) == every
 
 
-@given(extents(), changes(), st.integers(1, 70))
-def test_changes_by_region_are_the_same_changes(found: list[Extent], made: list[rules.Change], region_bytes: int) -> None:
-    regions = rules.split_at_regions(found, region_bytes)
-    for region, those in rules.changes_of_regions(made, region_bytes).items():
-        low, high = region * region_bytes, (region + 1) * region_bytes
+def bounds_of(region: int, region_bytes: int, last: int) -> tuple[int, float]:
+    return region * region_bytes, math.inf if region == last else (region + 1) * region_bytes
+
+
+@given(extents(), changes(), st.integers(1, 70), st.sampled_from([0, 2, 2**32 - 1]))
+def test_changes_by_region_are_the_same_changes(found: list[Extent], made: list[rules.Change], region_bytes: int, last: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "REGION_LAST", last)
+        regions = rules.split_at_regions(found, region_bytes)
+        by_region = rules.changes_of_regions(made, region_bytes)
+    for region, those in by_region.items():
+        low, high = bounds_of(region, region_bytes, last)
         assert all(low <= start < end <= high for start, end, _ in those)
         regions[region] = rules.replace_all(regions.get(region, []), those)
     assert spread([extent for _, part in sorted(regions.items()) for extent in part]) == spread(rules.replace_all(found, made))
@@ -138,14 +148,18 @@ def test_pieces_cover_a_stretch_once(found: list[Extent], bound: list[int]) -> N
     assert at == high
 
 
-@given(extents(), st.integers(1, 70))
-def test_regions_hold_what_lies_in_them(found: list[Extent], region_bytes: int) -> None:
-    regions = rules.split_at_regions(found, region_bytes)
+@given(extents(), st.integers(1, 70), st.sampled_from([0, 2, 2**32 - 1]))
+def test_regions_hold_what_lies_in_them(found: list[Extent], region_bytes: int, last: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "REGION_LAST", last)
+        regions = rules.split_at_regions(found, region_bytes)
+        assert {region for e in found for region in rules.regions_of(e[0], e[0] + e[1], region_bytes)} == set(regions)
     every = spread(found)
     for region, part in regions.items():
+        low, high = bounds_of(region, region_bytes, last)
         assert part
         assert is_sorted(part)
-        assert all(region * region_bytes <= e[0] and e[0] + e[1] <= (region + 1) * region_bytes for e in part)
+        assert all(low <= e[0] and e[0] + e[1] <= high for e in part)
     assert spread([extent for part in regions.values() for extent in part]) == every
 
 

@@ -177,6 +177,34 @@ async def test_zeros_and_gaps_take_no_room(tmp_path: Path) -> None:
 
 
 @simulated
+async def test_bytes_where_no_region_begins_any_more(tmp_path: Path) -> None:
+    """More extents than an inode holds, up to the last byte that a file may have."""
+    world = World.new(tmp_path / "w")
+    places = [*((1 << 56) - 3 + (i << 24) for i in range(5)), 1 << 61, (1 << 62) + 5, limits.FILE_SIZE_MAX_BYTES - 4]
+    async with world.mounted() as m:
+        fh = await m.open(b"f")
+        await m.fs.write(fh, 7, b"near")
+        for number, at in enumerate(places):
+            await m.fs.write(fh, at, b"far%d" % number)
+        await m.fs.fsync(fh, datasync=False)
+        await m.fs.create_snapshot("test", name="all")
+        assert world.audit(tmp_path / "all", settled=False) == []
+        await m.truncate(b"f", (1 << 61) + 2)
+        await m.fs.write(fh, places[1], b"new ")
+        await m.fs.fsync(fh, datasync=False)
+    async with world.mounted() as m:
+        old, new = await m.open(b".snapshots/all/f", os.O_RDONLY), await m.open(b"f", os.O_RDONLY)
+        for number, at in enumerate(places):
+            assert bytes(await m.fs.read(old, at - 1, 5)) == b"\0far%d" % number
+        assert bytes(await m.fs.read(new, places[1], 9)) == b"new \0\0\0\0\0"
+        assert bytes(await m.fs.read(new, places[2], 4)) == b"far2"
+        assert bytes(await m.fs.read(new, 1 << 61, 9)) == b"fa"
+        assert bytes(await m.fs.read(new, 0, 11)) == bytes(7) + b"near"
+    assert await world.check() == []
+    assert world.audit(tmp_path / "copy") == []
+
+
+@simulated
 async def test_a_file_of_terabytes_in_name(tmp_path: Path) -> None:
     world = World.new(tmp_path / "w")
     far = 8 << 40

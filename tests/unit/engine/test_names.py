@@ -414,6 +414,23 @@ async def test_set_gid_without_execution_goes_when_somebody_outside_of_the_group
 
 
 @simulated
+async def test_a_time_that_no_record_can_say_is_the_nearest_that_one_can(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "w")
+    given = {b"a": -(2**63), b"b": -(2**63) - 1, b"c": 2**64 - 1, b"d": 2**64, b"e": (2**63 - 1) * 10**9, b"f": -(2**63) * 10**9}
+    async with world.mounted() as m:
+        for name, time_ns in given.items():
+            await m.put(name, b"content")
+            shown = await m.fs.setattr(await m.ino(name), AttributeChanges(atime_ns=time_ns, mtime_ns=time_ns), None, WHO)
+            assert shown.atime_ns == shown.mtime_ns == min(max(time_ns, -(2**63)), 2**64 - 1)
+        await m.fs.commit()
+        assert m.fs.status().failure == ""
+    async with world.mounted() as m:
+        for name, time_ns in given.items():
+            assert (await m.fs.getattr(await m.ino(name))).mtime_ns == min(max(time_ns, -(2**63)), 2**64 - 1)
+    assert world.audit(tmp_path / "copy") == []
+
+
+@simulated
 async def test_times_follow_what_is_done(tmp_path: Path) -> None:
     async with mounted(tmp_path) as m:
         fs = m.fs
