@@ -44,8 +44,8 @@ SORT_PIECE_BYTES: Final = 64 * KIB
 BREATHE_RECORDS: Final = 256
 """Long work in a thread lets the loop have the interpreter after so many records: half a millisecond."""
 
-BATCH_RECORDS: Final = 8192
-"""A batch is frozen at this many records: encoding it holds the loop for some 20 ms."""
+BATCH_RECORDS: Final = 4096
+"""A batch is frozen at this many records: encoding it holds the loop for some 10 ms."""
 LAYER_RECORDS_MAX: Final = 2 * BATCH_RECORDS
 """Changing requests wait while the layer that takes their changes holds this many records."""
 BATCH_BYTES: Final = 16 * MIB
@@ -56,7 +56,9 @@ CARRIED_BYTES_MAX: Final = 36 * KIB
 COMMIT_DELAY_S: Final = 5.0
 """Everything received is committed after at most this long, and the index follows then."""
 INDEX_RECORDS: Final = 4096
-"""So many records of durable batches wait for the index at most: it follows at once then."""
+"""So many records of durable batches wait for the index at most: it follows at once then. And so many, or those of one batch, are written to it in
+one transaction: what that changes is held until it ends, some pages of 4 KiB for each record where they lie apart.
+"""
 INDEX_BYTES: Final = 4 * MIB
 """The same in bytes of values."""
 JOINED_RECORDS_MAX: Final = 256
@@ -96,10 +98,10 @@ TAIL_BLOBS_MAX: Final = 64
 DIRTY_AGE_S: Final = 2.0
 """Bytes of files that stopped growing are stored after this long."""
 
-CHUNK_CACHE_BYTES: Final = 48 * MIB
+CHUNK_CACHE_BYTES: Final = 32 * MIB
 """With what it costs to keep each chunk."""
 INODE_CACHE_ENTRIES: Final = 20_000
-INDEX_RESIDENT_BYTES: Final = 32 * MIB
+INDEX_RESIDENT_BYTES: Final = 16 * MIB
 """Of the index's file so much is in this process at a time; the page cache has the rest."""
 LISTED_NAMES_MAX: Final = 32 * KIB
 """So many names are held of directories whose names are all known: some 10 MiB."""
@@ -108,6 +110,8 @@ CPU_THREADS: Final = 3
 DISK_THREADS: Final = 8
 
 NAME_MAX_BYTES: Final = 255
+PATTERN_MAX: Final = 4096
+"""Characters of what names are looked for by: as many as a path has. Reading one takes time that grows with their square."""
 XATTR_VALUE_MAX_BYTES: Final = 64 * KIB
 XATTRS_MAX_BYTES: Final = 256 * KIB
 """All of one file's, names included: they stand in one record."""

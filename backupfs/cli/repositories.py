@@ -78,12 +78,14 @@ def check(where: str | None, read_data: bool, password_fd: int | None, as_json: 
     output = Output(as_json)
     place = place_of(where)
     findings: list[Any] = []
-    with output.progress("checking") as show:
-        try:
-            with locate.daemon_of(place) as daemon:
-                daemon.ask(CheckRequest(read_data), findings.append, show)
-        except NotRunningError:
-            offline.check(place, password(os.environ, password_fd), system_seams(), read_data, findings.append, show)
+    try:
+        with locate.daemon_of(place) as daemon, output.progress("checking") as show:
+            daemon.ask(CheckRequest(read_data), findings.append, show)
+    except NotRunningError:
+        # Asked for before anything moves on the terminal, which would hide the question.
+        secret = password(os.environ, password_fd)
+        with output.progress("checking") as show:
+            offline.check(place, secret, system_seams(), read_data, findings.append, show)
     output.json({"repository": str(place.repository), "read_data": read_data, "findings": findings})
     for finding in public(findings):
         output.say(f"{finding['kind']}: {finding['object']}: {finding['detail']}", *(f"  {path}" for path in finding["paths"]))

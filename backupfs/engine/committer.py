@@ -241,7 +241,7 @@ class Committer:
             await self._index_work.wait()
             self._index_work = trio.Event()
             while self._to_apply:
-                batches = list(self._to_apply)
+                batches = self._next_for_index()
                 if not await self._apply(batches):
                     self._tell()
                     return
@@ -257,6 +257,17 @@ class Committer:
                 self._tell()
             if self._stopping and self._applied_ticket == self._frozen_ticket:
                 return
+
+    def _next_for_index(self) -> list[_Frozen]:
+        """The oldest batches, as many as go into one transaction."""
+        taken: list[_Frozen] = []
+        records = 0
+        for batch in self._to_apply:
+            records += batch.layer.records
+            if taken and records > limits.INDEX_RECORDS:
+                break
+            taken.append(batch)
+        return taken
 
     async def _make_durable(self, frozen: _Frozen) -> None:
         position = await self._insist(lambda: self._write(frozen), "a batch could not be written and is tried in a new segment")

@@ -266,7 +266,11 @@ class History:
     # names
 
     async def find(self, pattern: str) -> AsyncGenerator[Found]:
-        """Every name that fits a shell pattern and that a kept snapshot or the present shows; with a slash in it the pattern is for whole paths."""
+        """Every name that fits a shell pattern and that a kept snapshot or the present shows; with a slash in it the pattern is for whole paths.
+        UsageError for one that is longer than any path.
+        """
+        if len(pattern) > limits.PATTERN_MAX:
+            raise UsageError(f"a pattern of {len(pattern)} characters is longer than any path; {limits.PATTERN_MAX} are the most")
         await self._settle()
         kept = [(info, self._snapshots.epoch_of(info.serial)) for info in self._snapshots.kept()]
         # A pattern for whole paths has the path of every name looked up.

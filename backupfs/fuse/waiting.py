@@ -13,7 +13,7 @@ Every few requests the loop gets a turn, and whenever a handler waits.
 """
 
 import ctypes
-import os
+import errno
 import select
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -32,6 +32,10 @@ CLOSE_NS: Final = 150_000
 """A request that was slept for at most so long came close after the one before."""
 
 
+_SHORTAGE_S: Final = 0.1
+"""When there was no memory for a request it is asked for again after so long."""
+
+
 class _PollRecord(ctypes.Structure):
     """struct pollfd."""
 
@@ -43,8 +47,6 @@ class _Descriptor:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.is_safe_to_read = not os.get_blocking(number)
-        """Whether a read that finds nothing after all comes back."""
         poll = ctypes.PyDLL(None).poll
         poll.argtypes = (ctypes.POINTER(_PollRecord), ctypes.c_ulong, ctypes.c_int)
         self.readable: Callable[[], int] = partial(poll, ctypes.pointer(_PollRecord(number, select.POLLIN, 0)), 1, 0)
@@ -92,11 +94,16 @@ class _Workers:
 
 
 async def _work(work: Callable[..., Awaitable[None]], *args: object) -> None:
-    """One worker. Where a read found nothing it had no request in hand, and goes on."""
+    """One worker. Where a read found nothing, or no memory for a request, it had none in hand, and goes on."""
     while True:
         try:
             await work(*args)
         except BlockingIOError:
+            continue
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            await trio.sleep(_SHORTAGE_S)
             continue
         return
 
@@ -138,8 +145,8 @@ class _LowLevel:
             if self._closing:
                 raise trio.ClosedResourceError
             if self._close_together and descriptor.readable_within(self._look_ns):
-                if descriptor.is_safe_to_read:
-                    return
+                # Other threads have run since: what was there may be gone with a caller that was killed. A read that finds nothing costs the
+                # buffer that pyfuse3 has got for it.
                 continue
             before_ns = time.perf_counter_ns()
             self._since_turn = 0

@@ -5,6 +5,8 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from backupfs.rules.when import reads_as_time
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST_S: Final = int((datetime(1, 1, 1, tzinfo=UTC) - _EPOCH).total_seconds())
 _LAST_S: Final = int((datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC) - _EPOCH).total_seconds())
@@ -54,4 +56,6 @@ def name_fault(name: str) -> str | None:
         return "a snapshot's name is made of printable characters other than a slash"
     if _LIKE_A_TIME.fullmatch(name):
         return "names that look like a time are given by the clock"
+    if name.startswith("-") or reads_as_time(name):
+        return "a number, a time (yesterday, 18:00, 2026-10-04) and what begins with a dash mean something else where a snapshot is asked for"
     return None

@@ -162,7 +162,9 @@ class Restores:
         self._one_at_a_time = trio.Lock()
 
     async def restore(self, request: RestoreRequest | UndoRequest, replies: Replies) -> RestoreTold:
-        """The plan as items, then, unless it is only to be shown, what became of it. Ends early when nobody listens any more."""
+        """The plan as items, then, unless it is only to be shown, what became of it, which is durable by then. Ends early when nobody listens any
+        more.
+        """
         async with self._one_at_a_time:
             await self._taker.settle()
             plan = await self._plan(request)
@@ -174,6 +176,7 @@ class Restores:
                 return RestoreTold(shown_path(plan.target), len(plan.steps), 0, len(plan.skipped), 0, None, 0)
             before = await self._taker.take(WHY, f"before {_what(request, plan)}", before_restore=plan.target or b"/")
             failed = await self._carry_out_while_heard(plan, replies)
+            await self._taker.settle()
             done = len(plan.steps) - failed
             return RestoreTold(shown_path(plan.target), len(plan.steps), done, len(plan.skipped), failed, before.name, self._forgetter.held())
 

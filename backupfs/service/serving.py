@@ -25,12 +25,12 @@ import trio
 
 from backupfs.clock import Clock
 from backupfs.engine.attributes import EngineStatus, SnapshotInfo
-from backupfs.errors import BackupfsError
+from backupfs.errors import BackupfsError, LockedError
 from backupfs.fuse.unmounting import MountBusyError
 from backupfs.rules.names import SnapDir
 from backupfs.rules.schedule import SCHEDULED, Activity, Taken, initial
 from backupfs.service.configuration import Configuration
-from backupfs.service.control import Replies, listening
+from backupfs.service.control import CONNECTIONS_MAX, Replies, listening
 from backupfs.service.groups import cause
 from backupfs.service.history import Historian, answer
 from backupfs.service.hooks import Hooks, Mounted
@@ -77,6 +77,8 @@ _AboutSnapshots = SnapshotListRequest | SnapshotShowRequest | SnapshotDeleteRequ
 _AboutSpace = StatsRequest | OutlookRequest | PruneRequest | CollectRequest
 _MOUNT_FIELDS: Final = ("read_only", "allow_other", "suid", "dev", "snapdir")
 """What is settled when it is mounted."""
+LENT_MAX: Final = CONNECTIONS_MAX // 2
+"""Snapshots lent at once: each has a connection for as long as it is mounted."""
 _log = logging.getLogger(__name__)
 
 
@@ -232,6 +234,7 @@ class Serving(Generic[E]):
         self._since_ns = clock.now_ns()
         self._phase = "starting"
         self._running: _Running | None = None
+        self._lent = 0
         self._stop_asked = trio.Event()
         self._ending = trio.Lock()
         self._closed = trio.Event()
@@ -526,9 +529,17 @@ class Serving(Generic[E]):
 
     async def _handle_lend(self, name: str, replies: Replies) -> object:
         with self._use() as running:
-            async with running.engine.lending(name) as info:
-                await replies.item(info)
-                await replies.gone()
+            if self._lent >= LENT_MAX:
+                raise LockedError(
+                    f"{self._lent} snapshots are mounted by themselves (`mount --at`), more would leave other commands no room: unmount one"
+                )
+            self._lent += 1
+            try:
+                async with running.engine.lending(name) as info:
+                    await replies.item(info)
+                    await replies.gone()
+            finally:
+                self._lent -= 1
         return {"name": name}
 
     def _status(self) -> ServiceStatus:

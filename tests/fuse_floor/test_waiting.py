@@ -1,5 +1,6 @@
 """Waiting for requests: none is missed, and none that vanishes holds up the process."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -40,15 +41,18 @@ async def test_a_request_whose_caller_is_killed_before_it_is_read(base: Path, mo
             await floor.do(os.statvfs, floor.directory)
 
 
-async def test_a_read_that_finds_nothing(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("trouble", [None, errno.ENOMEM])
+async def test_a_read_that_finds_nothing_or_no_memory(floor: Floor, monkeypatch: pytest.MonkeyPatch, trouble: int | None) -> None:
     real = waiting._LowLevel.wait_readable
     lies = [1] * 5
 
     async def wait_readable(self: waiting._LowLevel, number: int) -> None:
-        if lies:
-            lies.pop()
-        else:
+        if not lies:
             await real(self, number)
+            return
+        lies.pop()
+        if trouble is not None:
+            raise OSError(trouble, os.strerror(trouble))
 
     monkeypatch.setattr(waiting._LowLevel, "wait_readable", wait_readable)
     for number in range(20):

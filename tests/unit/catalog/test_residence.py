@@ -15,7 +15,7 @@ from tests.unit.catalog.material import make_keys
 
 FAULT_BYTES = 64 * limits.KIB
 """The kernel brings so much at once."""
-FILE_BYTES = 40 * limits.MIB
+FILE_BYTES = limits.INDEX_RESIDENT_BYTES * 5 // 4
 VALUE = bytes(range(256)) * 15
 
 

@@ -253,6 +253,8 @@ async def test_where_a_name_has_stood(tmp_path: Path) -> None:
         ]
         assert [f.path async for f in m.fs.history.find("d/*.txt")] == [b"d/report.txt"]
         assert [f.path async for f in m.fs.history.find("nothing*")] == []
+        with pytest.raises(UsageError, match="longer than any path"):
+            assert [f.path async for f in m.fs.history.find("[" * 4097)] == []
         assert [(f.path, f.snapshots, f.is_present) async for f in m.fs.history.find("other")] == [(b"other", 0, True)]
 
 

@@ -4,10 +4,11 @@ import calendar
 import re
 import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backupfs.rules.names import snapshot_name, utc_second
+from backupfs.rules.names import name_fault, snapshot_name, utc_second
 
 SECOND_NS = 1_000_000_000
 TIMES = st.integers(-(10**18), 10**19)
@@ -49,3 +50,16 @@ def test_no_name_is_given_twice_wherever_the_clock_jumps(times: list[int], first
     names = names_of(times, first)
     assert len(set(names)) == len(names)
     assert [name[:18] for name in names] == [utc_second(time_ns) for time_ns in times]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["yesterday", "today 18:00", "18:00", "2026-10-04", "-3h", "-x", "12", "2026", "latest~2", "latest", ".x", "@GMT-1", "a/b", "a\n", ""],
+)
+def test_what_means_something_else_is_no_name(name: str) -> None:
+    assert name_fault(name)
+
+
+@pytest.mark.parametrize("name", ["before the upgrade", "v1", "12a", "yesterday's", "3h", "naïve"])
+def test_a_person_may_give_other_names(name: str) -> None:
+    assert name_fault(name) is None

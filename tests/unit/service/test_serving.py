@@ -6,7 +6,7 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,7 +47,7 @@ from backupfs.service.messages import (
     UnmountRequest,
     VersionsRequest,
 )
-from backupfs.service.serving import MountJob, Serving
+from backupfs.service.serving import LENT_MAX, MountJob, Serving
 from backupfs.service.settings import NOTHING, Layer, Settings
 from backupfs.service.state import StateDirectory
 from tests.conftest import LogRule
@@ -529,7 +529,7 @@ async def test_the_past_is_asked_and_comes_back(house: House, nursery: trio.Nurs
     assert house.engine.history.asked == [(b"\xff",)]
     told = await house.ask(RestoreRequest(b"d", 3))
     assert (told["done"], told["before"]) == (1, "s1")
-    assert house.events[2:] == [*SETTLED, "plan", SETTLED[0], "snapshot restore", "add f", "forget f"]
+    assert house.events[2:] == [*SETTLED, "plan", SETTLED[0], "snapshot restore", "add f", "forget f", *SETTLED]
     house.mount.unmounted.set()
 
 
@@ -602,6 +602,14 @@ async def test_a_snapshot_is_lent_until_it_is_given_back_or_the_mount_ends(house
         assert borrowed["name"] == name
         assert f"has {name} back" not in house.engine.events
     while f"has {name} back" not in house.engine.events:
+        await trio.lowlevel.checkpoint()
+    with ExitStack() as many:
+        for _ in range(LENT_MAX):
+            await trio.to_thread.run_sync(many.enter_context(connected(house.state.socket)).borrow, LendRequest(name))
+        assert (await house.ask(StatusRequest()))["mounted"], "others are answered"
+        with connected(house.state.socket) as client, pytest.raises(LockedError):
+            await trio.to_thread.run_sync(client.borrow, LendRequest(name))
+    while house.engine.events.count(f"has {name} back") <= LENT_MAX:
         await trio.lowlevel.checkpoint()
     with connected(house.state.socket) as client:
         await trio.to_thread.run_sync(client.borrow, LendRequest(name))
