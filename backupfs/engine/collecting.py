@@ -17,7 +17,7 @@ from backupfs.engine.blobstore import BlobStore
 from backupfs.engine.committer import Committer
 from backupfs.engine.seams import Progress, unwatched
 from backupfs.engine.volume import Volume
-from backupfs.errors import BackupfsError, DamageError, StoreError
+from backupfs.errors import BackupfsError, DamageError, StoreError, StoreFullError
 from backupfs.format import catalog as records
 from backupfs.format.catalog import Pack, PackState, Table
 from backupfs.format.pack import PackEntry
@@ -99,18 +99,30 @@ class Collector:
             await trio.lowlevel.checkpoint()
 
     async def run(self, plan: CollectionPlan, *, hurry: bool = False) -> None:
-        """Carry a plan out. Unless there is a `hurry`, it works at most half of the time. Raises StoreError."""
+        """Carry a plan out. Unless there is a `hurry`, it works at most half of the time. Raises StoreError, and StoreFullError when there was a
+        hurry, and no room to copy what lives.
+        """
         waiting = list(plan.packs)
+        too_large: list[PackUse] = []
         try:
             while waiting:
                 self.so_far.waiting_packs = len(waiting)
                 self.so_far.waiting_bytes = sum(pack.live_bytes for pack in waiting)
-                await self._rewrite(waiting.pop(0), hurry)
+                use = waiting.pop(0)
+                if not await self._have_room(use.live_bytes):
+                    too_large.append(use)
+                    continue
+                await self._rewrite(use, hurry)
                 if self._volume.space.is_short():
                     # What this pack has freed is the room for the next.
                     await self._let_go()
             if plan.packs:
                 await self._let_go()
+            if too_large:
+                # What it would free comes back only after it has been copied. Packs in which nothing lives need no room to go.
+                self._planned_at = -1
+                if hurry:
+                    raise await self._too_little_room(too_large)
         except BackupfsError:
             # What is left of it is due as before.
             self._planned_at = -1
@@ -123,14 +135,25 @@ class Collector:
         await self._committer.applied()
         await self._committer.removed()
 
+    async def _have_room(self, size_bytes: int) -> bool:
+        """Whether so many bytes can be copied; the reserve is there for that, and taken again from what comes back."""
+        space, disk = self._volume.space, self._volume.seams.offload.disk
+        if size_bytes <= await disk(space.room_bytes):
+            return True
+        return size_bytes <= await disk(space.room_with_reserve_bytes) and await disk(space.release)
+
+    async def _too_little_room(self, packs: list[PackUse]) -> StoreFullError:
+        room = await self._volume.seams.offload.disk(self._volume.space.room_with_reserve_bytes)
+        least = min(pack.live_bytes for pack in packs)
+        return StoreFullError(
+            f"{len(packs)} packs with {sum(pack.dead_bytes for pack in packs)} dead bytes wait for room: what lives in one has {least} bytes to copy,"
+            f" and {room} may be used; make room on the disk, or remove more"
+        )
+
     async def _rewrite(self, use: PackUse, hurry: bool) -> None:
         volume = self._volume
         pack = self._pack(use.number)
         if pack is None:
-            return
-        if use.live_bytes > await volume.seams.offload.disk(volume.space.room_bytes):
-            # What it would free comes back only after it has been copied. Packs in which nothing lives need no room to go.
-            self._planned_at = -1
             return
         try:
             entries = await volume.seams.offload.disk(self._read_entries, pack)

@@ -43,6 +43,11 @@ class Space:
         """How much file contents may take now: the last of the disk is for records, so that deleting can be written down whatever happens. Blocks."""
         return max(self._files.free_bytes(self._directory)[0] - self._records_bytes, 0)
 
+    def room_with_reserve_bytes(self) -> int:
+        """The same if the reserve were given up. Blocks."""
+        reserve_bytes = self._ballast_bytes if self._files.exists(self._path) else 0
+        return max(self._files.free_bytes(self._directory)[0] + reserve_bytes - self._records_bytes, 0)
+
     def require_room(self, size_bytes: int) -> None:
         """StoreFullError when so many bytes of contents do not fit any more. Blocks."""
         if size_bytes > self.room_bytes():

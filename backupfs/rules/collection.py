@@ -13,7 +13,9 @@ DEAD_SHARE_MAX: Final = 0.03
 DEAD_BYTES_MIN: Final = 1 << 20
 """Less than this is not worth a pack."""
 COPIED_PER_FREED_MAX: Final = 2.0
-"""Never are more bytes copied than this many times what copying them frees."""
+"""Never are more bytes copied than this many times what copying them frees, unless somebody asks for all the room there is."""
+COPIED_PER_FREED_THOROUGH: Final = 10.0
+"""Nor more than this then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +50,17 @@ class CollectionPlan:
 
 
 def plan_collection(packs: Iterable[PackUse], *, thorough: bool = False) -> CollectionPlan:
-    """The packs to rewrite. `thorough`: until next to nothing is dead, at whatever price within the bound."""
+    """The packs to rewrite. `thorough`: until next to nothing is dead, at whatever price within a wider bound."""
     known = list(packs)
     dead = sum(pack.dead_bytes for pack in known)
     allowed = 0.0 if thorough else max(DEAD_SHARE_MAX * sum(pack.held_bytes for pack in known), DEAD_BYTES_MIN)
+    bound = COPIED_PER_FREED_THOROUGH if thorough else COPIED_PER_FREED_MAX
     chosen: list[PackUse] = []
     copied = freed = 0
     for pack in sorted(known, key=lambda pack: (pack.live_bytes / max(pack.held_bytes, 1), pack.number)):
         if dead - freed <= allowed or not pack.dead_bytes:
             break
-        if copied + pack.live_bytes > COPIED_PER_FREED_MAX * (freed + pack.dead_bytes):
+        if copied + pack.live_bytes > bound * (freed + pack.dead_bytes):
             break
         chosen.append(pack)
         copied += pack.live_bytes

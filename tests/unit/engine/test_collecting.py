@@ -13,7 +13,7 @@ from backupfs.format.catalog import Pack
 from backupfs.rules.collection import COPIED_PER_FREED_MAX, PackUse, plan_collection
 from tests.conftest import LogRule
 from tests.crash.faults import FaultyFiles
-from tests.unit.engine.world import World, simulated
+from tests.unit.engine.world import REPOSITORY, World, simulated
 
 HOUR_NS = 3600 * 10**9
 
@@ -255,6 +255,39 @@ async def test_a_failure_while_collecting_loses_nothing(tmp_path: Path, small: N
                 assert await m.get(b"file%d" % number) == noise(9000, number)
         once.files = once.disk
         assert await once.check() == []
+
+
+@pytest.mark.parametrize("gone", [5, 4, 2])
+@simulated
+async def test_on_a_full_disk_room_comes_back_with_what_is_removed(tmp_path: Path, small: None, gone: int, log_rule: LogRule) -> None:
+    """Copying what lives takes room that only the reserve has."""
+    log_rule.allow("")
+    world = World.new(tmp_path / "w", compression=False, capacity_bytes=1200 * 1024)
+    async with world.mounted() as m:
+        written = []
+        with pytest.raises(FileSystemError, match="ENOSPC"):
+            for number in range(1000):
+                await m.put(b"file%d" % number, noise(9000, number))
+                written.append(number)
+                await trio.sleep(0.2)
+        await m.fs.commit()
+        assert len(written) > 70
+        assert world.disk.exists(REPOSITORY / "open" / "reserve")
+        kept = [number for number in written if number % gone]
+        for number in written:
+            if number not in kept:
+                await m.unlink(b"file%d" % number)
+        await m.fs.commit()
+        before, _ = world.disk.free_bytes(REPOSITORY)
+        await m.fs.upkeep.collect_now(purge_deleted=False, thorough=True)
+        after, _ = world.disk.free_bytes(REPOSITORY)
+        assert after - before > 9000 * (len(written) - len(kept)) // 3
+        await trio.sleep(60)
+        await m.put(b"new", noise(9000, "new"))
+        await m.fs.commit()
+        for number in kept:
+            assert await m.get(b"file%d" % number) == noise(9000, number)
+    assert await world.check() == []
 
 
 def test_a_plan_frees_what_is_worth_it_and_stays_in_proportion() -> None:
