@@ -207,7 +207,9 @@ class FileVersion(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """A name that fitted: its path when it was seen last, and the names of the first and last kept snapshot that show it; how many do."""
+    """A name that fitted: its path when it was seen last, and the names of the first and last kept snapshot that show it, with their numbers; how
+    many do.
+    """
 
     path: bytes
     type: int
@@ -215,6 +217,7 @@ class Found(msgspec.Struct, frozen=True):
     last: str | None
     snapshots: int
     is_present: bool
+    serials: tuple[int, int] = (0, 0)
 
 
 class RestoreStep(msgspec.Struct, frozen=True):

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from dataclasses import dataclass, field
 from enum import Enum
 from fnmatch import fnmatchcase
+from operator import itemgetter
 
 import trio
 from msgspec.structs import replace
@@ -164,36 +165,46 @@ class History:
         """Every distinct version of what the path has led to that a kept snapshot or the present shows, newest first. FileSystemError ENOENT when it
         never led anywhere.
 
-        It follows the name in its directory, whatever that is called, and where the name was new, what was moved there under its older name.
+        It follows the name in its directory, whatever that is called, and where the name was new, what was moved there under its older name. Where
+        the path has led by way of other directories before, it follows the name in those as well.
         """
         await self._settle()
         kept = [(info, self._snapshots.epoch_of(info.serial)) for info in self._snapshots.kept()]
-        found: list[tuple[FileVersion, Inode, int]] = []
+        versions: list[tuple[int, FileVersion]] = []
         step = 0
         with self._snapshots.reading(*(info.serial for info, _ in kept)):
-            for ino, low, high, shown_path in self._lives(path):
-                for epoch, value, until in self._versions_between(ino, low, high):
-                    seen = _seen_by(kept, epoch, until)
-                    if (seen or until == EPOCH_MAX) and value != TOMBSTONE:
-                        inode = records.decode_inode(value)
-                        found.append((_version(inode, ino, shown_path, seen, is_present=until == EPOCH_MAX), inode, until))
-                    step += 1
-                    if not step % limits.COMPARED_PER_STEP:
-                        await trio.lowlevel.checkpoint()
-            return self._distinct(found)
+            places = list(self._places(path))
+            for place in places:
+                found: list[tuple[FileVersion, Inode, int]] = []
+                for ino, low, high, shown_path in self._lives(*place):
+                    for epoch, value, until in self._versions_between(ino, low, high):
+                        seen = _seen_by(kept, epoch, until)
+                        if (seen or until == EPOCH_MAX) and value != TOMBSTONE:
+                            inode = records.decode_inode(value)
+                            found.append((_version(inode, ino, shown_path, seen, is_present=until == EPOCH_MAX), inode, until))
+                        step += 1
+                        if not step % limits.COMPARED_PER_STEP:
+                            await trio.lowlevel.checkpoint()
+                versions += self._distinct(found)
+        if not places:
+            raise FileSystemError(errno.ENOENT)
+        # Of one place they are in order.
+        return [version for _, version in sorted(versions, key=itemgetter(0), reverse=True)]
 
-    def _distinct(self, found: Sequence[tuple[FileVersion, Inode, int]]) -> list[FileVersion]:
-        """Without those that differ from the next newer one in nothing but what others did to its names: the two are one version."""
-        kept: list[FileVersion] = []
+    def _distinct(self, found: Sequence[tuple[FileVersion, Inode, int]]) -> list[tuple[int, FileVersion]]:
+        """Without those that differ from the next newer one in nothing but what others did to its names: the two are one version. Each with the last
+        epoch that sees it.
+        """
+        kept: list[tuple[int, FileVersion]] = []
         newer: tuple[FileVersion, Inode, int] | None = None
         for entry in found:
-            version = entry[0]
+            version, _, until = entry
             if newer is not None and self._is_same(entry, newer):
-                last = kept.pop()
+                until, last = kept.pop()
                 version = replace(
                     last, first=version.first or last.first, last=last.last or version.last, snapshots=last.snapshots + version.snapshots
                 )
-            kept.append(version)
+            kept.append((until, version))
             newer = entry
         return kept
 
@@ -206,13 +217,11 @@ class History:
         older_view, newer_view = self._view(until), self._view(later)
         return older_view.extents(was) == newer_view.extents(is_) and older_view.xattrs(one.ino) == newer_view.xattrs(one.ino)
 
-    def _lives(self, path: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-        """(inode, first epoch, last epoch, path then) of what a path has led to, newest first."""
-        parent, name, until = self._last_place(path)
+    def _lives(self, parent: int, name: bytes, until: int, shown_parent: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+        """(inode, first epoch, last epoch, path then) of what a name in a directory, of that path, has led to up to an epoch, newest first."""
         catalog = self._volume.catalog
         prf = self._volume.keys.name_prf(parent, name)
         version = catalog.newest(Table.DENTRIES, dentry_key(parent, prf), until)
-        shown_parent = path.rpartition(b"/")[0]
         while version is not None:
             epoch, value = version
             before = catalog.newest(Table.DENTRIES, dentry_key(parent, prf), epoch - 1) if epoch else None
@@ -228,23 +237,42 @@ class History:
                     before = catalog.newest(Table.DENTRIES, dentry_key(parent, prf), epoch - 1)
             until, version = epoch - 1, before
 
-    def _last_place(self, path: bytes) -> tuple[int, bytes, int]:
-        """(directory, name, epoch) where a path leads at last: in the present, or in the last view that had each part of it."""
+    def _places(self, path: bytes) -> Iterator[tuple[int, bytes, int, bytes]]:
+        """(directory, name, epoch, the directory's path) of where a path leads at last, in the present or in the last view that had each part of it,
+        and of each other directory in which it has led somewhere before, newest first.
+        """
         parts = [part for part in path.split(b"/") if part]
         if not parts:
             raise UsageError("the root has no versions of its own; `backupfs diff` says what changed below it")
-        catalog, until = self._volume.catalog, EPOCH_MAX
+        known: set[int] = set()
+        until = EPOCH_MAX
+        while until >= 0:
+            directory, last, since = self._way(parts, until)
+            if directory is not None and directory not in known:
+                known.add(directory)
+                yield directory, parts[-1], last, b"/".join(parts[:-1])
+            until = since - 1
+
+    def _way(self, parts: Sequence[bytes], until: int) -> tuple[int | None, int, int]:
+        """The directory in which a path ends in the last view, not later than `until`, that has each part of it, None when none has; that view's
+        epoch; and the first epoch of this way to it.
+        """
+        catalog = self._volume.catalog
+        since = before = 0
         parent = directory = int(ROOT_INO)
         for part in parts:
+            # Since when the last part is there does not matter: its directory has all versions of it.
+            since = max(since, before)
             key = dentry_key(parent, self._volume.keys.name_prf(parent, part))
             version = catalog.newest(Table.DENTRIES, key, until)
             if version is not None and version[1] == TOMBSTONE:
                 until = version[0] - 1
                 version = catalog.newest(Table.DENTRIES, key, until)
             if version is None:
-                raise FileSystemError(errno.ENOENT)
+                return None, until, since
+            before = version[0]
             directory, parent = parent, records.decode_dentry(version[1]).ino
-        return directory, parts[-1], until
+        return directory, until, since
 
     def _place_at(self, ino: int, epoch: int) -> tuple[int, bytes, bytes] | None:
         """(directory, PRF, name) of an inode in the view at an epoch; None when it had no name."""
@@ -308,7 +336,9 @@ class History:
         path = above + b"/" + entry.name if above else entry.name
         if whole and not fnmatchcase(os.fsdecode(path), pattern.strip("/")):
             return None
-        return Found(path, entry.type << 12, seen[0].name if seen else None, seen[-1].name if seen else None, len(seen), is_present)
+        if not seen:
+            return Found(path, entry.type << 12, None, None, 0, is_present)
+        return Found(path, entry.type << 12, seen[0].name, seen[-1].name, len(seen), is_present, (seen[0].serial, seen[-1].serial))
 
     # inside
 

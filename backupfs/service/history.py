@@ -151,15 +151,19 @@ async def _find(historian: Historian, request: FindRequest, replies: Replies) ->
     return {"found": count}
 
 
-def _joined(newer: Found, older: Found) -> Found:
-    """One name that led to one thing and then to another, as when an editor replaces a file."""
+def _joined(one: Found, other: Found) -> Found:
+    """One name that led to one thing and then to another, as when an editor replaces a file, or in one directory and then in another of that name."""
+    seen = [name for name in (one, other) if name.snapshots]
+    first = min(seen, key=lambda name: name.serials[0], default=one)
+    last = max(seen, key=lambda name: name.serials[1], default=one)
     return Found(
-        newer.path,
-        newer.type,
-        older.first or newer.first,
-        newer.last or older.last,
-        newer.snapshots + older.snapshots,
-        newer.is_present or older.is_present,
+        one.path,
+        one.type,
+        first.first,
+        last.last,
+        one.snapshots + other.snapshots,
+        one.is_present or other.is_present,
+        (first.serials[0], last.serials[1]),
     )
 
 

@@ -236,6 +236,48 @@ async def test_every_version_of_a_file_whatever_was_done_to_its_name(tmp_path: P
 
 
 @simulated
+async def test_versions_by_way_of_directories_that_were_made_anew_or_replaced(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+
+        async def keep(name: str, path: bytes, size: int) -> None:
+            await m.put(path, b"x" * size)
+            await m.fs.create_snapshot("manual", name=name)
+
+        async def shown(path: bytes) -> list[tuple[bytes, int, str | None, str | None]]:
+            return [(v.path, v.size, v.first, v.last) for v in await m.fs.history.versions(path)]
+
+        for directory in (b"made", b"made/in", b"moved"):
+            await m.mkdir(directory)
+        await keep("a", b"made/in/f", 1)
+        await keep("b", b"moved/f", 2)
+        await m.unlink(b"made/in/f")
+        await m.rmdir(b"made/in")
+        await m.rmdir(b"made")
+        await m.fs.create_snapshot("manual", name="gone")
+        for directory in (b"made", b"made/in"):
+            await m.mkdir(directory)
+        await keep("c", b"made/in/f", 3)
+        await m.rename(b"moved", b"aside")
+        await m.mkdir(b"moved")
+        await keep("d", b"moved/f", 4)
+        await keep("e", b"aside/f", 5)
+        assert await shown(b"made/in/f") == [(b"made/in/f", 3, "c", "e"), (b"made/in/f", 1, "a", "b")]
+        assert await shown(b"moved/f") == [(b"moved/f", 4, "d", "e"), (b"moved/f", 2, "b", "c")]
+        assert await shown(b"aside/f") == [(b"aside/f", 5, "e", "e"), (b"aside/f", 2, "b", "d")]
+        await m.unlink(b"made/in/f")
+        await m.rmdir(b"made/in")
+        assert await shown(b"made/in/f") == [(b"made/in/f", 3, "c", "e"), (b"made/in/f", 1, "a", "b")]
+        await m.put(b"made/in", b"a file now")
+        assert await shown(b"made/in/f") == [(b"made/in/f", 3, "c", "e"), (b"made/in/f", 1, "a", "b")]
+        await m.unlink(b"made/in")
+        await m.mkdir(b"made/in")
+        assert await shown(b"made/in/f") == [(b"made/in/f", 3, "c", "e"), (b"made/in/f", 1, "a", "b")]
+        with pytest.raises(FileSystemError):
+            await shown(b"made/in/never")
+
+
+@simulated
 async def test_where_a_name_has_stood(tmp_path: Path) -> None:
     world = World.new(tmp_path / "w")
     async with world.mounted() as m:

@@ -264,6 +264,10 @@ class Mounted:
         attributes = await self.fs.link(await self.ino(path), *await self.parent(new), WHO)
         self.fs.forget([(attributes.ino, 1)])
 
+    async def rmdir(self, path: bytes) -> None:
+        """Remove an empty directory."""
+        await self.fs.rmdir(*await self.parent(path), WHO)
+
     async def rename(self, old: bytes, new: bytes, flags: int = 0) -> None:
         """Move."""
         await self.fs.rename(*await self.parent(old), *await self.parent(new), flags, WHO)

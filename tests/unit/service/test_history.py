@@ -100,14 +100,15 @@ async def test_names_below_a_path() -> None:
 
 
 async def test_a_name_that_led_to_one_thing_after_the_other_is_one() -> None:
-    """They come newest first."""
+    """They come newest first in each directory, and those in the order of no time."""
     kind = stat.S_IFREG
     names = [
+        Found(b"f", kind, "s3", "s4", 1, is_present=False, serials=(3, 4)),
         Found(b"f", kind, None, None, 0, is_present=True),
-        Found(b"f", kind, "s5", "s6", 2, is_present=False),
-        Found(b"f", kind, "s1", "s2", 1, is_present=False),
+        Found(b"f", kind, "s5", "s6", 1, is_present=False, serials=(5, 6)),
+        Found(b"f", kind, "s1", "s2", 1, is_present=False, serials=(1, 2)),
         Found(b"f", stat.S_IFDIR, "s0", "s0", 1, is_present=False),
-        Found(b"g", kind, "s1", "s1", 1, is_present=False),
+        Found(b"g", kind, "s1", "s1", 1, is_present=False, serials=(1, 1)),
     ]
     heard = Heard()
     assert await answer(FakeHistory(names=names), FindRequest(b"*"), heard) == {"found": 3}
