@@ -59,3 +59,8 @@ def name_fault(name: str) -> str | None:
     if name.startswith("-") or reads_as_time(name):
         return "a number, a time (yesterday, 18:00, 2026-10-04) and what begins with a dash mean something else where a snapshot is asked for"
     return None
+
+
+def is_tag(text: str) -> bool:
+    """Whether a snapshot may have this tag: lists of them are written with commas."""
+    return bool(text) and text.isprintable() and "," not in text

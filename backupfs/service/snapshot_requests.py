@@ -15,6 +15,7 @@ import trio
 from backupfs.clock import Clock
 from backupfs.engine.attributes import SnapshotInfo
 from backupfs.errors import FileSystemError, UsageError
+from backupfs.rules.names import is_tag
 from backupfs.rules.when import Known, resolve
 from backupfs.service.control import Replies
 from backupfs.service.freeing import Reckonable, frees
@@ -140,8 +141,11 @@ class SnapshotRequests:
         ]
 
     async def _create(self, request: SnapshotCreateRequest) -> SnapshotInfo:
+        for tag in request.tags:
+            if not is_tag(tag):
+                raise UsageError(f"{tag!r} is no tag: one has no comma and nothing that cannot be printed; give several with --tag each")
         try:
-            return await self._taker.take("manual", request.message, request.tags, request.name)
+            return await self._taker.take("manual", request.message, list(dict.fromkeys(request.tags)), request.name)
         except FileSystemError as error:
             if error.errno != errno.EEXIST:
                 raise

@@ -17,7 +17,7 @@ import msgspec
 
 from backupfs.errors import UsageError
 from backupfs.rules.cron import check_cron
-from backupfs.rules.names import SnapDir
+from backupfs.rules.names import SnapDir, is_tag
 from backupfs.rules.policy import Duration, Keep, Schedule
 from backupfs.rules.quantities import parse_duration, parse_keep, parse_share, parse_size, show_duration, show_share, show_size
 from backupfs.service.settings import NOTHING, Settings, Share
@@ -90,7 +90,7 @@ def _show_free_limit(value: int | Share) -> str:
 
 
 def _read_tags(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or any(not tag.isprintable() or "," in tag for tag in map(_text, value)):
+    if not isinstance(value, list) or not all(map(is_tag, map(_text, value))):
         raise ValueError
     return tuple(dict.fromkeys(value))
 

@@ -460,7 +460,10 @@ async def test_requests_in_work_are_ended_before_the_engine_closes(house: House,
 
 async def test_snapshots_are_taken_listed_and_deleted(house: House, nursery: trio.Nursery) -> None:
     await started(house, nursery)
-    made = await house.ask(SnapshotCreateRequest("first", ["a", "b"]))
+    for tag in ("a,b", "", "a\nb"):
+        with pytest.raises(UsageError, match="no tag"):
+            await house.ask(SnapshotCreateRequest("first", ["a", tag]))
+    made = await house.ask(SnapshotCreateRequest("first", ["a", "b", "a"]))
     assert (made["name"], made["why"], made["message"], made["tags"]) == ("s1", "manual", "first", ["a", "b"])
     assert house.events[-2:] == ["write back 7 b'path'", "snapshot manual"]
     await house.ask(SnapshotCreateRequest())
