@@ -187,7 +187,10 @@ class JournalReader:
         """Whether the segment behind this one, with this opening, stands in its place: it was begun, could neither be made durable nor taken back,
         and holds nothing.
         """
-        return segment.opening == successor and not self._good_frame_from(segment, segment.valid_bytes)
+        if segment.opening != successor or not segment.frames:
+            return False
+        at, head = segment.frames[0]
+        return not self._good_frame_from(segment, at + HEAD_BYTES + head.body_bytes)
 
     def batches(self, segment: Segment, after_bytes: int) -> Iterator[Batch]:
         """The batches behind `after_bytes`. `read_frames` was called before."""

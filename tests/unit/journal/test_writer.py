@@ -356,6 +356,29 @@ def test_another_key_opens_nothing() -> None:
         list(chain(log.reader(make_keys(bytes([9]) * 32)), START, None, None, []))
 
 
+def test_a_segment_with_batches_is_not_passed_over_for_one_that_names_the_same_predecessor() -> None:
+    """Two histories: which of them counts is for nobody to guess, wherever one reads on from."""
+    log = Log()
+    writer = log.writer()
+    writer.append(payload(1))
+    writer.close()
+    closed = writer.closed
+    assert closed is not None
+    one = log.writer(closed, 1, "one")
+    where = one.append(payload(2))
+    other = log.writer(closed, 1, "other")
+    other.open(above=2)
+    for start in (START, where):
+        with pytest.raises(DamageError, match="segment 1 is missing"):
+            log.chain(start)
+    log.disk.unlink(open_segment_path(OPEN, 2))
+    begun = log.writer(closed, 1, "begun")
+    begun.open()
+    torn: list[int] = []
+    assert [segment.sequence for segment in log.chain(torn=torn)] == [1, 3]
+    assert torn == [2]
+
+
 def test_what_lies_there_and_is_no_segment_is_left_alone() -> None:
     log, _ = two_segments()
     read = log.read()
