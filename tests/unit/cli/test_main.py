@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import msgspec
 import pytest
 
 from backupfs import __version__
+from backupfs.cli import repositories
 from backupfs.cli.main import commands
+from backupfs.cli.output import Output
+from backupfs.cli.secrets import password
 from backupfs.cli.status import schedule_line
 from backupfs.errors import StoreError
 from backupfs.service.messages import ScheduleView
@@ -70,6 +74,28 @@ def test_init_in_the_default_place(command: Command, tmp_path: Path, capsys: pyt
     assert made["label"] == "mine"
     assert command("init") == 2
     assert "not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["check", "rebuild-index"])
+def test_the_password_is_asked_for_before_anything_moves_on_the_terminal(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    assert command("init", tmp_path / "r") == 0
+    events: list[str] = []
+    progress = Output.progress
+
+    def asking(*args: object) -> bytes:
+        events.append("asked")
+        return password(*args)  # type: ignore[arg-type]
+
+    def moving(self: Output, what: str) -> AbstractContextManager[Any]:
+        events.append("moves")
+        return progress(self, what)
+
+    monkeypatch.setattr(repositories, "password", asking)
+    monkeypatch.setattr(Output, "progress", moving)
+    assert command(verb, tmp_path / "r") == 0
+    assert events == ["asked", "moves"]
 
 
 def test_a_named_repository_beats_the_variable(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
