@@ -24,7 +24,7 @@ PACK_UNSYNCED_BYTES: Final = 8 * MIB
 """Sealed bytes of a pack that stay in memory, for the case that syncing it fails; beyond this it is synced at once."""
 
 JOURNAL_FRAME_BYTES: Final = 4 * KIB
-JOURNAL_SEGMENT_TARGET_BYTES: Final = 16 * MIB
+JOURNAL_SEGMENT_TARGET_BYTES: Final = 8 * MIB
 """Whoever reads a segment holds it in memory."""
 JOURNAL_FRAME_MAX_BYTES: Final = 256 * MIB
 """No honest frame is larger; a length beyond it is damage, not a reason to take memory."""
@@ -98,7 +98,7 @@ TAIL_BLOBS_MAX: Final = 64
 DIRTY_AGE_S: Final = 2.0
 """Bytes of files that stopped growing are stored after this long."""
 
-CHUNK_CACHE_BYTES: Final = 32 * MIB
+CHUNK_CACHE_BYTES: Final = 24 * MIB
 """With what it costs to keep each chunk."""
 INODE_CACHE_ENTRIES: Final = 20_000
 INDEX_RESIDENT_BYTES: Final = 16 * MIB

@@ -16,11 +16,16 @@ def unwatched(done: int, total: int) -> None:
     """The progress of what nobody waits for."""
 
 
+def _keep_memory() -> None:
+    """Where memory is nobody's concern."""
+
+
 @dataclass(frozen=True, slots=True)
 class Seams:
-    """File operations, time of day, random bytes, threads."""
+    """File operations, time of day, random bytes, threads; and what gives memory that is free back to the system. The last is called in threads."""
 
     files: Files
     clock: Clock
     randomness: Randomness
     offload: Offload
+    give_memory_back: Callable[[], None] = _keep_memory

@@ -126,6 +126,15 @@ def keep_memory_together() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_FREE_BYTES)
 
 
+def give_memory_back() -> None:
+    """Give the kernel what is free in the heap. What goes on meanwhile waits for some milliseconds where it needs memory, and for new pages later:
+    for when much was freed that is not needed again soon. Other libcs than glibc have no such call.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
 def look_for_cycles_rarely() -> None:
     """What a request leaves behind goes by its reference count. The interpreter's search for cycles, which by default follows every 700 new
     objects that stay, looked at the same inodes and records again and again: it was a sixth of the time of copying a tree of small files.

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -114,6 +115,7 @@ def _serve(
         daemon.look_for_cycles_rarely()
         try:
             unlocked = unlock(job.repository, password, files=seams.files)
+            seams = replace(seams, give_memory_back=daemon.give_memory_back)
             serving = _wired(job, state, unlocked, seams, recent, environ)
             trio.run(serving.run, on_ready)
         except BaseException as error:  # noqa: BLE001 it is passed on

@@ -1,7 +1,9 @@
 """Checkpoints: what they hold, what is cut behind them, and what their damage costs."""
 
+import errno
 import random
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,10 @@ from backupfs.engine import filesystem
 from backupfs.engine.checking import Checker, Finding, check
 from backupfs.errors import DamageError, RollbackError, StoreError, StoreFullError
 from backupfs.format.layout import Sealed
+from backupfs.stores.files import Handle
 from tests.conftest import LogRule
+from tests.crash.disk import failure
+from tests.crash.faults import FaultyFiles
 from tests.unit.engine.test_snapshots import SlowOffload
 from tests.unit.engine.world import REPOSITORY, Mounted, World, simulated
 
@@ -146,6 +151,37 @@ async def test_an_index_that_was_left_behind_is_built_anew_from_a_checkpoint(tmp
         newer.disk.make_directory(parent)
     async with newer.mounted() as m:
         assert await m.tree() == tree
+
+
+@simulated
+async def test_memory_goes_back_before_and_after_a_checkpoint_whatever_becomes_of_it(tmp_path: Path, log_rule: LogRule) -> None:
+    log_rule.allow("")
+    world = World.new(tmp_path / "w")
+
+    class Files(FaultyFiles):
+        failing = False
+
+        def create(self, path: Path) -> Handle:
+            if self.failing and path.parent.name == "checkpoints":
+                raise failure(errno.EIO, "create", path)
+            return super().create(path)
+
+    world.files = files = Files(world.disk, lambda _operation, _number: None)
+    returned: list[int] = []
+    async with world.mounted() as m:
+        volume = m.fs._volume
+        volume.seams = replace(volume.seams, give_memory_back=lambda: returned.append(len(world.disk.log)))
+        await m.put(b"a", b"content")
+        await m.fs.make_checkpoint()
+        assert len(returned) == 2
+        assert returned[0] < returned[1]
+        await m.put(b"b", b"content")
+        await m.fs.commit()
+        files.failing = True
+        with pytest.raises(StoreError):
+            await m.fs.make_checkpoint()
+        files.failing = False
+        assert len(returned) == 4
 
 
 @simulated

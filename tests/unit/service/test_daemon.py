@@ -161,3 +161,21 @@ def test_no_core_dump_and_no_look_from_outside() -> None:
     assert resource.prlimit(ready.pid, resource.RLIMIT_CORE) == (0, 0)
     os.kill(ready.pid, signal.SIGCONT)
     assert os.waitstatus_to_exitcode(os.waitpid(ready.pid, 0)[1]) == 0
+
+
+def test_what_is_free_in_the_heap_goes_back_when_it_is_asked_for() -> None:
+    """It is kept until then. Every other buffer stays, so that nothing is free at the heap's end."""
+    script = (
+        "from pathlib import Path\n"
+        "from backupfs.service import daemon\n"
+        "def resident():\n"
+        "    return int(Path('/proc/self/statm').read_text().split()[1]) * 4096\n"
+        "daemon.keep_memory_together()\n"
+        "buffers = [bytes([1]) * 100_000 for _ in range(1000)]\n"
+        "buffers[::2] = [None] * 500\n"
+        "before = resident()\n"
+        "daemon.give_memory_back()\n"
+        "print(before - resident())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert int(done.stdout) > 500 * 90_000
