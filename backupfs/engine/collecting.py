@@ -6,6 +6,7 @@ anew, and what was copied counts.
 """
 
 import logging
+from collections import deque
 from dataclasses import dataclass
 
 import trio
@@ -102,22 +103,16 @@ class Collector:
         """Carry a plan out. Unless there is a `hurry`, it works at most half of the time. Raises StoreError, and StoreFullError when there was a
         hurry, and no room to copy what lives.
         """
-        waiting = list(plan.packs)
+        waiting = deque(plan.packs)
         too_large: list[PackUse] = []
         try:
             while waiting:
-                self.so_far.waiting_packs = len(waiting)
-                self.so_far.waiting_bytes = sum(pack.live_bytes for pack in waiting)
-                use = waiting.pop(0)
-                if not await self._have_room(use.live_bytes):
-                    too_large.append(use)
-                    continue
-                await self._rewrite(use, hurry)
-                if self._volume.space.is_short():
-                    # What this pack has freed is the room for the next.
-                    await self._let_go()
-            if plan.packs:
+                copied = await self._rewrite_some(waiting, too_large, hurry)
                 await self._let_go()
+                if copied:
+                    # What these have freed may be the room for those.
+                    waiting.extend(too_large)
+                    too_large.clear()
             if too_large:
                 # What it would free comes back only after it has been copied. Packs in which nothing lives need no room to go.
                 self._planned_at = -1
@@ -129,6 +124,23 @@ class Collector:
             raise
         finally:
             self.so_far.waiting_packs = self.so_far.waiting_bytes = 0
+
+    async def _rewrite_some(self, waiting: deque[PackUse], too_large: list[PackUse], hurry: bool) -> int:
+        """Rewrite packs until what they free is needed to go on; those that do not fit now are put aside. How many were."""
+        copied = 0
+        while waiting:
+            self.so_far.waiting_packs = len(waiting)
+            self.so_far.waiting_bytes = sum(pack.live_bytes for pack in waiting)
+            if await self._have_room(waiting[0].live_bytes):
+                await self._rewrite(waiting.popleft(), hurry)
+                copied += 1
+                if self._volume.space.is_short():
+                    break
+            elif copied:
+                break
+            else:
+                too_large.append(waiting.popleft())
+        return copied
 
     async def _let_go(self) -> None:
         await self._committer.commit()
