@@ -126,6 +126,8 @@ INODE_LINKS_INLINE: Final = 8
 
 REAP_RECORDS_PER_STEP: Final = 256
 PURGE_RECORDS_PER_STEP: Final = 64
+RECKONED_BLOBS_MAX: Final = 100_000
+"""Of so many it is counted at a time how often they are referred to: some 10 MiB. With more it is gone through the changes several times."""
 RECKON_RECORDS_PER_STEP: Final = 512
 """So many rows are looked at before others get their turn, when it is counted what something holds or what has changed."""
 COMPARED_PER_STEP: Final = 64

@@ -5,6 +5,8 @@ changed there, not what exists.
 """
 
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import trio
@@ -43,9 +45,29 @@ class Reckoner:
         purged meanwhile may count or not. `looked_at` is told of rows, as many as `records` says in all.
         """
         await self._settle()
+        gaps = self._snapshots.would_drop(serials)
+        shares = 1
+        while True:
+            # Where there are too many blobs to be counted at once, a share of them at a time. Rows are told of as they are looked at first.
+            freed = 0
+            for share in range(shares):
+                references = await self._references(gaps, _Share(share, shares), looked_at)
+                looked_at = _nobody_counts
+                if references is None:
+                    break
+                freed += await self._freed(references)
+            else:
+                return freed
+            shares *= 4
+
+    async def _references(self, gaps: Collection[Gap], share: "_Share", looked_at: Callable[[int], None]) -> dict[int, int] | None:
+        """How often each blob of a share is referred to by what would go; None when there are too many."""
         references: dict[int, int] = {}
-        for gap in self._snapshots.would_drop(serials):
-            await self._count_gap(gap, references, looked_at)
+        for gap in gaps:
+            await self._walk(gap, partial(self._count_rows, gap, references, share, looked_at))
+        return None if len(references) > limits.RECKONED_BLOBS_MAX else references
+
+    async def _freed(self, references: dict[int, int]) -> int:
         freed = 0
         for at, (number, count) in enumerate(references.items()):
             freed += self._stored_bytes(number, count)
@@ -61,18 +83,17 @@ class Reckoner:
             return 0
         return blob.stored_bytes if blob.references == references else 0
 
-    async def _count_gap(self, gap: Gap, references: dict[int, int], looked_at: Callable[[int], None]) -> None:
-        seen: set[tuple[int, bytes]] = set()
-
-        def look(keys: list[bytes]) -> None:
-            for key in keys:
-                _, table, object_key = records.split_change(key)
-                if table in (Table.INODES, Table.REGIONS) and (table, object_key) not in seen:
-                    seen.add((table, object_key))
-                    self._count_object(gap, Table(table), object_key, references)
-            looked_at(len(keys))
-
-        await self._walk(gap, look)
+    def _count_rows(self, gap: Gap, references: dict[int, int], share: "_Share", looked_at: Callable[[int], None], keys: list[bytes]) -> None:
+        looked_at(len(keys))
+        if len(references) > limits.RECKONED_BLOBS_MAX:
+            return
+        for key in keys:
+            epoch, table, object_key = records.split_change(key)
+            if table in (Table.INODES, Table.REGIONS):
+                newest = self._volume.catalog.newest(Table(table), object_key, gap.last)
+                # An object has a row for each of its versions, and is counted once.
+                if newest is not None and newest[0] == epoch:
+                    self._count_object(gap, Table(table), object_key, references, share)
 
     async def _walk(self, gap: Gap, look: Callable[[list[bytes]], None]) -> None:
         """Go through the keys of the rows of `changes` in a gap, as many at a time as one step may look at."""
@@ -85,9 +106,21 @@ class Reckoner:
             start = keys[-1] + b"\0"
             await trio.lowlevel.checkpoint()
 
-    def _count_object(self, gap: Gap, table: Table, object_key: bytes, references: dict[int, int]) -> None:
+    def _count_object(self, gap: Gap, table: Table, object_key: bytes, references: dict[int, int], share: "_Share") -> None:
         versions = self._volume.catalog.versions_down_to(table, object_key, gap.last, gap.previous)
         for (newer, _), (older, value) in pairwise(versions):
             if older > gap.previous and gap.sees_nothing_of(older, newer) and value != TOMBSTONE:
                 for _, _, blob, _ in records.extents_of(table, value):
-                    references[blob] = references.get(blob, 0) + 1
+                    if share.has(blob):
+                        references[blob] = references.get(blob, 0) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """One of several parts of all blobs."""
+
+    number: int
+    of: int
+
+    def has(self, blob: int) -> bool:
+        return blob % self.of == self.number
