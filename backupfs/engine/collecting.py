@@ -131,7 +131,7 @@ class Collector:
         while waiting:
             self.so_far.waiting_packs = len(waiting)
             self.so_far.waiting_bytes = sum(pack.live_bytes for pack in waiting)
-            if await self._have_room(waiting[0].live_bytes):
+            if await self._have_room(waiting[0].live_bytes, hurry):
                 await self._rewrite(waiting.popleft(), hurry)
                 copied += 1
                 if self._volume.space.is_short():
@@ -147,11 +147,15 @@ class Collector:
         await self._committer.applied()
         await self._committer.removed()
 
-    async def _have_room(self, size_bytes: int) -> bool:
-        """Whether so many bytes can be copied; the reserve is there for that, and taken again from what comes back."""
+    async def _have_room(self, size_bytes: int, hurry: bool) -> bool:
+        """Whether so many bytes can be copied. Where room is short, or somebody asks for it, the reserve is there for that, and taken again from what
+        comes back.
+        """
         space, disk = self._volume.space, self._volume.seams.offload.disk
         if size_bytes <= await disk(space.room_bytes):
             return True
+        if not hurry and not space.is_short():
+            return False
         return size_bytes <= await disk(space.room_with_reserve_bytes) and await disk(space.release)
 
     async def _too_little_room(self, packs: list[PackUse]) -> StoreFullError:

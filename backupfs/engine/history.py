@@ -171,6 +171,8 @@ class History:
         await self._settle()
         kept = [(info, self._snapshots.epoch_of(info.serial)) for info in self._snapshots.kept()]
         versions: list[tuple[int, FileVersion]] = []
+        known: set[tuple[int, int]] = set()
+        """What was moved from one of these directories to another has been come by already."""
         step = 0
         with self._snapshots.reading(*(info.serial for info, _ in kept)):
             places = list(self._places(path))
@@ -179,7 +181,8 @@ class History:
                 for ino, low, high, shown_path in self._lives(*place):
                     for epoch, value, until in self._versions_between(ino, low, high):
                         seen = _seen_by(kept, epoch, until)
-                        if (seen or until == EPOCH_MAX) and value != TOMBSTONE:
+                        if (seen or until == EPOCH_MAX) and value != TOMBSTONE and (ino, epoch) not in known:
+                            known.add((ino, epoch))
                             inode = records.decode_inode(value)
                             found.append((_version(inode, ino, shown_path, seen, is_present=until == EPOCH_MAX), inode, until))
                         step += 1

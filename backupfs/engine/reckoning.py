@@ -23,6 +23,17 @@ def _nobody_counts(_: int) -> None:
     """For whoever does not want to know how far it is."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """One of several parts of all blobs."""
+
+    number: int
+    of: int
+
+    def has(self, blob: int) -> bool:
+        return blob % self.of == self.number
+
+
 class Reckoner:
     """Counts what purging would drop."""
 
@@ -60,7 +71,7 @@ class Reckoner:
                 return freed
             shares *= 4
 
-    async def _references(self, gaps: Collection[Gap], share: "_Share", looked_at: Callable[[int], None]) -> dict[int, int] | None:
+    async def _references(self, gaps: Collection[Gap], share: _Share, looked_at: Callable[[int], None]) -> dict[int, int] | None:
         """How often each blob of a share is referred to by what would go; None when there are too many."""
         references: dict[int, int] = {}
         for gap in gaps:
@@ -83,7 +94,7 @@ class Reckoner:
             return 0
         return blob.stored_bytes if blob.references == references else 0
 
-    def _count_rows(self, gap: Gap, references: dict[int, int], share: "_Share", looked_at: Callable[[int], None], keys: list[bytes]) -> None:
+    def _count_rows(self, gap: Gap, references: dict[int, int], share: _Share, looked_at: Callable[[int], None], keys: list[bytes]) -> None:
         looked_at(len(keys))
         if len(references) > limits.RECKONED_BLOBS_MAX:
             return
@@ -106,21 +117,10 @@ class Reckoner:
             start = keys[-1] + b"\0"
             await trio.lowlevel.checkpoint()
 
-    def _count_object(self, gap: Gap, table: Table, object_key: bytes, references: dict[int, int], share: "_Share") -> None:
+    def _count_object(self, gap: Gap, table: Table, object_key: bytes, references: dict[int, int], share: _Share) -> None:
         versions = self._volume.catalog.versions_down_to(table, object_key, gap.last, gap.previous)
         for (newer, _), (older, value) in pairwise(versions):
             if older > gap.previous and gap.sees_nothing_of(older, newer) and value != TOMBSTONE:
                 for _, _, blob, _ in records.extents_of(table, value):
                     if share.has(blob):
                         references[blob] = references.get(blob, 0) + 1
-
-
-@dataclass(frozen=True, slots=True)
-class _Share:
-    """One of several parts of all blobs."""
-
-    number: int
-    of: int
-
-    def has(self, blob: int) -> bool:
-        return blob % self.of == self.number

@@ -14,6 +14,7 @@ Every few requests the loop gets a turn, and whenever a handler waits.
 
 import ctypes
 import errno
+import logging
 import select
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -34,6 +35,7 @@ CLOSE_NS: Final = 150_000
 
 _SHORTAGE_S: Final = 0.1
 """When there was no memory for a request it is asked for again after so long."""
+_log = logging.getLogger(__name__)
 
 
 class _PollRecord(ctypes.Structure):
@@ -103,6 +105,7 @@ async def _work(work: Callable[..., Awaitable[None]], *args: object) -> None:
         except OSError as error:
             if error.errno != errno.ENOMEM:
                 raise
+            _log.warning("there was no memory for a request; it is asked for again")
             await trio.sleep(_SHORTAGE_S)
             continue
         return

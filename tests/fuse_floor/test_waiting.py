@@ -13,6 +13,7 @@ import trio.testing
 
 from backupfs.fuse import waiting
 from backupfs.fuse.mount import MountOptions
+from tests.conftest import LogRule
 from tests.fuse_floor.floor import Floor, serving
 
 
@@ -42,9 +43,12 @@ async def test_a_request_whose_caller_is_killed_before_it_is_read(base: Path, mo
 
 
 @pytest.mark.parametrize("trouble", [None, errno.ENOMEM])
-async def test_a_read_that_finds_nothing_or_no_memory(floor: Floor, monkeypatch: pytest.MonkeyPatch, trouble: int | None) -> None:
+async def test_a_read_that_finds_nothing_or_no_memory(floor: Floor, monkeypatch: pytest.MonkeyPatch, log_rule: LogRule, trouble: int | None) -> None:
+    """Stands in for the kernel: when a caller dies between a look and the read, and when memory runs out, is not for a test to choose."""
     real = waiting._LowLevel.wait_readable
     lies = [1] * 5
+    if trouble is not None:
+        log_rule.expect("no memory for a request")
 
     async def wait_readable(self: waiting._LowLevel, number: int) -> None:
         if not lies:

@@ -177,7 +177,7 @@ def test_a_full_pack_waits_until_it_is_synced_and_claimed(packs: Packs, monkeypa
 
 
 def test_a_pack_is_full_with_so_many_blobs_however_small(packs: Packs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of each its entry is held until the pack is closed."""
+    """Of each its entry is held until the pack is closed. The bound is a small one, so that it is met several times."""
     monkeypatch.setattr(limits, "PACK_BLOBS_MAX", 20)
     closed: list[OpenPack] = []
     for number in range(0, 100, 5):

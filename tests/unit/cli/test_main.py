@@ -2,10 +2,11 @@
 
 import json
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,7 @@ import msgspec
 import pytest
 
 from backupfs import __version__
-from backupfs.cli import repositories
 from backupfs.cli.main import commands
-from backupfs.cli.output import Output
-from backupfs.cli.secrets import password
 from backupfs.cli.status import schedule_line
 from backupfs.errors import StoreError
 from backupfs.service.messages import ScheduleView
@@ -77,25 +75,23 @@ def test_init_in_the_default_place(command: Command, tmp_path: Path, capsys: pyt
 
 
 @pytest.mark.parametrize("verb", ["check", "rebuild-index"])
-def test_the_password_is_asked_for_before_anything_moves_on_the_terminal(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
-) -> None:
+def test_nothing_moves_on_the_terminal_while_the_password_is_asked_for(command: Command, tmp_path: Path, verb: str) -> None:
     assert command("init", tmp_path / "r") == 0
-    events: list[str] = []
-    progress = Output.progress
-
-    def asking(*args: object) -> bytes:
-        events.append("asked")
-        return password(*args)  # type: ignore[arg-type]
-
-    def moving(self: Output, what: str) -> AbstractContextManager[Any]:
-        events.append("moves")
-        return progress(self, what)
-
-    monkeypatch.setattr(repositories, "password", asking)
-    monkeypatch.setattr(Output, "progress", moving)
-    assert command(verb, tmp_path / "r") == 0
-    assert events == ["asked", "moves"]
+    environ = {name: value for name, value in os.environ.items() if name != "BACKUPFS_PASSWORD"}
+    process, terminal = pty.fork()
+    if not process:
+        os.execve(sys.executable, [sys.executable, "-m", "backupfs", verb, str(tmp_path / "r")], environ)
+    with open(terminal, "r+b", buffering=0) as screen:
+        shown = b""
+        while b"assword" not in shown:
+            shown += screen.read(1000)
+        assert b"checking" not in shown
+        assert b"rebuilding" not in shown
+        screen.write(b"secret\n")
+        with suppress(OSError):  # the terminal's other end is closed
+            while screen.read(1000):
+                pass
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
 
 
 def test_a_named_repository_beats_the_variable(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

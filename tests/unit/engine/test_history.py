@@ -275,6 +275,12 @@ async def test_versions_by_way_of_directories_that_were_made_anew_or_replaced(tm
         assert await shown(b"made/in/f") == [(b"made/in/f", 3, "c", "e"), (b"made/in/f", 1, "a", "b")]
         with pytest.raises(FileSystemError):
             await shown(b"made/in/never")
+        await m.rename(b"moved", b"before")  # what was in the old directory is moved into the one that takes its place
+        await m.mkdir(b"moved")
+        await m.rename(b"before/f", b"moved/f")
+        await m.fs.create_snapshot("manual", name="g")
+        found = await m.fs.history.versions(b"moved/f")
+        assert [(v.size, v.first, v.last) for v in found] == [(4, "d", "g"), (2, "b", "c")], "each version once"
 
 
 @simulated
@@ -304,6 +310,7 @@ async def test_where_a_name_has_stood(tmp_path: Path) -> None:
 def test_what_deleting_would_free_is_what_it_frees(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, life: int, counted_at_once: int
 ) -> None:
+    """Also when so few blobs are counted at once that it takes several shares of them."""
     monkeypatch.setattr(limits, "RECKONED_BLOBS_MAX", counted_at_once)
 
     @simulated
