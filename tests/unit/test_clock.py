@@ -1,6 +1,8 @@
 """The machine's clock and the stamps of files tell one order."""
 
 import os
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -31,3 +33,28 @@ def test_a_child_reads_the_clock_through_a_file_of_its_own() -> None:
     with open(reading, "rb") as told:
         assert before <= int(told.read()) <= clock.now_ns()
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_reading_the_clock_lets_no_other_thread_in() -> None:
+    """It is read for most requests: where it let go of the interpreter's lock, each of them would wait for threads that have work to do."""
+    clock, held, ran = SystemClock(), threading.Lock(), threading.Event()
+
+    def come_in() -> None:
+        with held:
+            ran.set()
+
+    held.acquire()
+    other = threading.Thread(target=come_in)
+    other.start()
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(3600)  # nobody is made to give way
+    try:
+        held.release()
+        for _ in range(50_000):
+            clock.now_ns()
+        has_run = ran.is_set()
+    finally:
+        sys.setswitchinterval(interval_s)
+    other.join()
+    assert ran.is_set()
+    assert not has_run
