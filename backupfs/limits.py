@@ -126,12 +126,14 @@ INODE_LINKS_INLINE: Final = 8
 
 REAP_RECORDS_PER_STEP: Final = 256
 PURGE_RECORDS_PER_STEP: Final = 64
-RECKONED_BLOBS_MAX: Final = 100_000
-"""Of so many it is counted at a time how often they are referred to: some 10 MiB. With more it is gone through the changes several times."""
+RECKONED_GROUPS_MAX: Final = 65_536
+"""Of blobs in so many groups of 64 neighbours it is counted at a time how often they are referred to: 14 MiB at most. With more it is gone through
+the changes several times."""
 RECKON_RECORDS_PER_STEP: Final = 512
 """So many rows are looked at before others get their turn, when it is counted what something holds or what has changed."""
 COMPARED_PER_STEP: Final = 64
-"""The same for entries that are compared in two trees, each of which takes several looks: a millisecond or two."""
+"""The same for what takes several looks each: entries that are compared in two trees, changes whose versions are gone through. A millisecond or
+two."""
 CHORES_GIVE_WAY: Final = 2
 """After each step of a chore others have the loop for so many times as long, unless somebody waits for the chores."""
 COLLECT_STEP_BYTES: Final = 4 * MIB

@@ -13,7 +13,7 @@ import msgspec
 from backupfs import limits
 from backupfs.catalog.catalog import Catalog
 from backupfs.engine.attributes import Attributes
-from backupfs.engine.lookups import Lookups
+from backupfs.engine.counts import Counts
 from backupfs.errors import DamageError
 from backupfs.format import catalog as records
 from backupfs.format.catalog import TOMBSTONE, Extent, Inode, Orphan, Table, number_key, orphan_key
@@ -80,7 +80,7 @@ class InodeTable:
         self._recent: OrderedDict[int, InodeState] = OrderedDict()
         self._changed: dict[int, InodeState] = {}
         self._new_orphans: dict[int, int] = {}
-        self.lookups = Lookups()
+        self.lookups = Counts()
         """Of those that are in the present."""
 
     def get(self, ino: int) -> InodeState | None:

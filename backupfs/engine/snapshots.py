@@ -29,10 +29,11 @@ _STATE_NAMES = {SnapshotState.KEPT: "kept", SnapshotState.DELETED: "deleted", Sn
 @dataclass(frozen=True, slots=True)
 class Gap:
     """Between two neighbours of `kept`: snapshots that would go, the first of them at epoch `first`; changes up to `last` may have replaced what only
-    they see.
+    they see. Epochs of those among them that are `asked` for, in order: of the others it is known that they go.
     """
 
     kept: list[int]
+    asked: list[int]
     first: int
     last: int
 
@@ -45,6 +46,10 @@ class Gap:
     def sees_nothing_of(self, older: int, newer: int) -> bool:
         """Whether a version of epoch `older`, replaced at `newer`, would be seen by no snapshot that is kept."""
         return bisect_left(self.kept, older) == bisect_left(self.kept, newer)
+
+    def is_asked_for(self, older: int, newer: int) -> bool:
+        """Whether one of the snapshots that are asked for sees that version."""
+        return bisect_left(self.asked, older) != bisect_left(self.asked, newer)
 
 
 class Snapshots:
@@ -182,14 +187,21 @@ class Snapshots:
             self._purge_object(Table(table), object_key, previous, following)
         return len(keys), None if len(keys) < limits.PURGE_RECORDS_PER_STEP else keys[-1] + b"\0"
 
-    def would_drop(self, serials: Collection[int]) -> "list[Gap]":
-        """What purging these snapshots (all at once) would have to look at: a range of changes for each run of them that no kept one interrupts."""
-        epochs = {self._by_serial[serial].epoch for serial in serials if serial in self._by_serial}
-        kept = [epoch for epoch in self._catalog.kept_epochs if epoch not in epochs]
-        gaps: dict[int, int] = {}
-        for epoch in sorted(epochs, reverse=True):
-            gaps[bisect_left(kept, epoch)] = epoch
-        return [Gap(kept, first, kept[place] if place < len(kept) else self._catalog.epoch) for place, first in sorted(gaps.items())]
+    def would_drop(self, serials: Collection[int], beyond: Collection[int] = ()) -> "list[Gap]":
+        """What purging these snapshots (all at once, and with them those of `beyond`, which are not asked for) would have to look at: a range of
+        changes for each run of them that no kept one interrupts.
+        """
+        epochs, others = (sorted({self._by_serial[serial].epoch for serial in those if serial in self._by_serial}) for those in (serials, beyond))
+        going = {*epochs, *others}
+        kept = [epoch for epoch in self._catalog.kept_epochs if epoch not in going]
+        gaps: dict[int, Gap] = {}
+        for epoch in sorted(going):
+            place = bisect_left(kept, epoch)
+            if place not in gaps:
+                gaps[place] = Gap(kept, [], epoch, kept[place] if place < len(kept) else self._catalog.epoch)
+            if epoch in epochs:
+                gaps[place].asked.append(epoch)
+        return list(gaps.values())
 
     def end_purge(self, serial: int) -> None:
         """The snapshot is gone."""

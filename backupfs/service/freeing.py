@@ -10,11 +10,13 @@ from backupfs.engine.seams import Progress
 class Reckoning(Protocol):
     """The part of the engine's reckoner that is needed here."""
 
-    async def frees(self, serials: Collection[int], looked_at: Callable[[int], None] = ...) -> int:
-        """Stored bytes that would go if these snapshots, and no others, were purged together. `looked_at` is told of records."""
+    async def frees(self, serials: Collection[int], looked_at: Callable[[int], None] = ..., beyond: Collection[int] = ...) -> int:
+        """Stored bytes that would go if these snapshots were purged together with those of `beyond`, and would not without them. `looked_at` is told
+        of records.
+        """
         ...
 
-    async def records(self, serials: Collection[int]) -> int:
+    async def records(self, serials: Collection[int], beyond: Collection[int] = ...) -> int:
         """How many records that takes to look at."""
         ...
 
@@ -44,15 +46,14 @@ async def frees(engine: Reckonable, serials: Collection[int], progress: Progress
     if not serials:
         return 0
     others = deleted_serials(engine).difference(serials)
-    questions = [asked for asked in (others, others.union(serials)) if asked]
-    total = sum([await engine.reckoner.records(asked) for asked in questions]) if progress is not None else 0
+    if progress is None:
+        return await engine.reckoner.frees(serials, beyond=others)
+    total = await engine.reckoner.records(serials, others)
     done = 0
 
     def looked_at(more: int) -> None:
         nonlocal done
         done += more
-        if progress is not None:
-            progress(done, max(done, total))
+        progress(done, max(done, total))
 
-    *alone, together = [await engine.reckoner.frees(asked, looked_at) for asked in questions]
-    return max(together - sum(alone), 0)
+    return await engine.reckoner.frees(serials, looked_at, others)

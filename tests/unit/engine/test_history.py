@@ -96,11 +96,12 @@ def told(changes: list[TreeChange], now: dict[bytes, Facts], exchanged: set[byte
 
 
 class Author:
-    """Changes a small tree at random."""
+    """Changes a small tree at random. With `alike` files, those that are made have one of three contents."""
 
-    def __init__(self, m: Mounted, draw: random.Random) -> None:
+    def __init__(self, m: Mounted, draw: random.Random, alike: bool = False) -> None:
         self.m = m
         self.draw = draw
+        self.alike = alike
         self.number = 0
 
     async def act(self) -> None:
@@ -113,7 +114,7 @@ class Author:
         new = (above + b"/" if above else b"") + b"n%d" % draw.randrange(12)
         kind = draw.randrange(10)
         if kind < 3 and new not in tree:
-            await m.put(new, draw.randbytes(draw.randrange(1, 3000)))
+            await m.put(new, b"one of %d" % draw.randrange(3) if self.alike else draw.randbytes(draw.randrange(1, 3000)))
         elif kind == 3 and new not in tree:
             await m.mkdir(new)
         elif kind == 4 and files:
@@ -306,12 +307,12 @@ async def test_where_a_name_has_stood(tmp_path: Path) -> None:
         assert [(f.path, f.snapshots, f.is_present) async for f in m.fs.history.find("other")] == [(b"other", 0, True)]
 
 
-@pytest.mark.parametrize(("life", "counted_at_once"), [(0, 100_000), (1, 3), (2, 1)])
+@pytest.mark.parametrize(("life", "groups", "acts"), [(0, 65_536, 12), (1, 65_536, 12), (2, 1, 100)])
 def test_what_deleting_would_free_is_what_it_frees(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, life: int, counted_at_once: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, life: int, groups: int, acts: int
 ) -> None:
-    """Also when so few blobs are counted at once that it takes several shares of them."""
-    monkeypatch.setattr(limits, "RECKONED_BLOBS_MAX", counted_at_once)
+    """Also when so few groups of blobs are counted at once that it takes several shares of them."""
+    monkeypatch.setattr(limits, "RECKONED_GROUPS_MAX", groups)
 
     @simulated
     async def main() -> None:
@@ -321,7 +322,7 @@ def test_what_deleting_would_free_is_what_it_frees(
             m.fs.upkeep.undelete_ns = 10**15
             author = Author(m, draw)
             for _ in range(8):
-                for _ in range(draw.randrange(1, 12)):
+                for _ in range(draw.randrange(acts // 2, acts)):
                     await author.act()
                 await m.fs.create_snapshot("manual")
             while kept := m.fs.snapshots():
@@ -342,6 +343,70 @@ def test_what_deleting_would_free_is_what_it_frees(
                 assert records <= m.fs.upkeep.status().purged_records - purged <= records + 4 * len(chosen)
 
     main()
+
+
+@pytest.mark.parametrize("life", range(4))
+def test_what_deleting_frees_beyond_what_others_do(tmp_path: Path, seed: int, life: int) -> None:
+    """Is what all of them free together, less that. Also where files have the same content, so that what else goes may hold the rest of a blob."""
+
+    @simulated
+    async def main() -> None:
+        draw = random.Random(f"beyond/{seed}/{life}")
+        world = World.new(tmp_path / "w")
+        async with world.mounted() as m:
+            author = Author(m, draw, alike=True)
+            for _ in range(10):
+                for _ in range(draw.randrange(1, 10)):
+                    await author.act()
+                await m.fs.create_snapshot("manual")
+            serials = [info.serial for info in m.fs.snapshots()]
+            frees = m.fs.reckoner.frees
+            for _ in range(20):
+                asked = draw.sample(serials, draw.randrange(1, 4))
+                others = [serial for serial in serials if serial not in asked and draw.random() < 0.6]
+                looked_at: list[int] = []
+                assert await frees(asked, looked_at.append, others) == await frees([*asked, *others]) - await frees(others)
+                assert sum(looked_at) == await m.fs.reckoner.records(asked, others)
+
+    main()
+
+
+@simulated
+async def test_a_blob_that_two_files_had_goes_with_the_second_of_them(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        serials = []
+        for name in (b"first", b"", b"second"):
+            if name:
+                await m.put(name, b"the same in both")
+            serials.append((await m.fs.create_snapshot("manual")).serial)
+            if name:
+                await m.unlink(name)
+        first, between, second = serials
+        frees = m.fs.reckoner.frees
+        whole = await frees([first, second])
+        assert whole > 16
+        assert [await frees([first]), await frees([second]), await frees([second], beyond=[between])] == [0, 0, 0]
+        assert [await frees([first], beyond=[second]), await frees([second], beyond=[first])] == [whole, whole]
+
+
+@simulated
+async def test_deleting_one_after_the_other_looks_at_what_changed_since_each(tmp_path: Path) -> None:
+    """Not at what changed since the first of all that are deleted and not purged yet, which is more each time."""
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        m.fs.upkeep.undelete_ns = 10**15
+        serials = []
+        for number in range(9):
+            for n in range(5):
+                await m.put(b"file%d" % n, random.Random(f"{number}/{n}").randbytes(3000))
+            serials.append((await m.fs.create_snapshot("manual")).serial)
+        counts = []
+        for at, serial in enumerate(serials[:-1]):
+            looked_at: list[int] = []
+            assert await m.fs.reckoner.frees([serial], looked_at.append, serials[:at]) > 5 * 3000
+            counts.append(sum(looked_at))
+        assert len(set(counts)) == 1, counts
 
 
 @simulated
@@ -370,7 +435,7 @@ async def test_directories_that_changed_places_or_took_another_ones_place_are_to
 
 @simulated
 async def test_what_purging_would_free_is_reckoned_while_it_is_purged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "RECKON_RECORDS_PER_STEP", 1)
+    monkeypatch.setattr(limits, "COMPARED_PER_STEP", 1)
     world = World.new(tmp_path / "w")
     async with world.mounted() as m:
         for number in range(30):

@@ -113,11 +113,11 @@ class FakeShelf:
         """Let a kept snapshot be another one."""
         self.kept = [replace(info, **fields) if info.name == name else info for info in self.kept]
 
-    async def records(self, serials: Collection[int]) -> int:
+    async def records(self, serials: Collection[int], beyond: Collection[int] = ()) -> int:
         await trio.lowlevel.checkpoint()
         return 10 * len(serials)
 
-    async def frees(self, serials: Collection[int], looked_at: Callable[[int], None] = unheard) -> int:
+    async def frees(self, serials: Collection[int], looked_at: Callable[[int], None] = unheard, beyond: Collection[int] = ()) -> int:
         self.asked.append(set(serials))
         for _ in serials:
             looked_at(10)
@@ -125,6 +125,9 @@ class FakeShelf:
         await trio.lowlevel.checkpoint()
         while self.meanwhile:
             self.meanwhile.pop(0)()
+        return self._alone({*serials, *beyond}) - self._alone(beyond)
+
+    def _alone(self, serials: Collection[int]) -> int:
         others = [self.holds[info.serial] for info in (*self.kept, *self.deleted) if info.serial not in serials]
         gone: set[str] = set().union(*(self.holds[serial] for serial in serials)).difference(self.live, *others)
         return sum(self.sizes[blob] for blob in gone)

@@ -174,11 +174,11 @@ async def test_with_changes_without_end_nothing_is_deleted(autojump_clock: MockC
     works = retainer(shelf, limited(shelf, 1))
     begun = len(shelf.kept)
 
-    async def frees_and_changes(serials: set[int], _looked_at: object) -> int:
+    async def frees_and_changes(*_: object, **__: object) -> int:
         shelf.add(0)
         return 0
 
-    shelf.frees = frees_and_changes  # type: ignore[method-assign, assignment]
+    shelf.frees = frees_and_changes  # type: ignore[method-assign]
     with pytest.raises(BackupfsError, match="nothing was deleted"):
         await works.apply()
     assert shelf.deleted == []
