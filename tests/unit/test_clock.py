@@ -43,12 +43,13 @@ def test_reading_the_clock_lets_no_other_thread_in() -> None:
         with held:
             ran.set()
 
+    clock.now_ns()  # the first time it makes its file
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(3600)  # nobody is made to give way, from before there is somebody who could want it
     held.acquire()
     other = threading.Thread(target=come_in)
-    other.start()
-    interval_s = sys.getswitchinterval()
-    sys.setswitchinterval(3600)  # nobody is made to give way
     try:
+        other.start()
         held.release()
         for _ in range(50_000):
             clock.now_ns()
