@@ -191,17 +191,21 @@ class Snapshots:
         """What purging these snapshots (all at once, and with them those of `beyond`, which are not asked for) would have to look at: a range of
         changes for each run of them that no kept one interrupts.
         """
-        epochs, others = (sorted({self._by_serial[serial].epoch for serial in those if serial in self._by_serial}) for those in (serials, beyond))
-        going = {*epochs, *others}
+        asked = self._epochs(serials)
+        going = asked | self._epochs(beyond)
         kept = [epoch for epoch in self._catalog.kept_epochs if epoch not in going]
         gaps: dict[int, Gap] = {}
         for epoch in sorted(going):
             place = bisect_left(kept, epoch)
             if place not in gaps:
                 gaps[place] = Gap(kept, [], epoch, kept[place] if place < len(kept) else self._catalog.epoch)
-            if epoch in epochs:
+            if epoch in asked:
                 gaps[place].asked.append(epoch)
         return list(gaps.values())
+
+    def _epochs(self, serials: Collection[int]) -> set[int]:
+        """Of those that there are."""
+        return {self._by_serial[serial].epoch for serial in serials if serial in self._by_serial}
 
     def end_purge(self, serial: int) -> None:
         """The snapshot is gone."""

@@ -312,7 +312,7 @@ def test_what_deleting_would_free_is_what_it_frees(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, life: int, groups: int, acts: int
 ) -> None:
     """Also when so few groups of blobs are counted at once that it takes several shares of them."""
-    monkeypatch.setattr(limits, "RECKONED_GROUPS_MAX", groups)
+    monkeypatch.setattr(limits, "RECKONED_GROUPS_MAX", groups)  # to be met: it takes hundreds of thousands of blobs
 
     @simulated
     async def main() -> None:
@@ -435,7 +435,7 @@ async def test_directories_that_changed_places_or_took_another_ones_place_are_to
 
 @simulated
 async def test_what_purging_would_free_is_reckoned_while_it_is_purged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "COMPARED_PER_STEP", 1)
+    monkeypatch.setattr(limits, "COMPARED_PER_STEP", 1)  # so that the purge comes between any two rows
     world = World.new(tmp_path / "w")
     async with world.mounted() as m:
         for number in range(30):

@@ -108,7 +108,7 @@ async def test_a_survey_changes_nothing_and_foretells_what_collection_frees(tmp_
 
 @simulated
 async def test_what_is_purged_while_it_is_reckoned_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "COMPARED_PER_STEP", 1)
+    monkeypatch.setattr(limits, "COMPARED_PER_STEP", 1)  # so that the purge comes between any two rows
     world = World.new(tmp_path / "w")
     async with world.mounted() as m:
         for number in range(30):
