@@ -78,6 +78,7 @@ class _Run:
         self._files = files
         self._sealer = sealer
         self._pieces: list[tuple[int, int]] = []
+        self._read_from: _Open | None = None
 
     def write(self, parts: Iterable[tuple[bytes, int]]) -> None:
         if self._files.exists(self._path):
@@ -92,20 +93,29 @@ class _Run:
 
     def records(self) -> Iterator[Change]:
         with closing(_Open(self._files, self._files.open(self._path))) as file:
+            self._read_from = file
             for at, size in self._pieces:
                 yield from decode_batch(self._sealer.open(Sealed.SORTED_RUN, at, self._files.read_at(file.handle, at, size)))
 
     def remove(self) -> None:
         self._files.unlink(self._path)
+        if self._read_from is not None:
+            # Whoever read it may have been interrupted, and an error on record holds him: while the file is open the disk does not get its room back.
+            self._read_from.close()
 
 
 class _Open:
+    """An open file, closed once however often that is asked."""
+
     def __init__(self, files: Files, handle: Handle) -> None:
         self.handle = handle
         self._files = files
+        self._is_open = True
 
     def close(self) -> None:
-        self._files.close(self.handle)
+        if self._is_open:
+            self._is_open = False
+            self._files.close(self.handle)
 
 
 def encoded_parts(changes: Iterable[Change], part_bytes: int, breathe: Callable[[], None]) -> Iterator[tuple[bytes, int]]:

@@ -185,6 +185,31 @@ async def test_memory_goes_back_before_and_after_a_checkpoint_whatever_becomes_o
 
 
 @simulated
+async def test_a_checkpoint_that_could_not_be_made_holds_no_room(tmp_path: Path, small: None) -> None:
+    world = World.new(tmp_path / "w")
+
+    class Files(FaultyFiles):
+        failing = False
+
+        def create(self, path: Path) -> Handle:
+            if self.failing and path.parent.name == "checkpoints":
+                raise failure(errno.EIO, "create", path)
+            return super().create(path)
+
+    world.files = files = Files(world.disk, lambda _operation, _number: None)
+    async with world.mounted() as m:
+        await live_a_little(m, 0)
+        await m.fs.commit()
+        files.failing = True
+        with pytest.raises(StoreError) as kept:
+            await m.fs.make_checkpoint()
+        files.failing = False
+        free_bytes, total_bytes = world.disk.free_bytes(m.fs._volume.root)
+        assert total_bytes - free_bytes == sum(world.disk.image().listing().values()), "no file without a name is open"
+        assert kept.value.errno == errno.EIO, "also while somebody has the error"
+
+
+@simulated
 async def test_a_checkpoint_of_nothing_new_changes_nothing(tmp_path: Path) -> None:
     world = World.new(tmp_path / "a")
     async with world.mounted() as m:
