@@ -104,12 +104,12 @@ class Run:
 
 
 def joined(runs: Sequence[Run]) -> Run:
-    """Several runs as one: what was measured in more than one of them has the rounds of all. ValueError unless they are of the same commit, machine
-    and size.
+    """Several runs as one: what was measured in more than one of them has the rounds of all. ValueError unless they are of the same machine and size,
+    and every row of one commit.
     """
     first, *others = runs
     for other in others:
-        if told := [name for name in first.facts if name != "date" and other.facts.get(name) != first.facts[name]]:
+        if told := [name for name in first.facts if name not in {"commit", "date"} and other.facts.get(name) != first.facts[name]]:
             raise ValueError(f"these runs differ in {', '.join(told)}: they do not belong in one table")
         if (other.scale, other.files) != (first.scale, first.files):
             raise ValueError("these runs are of different size: they do not belong in one table")
@@ -118,11 +118,27 @@ def joined(runs: Sequence[Run]) -> Run:
         for key, found in run.samples.items():
             for system, figures in found.items():
                 samples.setdefault(key, {}).setdefault(system, []).extend(figures)
-    dates = sorted({str(run.facts.get("date", "")) for run in runs})
-    facts = {**first.facts, "date": " to ".join(dict.fromkeys((dates[0], dates[-1])))} if "date" in first.facts else first.facts
+    facts = dict(first.facts)
+    if "commit" in facts:
+        facts["commit"] = _commits(runs)
+    if "date" in facts:
+        dates = sorted({str(run.facts["date"]) for run in runs})
+        facts["date"] = " to ".join(dict.fromkeys((dates[0], dates[-1])))
     failures = [failure for run in runs for failure in run.failures]
     rounds = max((len(figures) for found in samples.values() for figures in found.values()), default=first.rounds)
     return Run(facts, rounds, first.scale, first.files, samples, failures, [run.samples for run in runs] if others else ())
+
+
+def _commits(runs: Sequence[Run]) -> str:
+    """The commits that were measured, and of those after the first what was. ValueError when a row was measured at several."""
+    rows: dict[str, set[str]] = {}
+    for run in runs:
+        rows.setdefault(str(run.facts["commit"]), set()).update(run.samples)
+    if twice := sorted(key for key in set().union(*rows.values()) if sum(key in found for found in rows.values()) > 1):
+        raise ValueError(f"these runs are of {' and '.join(rows)} and measured {', '.join(twice)} at both: they do not belong in one table")
+    first, *others = rows
+    told = [f"{commit} ({', '.join(work.key for work in WORKS if any(row.key in rows[commit] for row in work.rows))})" for commit in others]
+    return ", ".join([first, *told])
 
 
 def _peak(figures: Sequence[Figure]) -> int:

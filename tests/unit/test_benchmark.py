@@ -227,6 +227,11 @@ def test_runs_are_joined_round_by_round_if_they_are_of_the_same_thing() -> None:
         ["4", "**not met**", "4 · 3.5 |"]
     ]
     assert "Medians of 3 interleaved rounds (stream: 1, many: 1), in which" in document(both, "")
+    later = replace(other, facts={"kernel": "6.1", "date": "2026-03-01", "commit": "bbb"}, samples=samples(stream={"backupfs": [9]}))
+    earlier = replace(run, facts={"kernel": "6.1", "date": "2026-01-01", "commit": "aaa"})
+    assert joined([earlier, later]).facts["commit"] == "aaa, bbb (stream)"
+    with pytest.raises(ValueError, match="of aaa and bbb and measured fsync at both: they do not belong in one table"):
+        joined([earlier, replace(later, samples=other.samples)])
     for unlike in (replace(other, facts={"kernel": "6.2"}), replace(other, files=1001), replace(other, scale=0.5)):
         with pytest.raises(ValueError, match="do not belong in one table"):
             joined([run, unlike])
