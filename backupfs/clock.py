@@ -15,6 +15,13 @@ _TIMESTAMP: Final = struct.Struct("=qI")
 """The beginning of a `struct statx_timestamp`: seconds and nanoseconds. The structure is the same on every machine: statx(2)."""
 
 
+def until_next(now_s: float, period_s: float) -> float:
+    """Seconds until the next look of whatever looks each `period_s`: all of them at the same moments, so that a process with nothing to do is woken
+    once for all.
+    """
+    return period_s - now_s % period_s
+
+
 class Clock(Protocol):
     """Where time stamps come from."""
 

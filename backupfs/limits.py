@@ -61,6 +61,8 @@ one transaction: what that changes is held until it ends, some pages of 4 KiB fo
 """
 INDEX_BYTES: Final = 4 * MIB
 """The same in bytes of values."""
+MEMORY_BACK_RECORDS: Final = 131_072
+"""After so many records that went to the index the heap gives back what is free in it: some milliseconds, half a minute of hard work apart."""
 JOINED_RECORDS_MAX: Final = 256
 """A batch of so few records is joined with the one before that waits for the index; copying more would hold the loop. Behind a larger one the index
 follows at once."""
@@ -143,8 +145,10 @@ COLLECT_PAUSE_MAX_S: Final = 1.0
 COLLECT_DIED_BYTES: Final = 4 * MIB
 """So many bytes must have died before it is looked again for packs to rewrite."""
 RESTORE_REGIONS_PER_STEP: Final = 64
-UPKEEP_LOOK_S: Final = 30.0
-"""The clock is read at least this often for snapshots whose time has come to be purged."""
+LOOK_S: Final = 30.0
+"""The clock is read at least this often, and room on the disk: trio's time stands still while the machine sleeps, the clock may be set, others may
+use the disk. All look at the same moments (`clock.until_next`).
+"""
 SET_ASIDE_KEPT: Final = 3
 """What so many recoveries set aside is kept, for whoever looks into what happened; older goes."""
 SNAPSHOTS_EVER_MAX: Final = (1 << 22) - 1

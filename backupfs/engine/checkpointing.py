@@ -59,6 +59,9 @@ class Checkpointer:
                 except BackupfsError as error:
                     self._not_before = self._volume.journal.appended_bytes + limits.CHECKPOINT_MIN_BYTES
                     log.error("no checkpoint could be made; the journal stays whole, and it is tried again when it has grown: %s", error)
+            if not self.is_due():
+                # The journal grows by batches only: a mount that nobody uses is not woken.
+                await self._committer.progress()
 
     async def make(self) -> None:
         """Make one now. Cancelled, it leaves nothing that counts. Raises StoreError, DamageError."""

@@ -68,6 +68,8 @@ class Committer:
         self._progress = trio.Event()
         self._stopping = False
         self._saved_counters = b""
+        self._applied_records = 0
+        """Since memory was last given back."""
         self._dead: deque[Pack] = deque()
         self.left_behind: list[Pack] = []
         """Packs that nothing lives in and that could not be removed."""
@@ -83,6 +85,10 @@ class Committer:
     def has_changes(self) -> bool:
         """Whether anything waits to be frozen."""
         return self._volume.catalog.has_changes() or self._inodes.changed_count > 0
+
+    def is_behind(self) -> bool:
+        """Whether something durable waits until the index is to follow."""
+        return bool(self._following)
 
     def freeze(self) -> int:
         """Make everything changed so far a batch; its ticket can be waited for. Atomic.
@@ -137,6 +143,10 @@ class Committer:
             if self._volume.failure is not None:
                 raise self._volume.failure
             await self._progress.wait()
+
+    async def progress(self) -> None:
+        """The next batch is durable, or in the index, or writing has stopped, when this returns."""
+        await self._progress.wait()
 
     def follow(self) -> None:
         """Have the index follow to what is durable, without waiting for it."""
@@ -249,8 +259,14 @@ class Committer:
                     self._to_apply.popleft()
                     self._volume.catalog.drop_layer(frozen.layer)
                     self._applied_ticket = frozen.ticket
+                    self._applied_records += frozen.layer.records
                     self._dead.extend(frozen.dead)
                 self._tell()
+                if self._applied_records >= limits.MEMORY_BACK_RECORDS:
+                    # What batches and transactions leave free lies between what stays, more of it from hour to hour.
+                    self._applied_records = 0
+                    seams = self._volume.seams
+                    await seams.offload.index(seams.give_memory_back)
             while self._dead and not self._volume.held_packs:
                 await self._remove_pack(self._dead[0])
                 self._dead.popleft()

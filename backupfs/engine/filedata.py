@@ -8,6 +8,7 @@ is known, and only a flush that must have everything stored cuts before the next
 
 import enum
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -97,6 +98,7 @@ class FileData:
         self._coming_in = False
         """One of them is about to: two at a time would come in in any order."""
         self._work = trio.Event()
+        self._rests = False
         self._settled = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._jobs = trio.Semaphore(limits.FLUSH_JOBS)
@@ -245,6 +247,15 @@ class FileData:
         """Writing has stopped for good: nobody is to wait for room any longer."""
         self._waiting.unpark_all()
 
+    def rest(self) -> None:
+        """Nothing is written before `stir` is called: `run` need not look for what has been left alone."""
+        self._rests = True
+
+    def stir(self) -> None:
+        """Something may be written from now on."""
+        self._rests = False
+        self._work.set()
+
     async def flush_all(self, *, where_there_is_room: bool = False) -> None:
         """Store everything received so far. One file's trouble does not keep the others from being stored; the first is raised at the end. Nothing is
         tried of what a full disk is known to have no room for, if that is asked for.
@@ -269,7 +280,8 @@ class FileData:
             self._nursery = nursery
             task_status.started()
             while True:
-                with trio.move_on_after(limits.DIRTY_AGE_S / 2):
+                nothing_ages = self._rests and not self._dirty and not self._tails
+                with trio.move_on_after(math.inf if nothing_ages else limits.DIRTY_AGE_S / 2):
                     await self._work.wait()
                 self._work = trio.Event()
                 for state in list(self._long.values()):
@@ -293,6 +305,7 @@ class FileData:
         """The last writer of a file has closed it: when it has been left alone for a while, small blobs at its end become one chunk."""
         if state.unfinished is not None:
             self._tails[state.ino] = state
+            self._work.set()
 
     async def truncate(self, state: InodeState, size: int) -> None:
         """Set a file's size. Bytes beyond it are gone at once, whatever their number; a longer file ends in a hole."""

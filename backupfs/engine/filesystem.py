@@ -21,6 +21,7 @@ import msgspec
 import trio
 
 from backupfs import limits
+from backupfs.clock import until_next
 from backupfs.engine.attributes import (
     AttributeChanges,
     Attributes,
@@ -131,6 +132,9 @@ class FileSystem:
         self._parked: trio.Event | None = None
         self._taking = trio.Lock()
         self._look_at_space = trio.Event()
+        self._rests = False
+        """Nothing waits to be committed, and nobody looks for it: who changes something says so."""
+        self._stirred = trio.Event()
         self.upkeep = Upkeep(
             volume,
             self._committer,
@@ -280,8 +284,11 @@ class FileSystem:
         volume = self._volume
         while True:
             await trio.sleep(limits.COMMIT_DELAY_S)
+            if not self._has_work():
+                await self._rest()
+                continue
+            await self._look_at_room()
             try:
-                await volume.seams.offload.disk(volume.space.refresh, self._data.dirty_bytes)
                 await self._data.flush_all(where_there_is_room=True)
             except BackupfsError as error:
                 # Whoever fsyncs is told by the file's own error; here it is only put on record.
@@ -293,19 +300,46 @@ class FileSystem:
                     log.error("the regular commit: %s", error)
             self._committer.follow()
 
+    def _has_work(self) -> bool:
+        """Whether something waits for the regular commit, or room for being looked at."""
+        return bool(self._data.unstored()) or self._committer.has_changes() or self._committer.is_behind() or self._is_short()
+
+    async def _rest(self) -> None:
+        """Returns when somebody is about to change something. Only the disk, which others use, is looked at meanwhile."""
+        self._rests = True
+        self._stirred = trio.Event()
+        self._data.rest()
+        while self._rests:
+            with trio.move_on_after(until_next(trio.current_time(), limits.LOOK_S)) as waiting:
+                await self._stirred.wait()
+            if waiting.cancelled_caught:
+                await self._look_at_room()
+                if self._has_work():
+                    self._stir()
+
+    def _stir(self) -> None:
+        """A rest ends."""
+        self._rests = False
+        self._stirred.set()
+        self._data.stir()
+        self._look_at_space.set()
+
+    async def _look_at_room(self) -> None:
+        volume = self._volume
+        try:
+            await volume.seams.offload.disk(volume.space.refresh, self._data.dirty_bytes)
+        except BackupfsError as error:
+            log.error("free space cannot be read: %s", error)
+
     async def _watch_space(self) -> None:
         """Task: look at the disk again whenever much has been accepted, and often while room is short."""
-        volume = self._volume
         while True:
             with trio.move_on_after(limits.SPACE_SHORT_LOOK_S if self._is_short() else math.inf):
                 await self._look_at_space.wait()
             if self._is_short():
                 # What was removed gives its room back with the next batch.
                 self._committer.nudge()
-            try:
-                await volume.seams.offload.disk(volume.space.refresh, self._data.dirty_bytes)
-            except BackupfsError as error:
-                log.error("free space cannot be read: %s", error)
+            await self._look_at_room()
             self._look_at_space = trio.Event()
 
     async def idle(self) -> None:
@@ -1011,7 +1045,11 @@ class FileSystem:
         return self._is_full() or self._parked is not None
 
     def _is_full(self) -> bool:
-        """Whether the layer that takes changes has as many as a batch, or too many batches wait. Raises when none may be made any more."""
+        """Whether the layer that takes changes has as many as a batch, or too many batches wait. Raises when none may be made any more. Asked before
+        each change: it ends a rest.
+        """
+        if self._rests:
+            self._stir()
         volume = self._volume
         if volume.failure is not None or volume.read_only:
             volume.check_writable()

@@ -119,9 +119,12 @@ class Snapshots:
 
     def deleted_by(self, now_ns: int) -> None:
         """No snapshot has been deleted later than now, whatever the clock said then."""
-        for serial, snapshot in self._by_serial.items():
-            if snapshot.state == SnapshotState.DELETED and snapshot.deleted_ns > now_ns:
-                self._put(serial, replace(snapshot, deleted_ns=now_ns))
+        for serial in self.deleted_later(now_ns):
+            self._put(serial, replace(self._by_serial[serial], deleted_ns=now_ns))
+
+    def deleted_later(self, now_ns: int) -> list[int]:
+        """Serials of those that were deleted later than now, as the clock said then."""
+        return [s for s, snapshot in self._by_serial.items() if snapshot.state == SnapshotState.DELETED and snapshot.deleted_ns > now_ns]
 
     def undelete(self, names: Iterable[str]) -> None:
         """Bring deleted snapshots back: all, or none when it is too late for one, which UsageError says."""

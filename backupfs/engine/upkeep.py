@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from backupfs import limits
+from backupfs.clock import until_next
 from backupfs.engine.attributes import UpkeepStatus
 from backupfs.engine.collecting import Collector, Survey
 from backupfs.engine.committer import Committer
@@ -86,12 +87,13 @@ class Upkeep:
         """Task: the chores."""
         try:
             while True:
-                with trio.move_on_after(limits.UPKEEP_LOOK_S):
+                with trio.move_on_after(until_next(trio.current_time(), limits.LOOK_S)):
                     await self._chores.wait()
                 self._chores = trio.Event()
-                await self._admit()
-                self._follow_clock()
-                await self._do_chores()
+                if self._has_chores():
+                    await self._admit()
+                    self._follow_clock()
+                    await self._do_chores()
                 if not self._has_chores():
                     self._tell_done()
                     if self._collector.is_due():
@@ -218,7 +220,8 @@ class Upkeep:
         self._snapshots.deleted_by(self._volume.seams.clock.now_ns())
 
     def _has_chores(self) -> bool:
-        return bool(self._to_reap or self._data.ended or self._due() or self._snapshots.uncounted() is not None)
+        is_set_back = self._snapshots.deleted_later(self._volume.seams.clock.now_ns())
+        return bool(self._to_reap or self._data.ended or self._due() or is_set_back or self._snapshots.uncounted() is not None)
 
     async def _do_chores(self) -> None:
         while self._to_reap or self._data.ended:

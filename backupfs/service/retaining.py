@@ -7,7 +7,8 @@ from typing import Final, Protocol
 
 import trio
 
-from backupfs.clock import Clock
+from backupfs import limits
+from backupfs.clock import Clock, until_next
 from backupfs.engine.attributes import SnapshotInfo, Stats, Usage
 from backupfs.engine.collecting import Survey
 from backupfs.engine.seams import Progress
@@ -17,8 +18,6 @@ from backupfs.rules.retention import Candidate, Fate, Question, decide, deciding
 from backupfs.service.freeing import Reckonable, deleted_serials, frees
 from backupfs.service.messages import FateTold, RetentionStatus
 
-LOOK_S: Final = 30.0
-"""The clock is read at least this often: trio's time stands still while the machine sleeps, and the clock may be set."""
 RETRY_NS: Final = 600 * SECOND_NS
 """After a failure it is tried again so soon."""
 ATTEMPTS: Final = 5
@@ -107,7 +106,7 @@ class Retainer:
                 await self._run_once()
                 continue
             self._woken = trio.Event()
-            with trio.move_on_after(min((self._next_ns - now_ns) / SECOND_NS, LOOK_S)):
+            with trio.move_on_after(min((self._next_ns - now_ns) / SECOND_NS, until_next(trio.current_time(), limits.LOOK_S))):
                 await self._woken.wait()
 
     async def _run_once(self) -> None:

@@ -2,19 +2,17 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Final
 
 import trio
 
-from backupfs.clock import Clock
+from backupfs import limits
+from backupfs.clock import Clock, until_next
 from backupfs.errors import BackupfsError
 from backupfs.rules import schedule as rule
 from backupfs.rules.policy import SECOND_NS, Schedule
 from backupfs.rules.schedule import Action, Activity, State, Taken
 from backupfs.service.messages import ScheduleStatus, ScheduleView
 
-LOOK_S: Final = 30.0
-"""The clock is read at least this often: trio's time stands still while the machine sleeps, the clock may be set, and something may have changed."""
 _log = logging.getLogger(__name__)
 
 
@@ -73,7 +71,9 @@ class Scheduler:
                 await self._run_once(decision.tags)
             else:
                 self._rescheduled = trio.Event()
-                with trio.move_on_after(LOOK_S if decision.wait_ns is None else min(decision.wait_ns / SECOND_NS, LOOK_S)):
+                # Also what has changed is looked at then.
+                look_s = until_next(trio.current_time(), limits.LOOK_S)
+                with trio.move_on_after(look_s if decision.wait_ns is None else min(decision.wait_ns / SECOND_NS, look_s)):
                     await self._rescheduled.wait()
 
     async def _run_once(self, tags: tuple[str, ...]) -> None:

@@ -14,7 +14,6 @@ import pytest
 
 from backupfs import limits
 from backupfs.rules import collection
-from backupfs.service import scheduler
 from tests.crash.simulation import PASSWORD, run
 from tests.decoder.audit import audit
 from tests.models.snapshot_rules import SECOND_NS
@@ -25,7 +24,7 @@ START_NS = int(datetime(2026, 2, 16, 7, 30, tzinfo=UTC).timestamp()) * SECOND_NS
 DAYS = 91
 LIMITED_DAYS = 28
 """The last of them, with a space limit: the rules that go by weeks and months have had their time by then."""
-SELDOM = {"DIRTY_AGE_S": 900.0, "COMMIT_DELAY_S": 900.0, "CHECKPOINT_LOOK_S": 900.0, "UPKEEP_LOOK_S": 900.0}
+SELDOM = {"DIRTY_AGE_S": 900.0, "COMMIT_DELAY_S": 900.0, "CHECKPOINT_LOOK_S": 900.0, "LOOK_S": 600.0}
 """Those who look at the clock every few seconds do so every quarter of an hour: there are millions of seconds in three months."""
 
 
@@ -39,7 +38,6 @@ def _high_speed() -> Iterator[None]:
         patch.setattr(limits, "CHECKPOINT_MIN_BYTES", 192 * limits.KIB)
         patch.setattr(limits, "COLLECT_DIED_BYTES", 64 * limits.KIB)
         patch.setattr(collection, "DEAD_BYTES_MIN", 32 * limits.KIB)
-        patch.setattr(scheduler, "LOOK_S", 600.0)
         yield
 
 

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from backupfs.catalog.index import Index
 from backupfs.engine.attributes import AttributeChanges
 from backupfs.errors import FileSystemError
 from backupfs.format.catalog import Table
-from tests.unit.engine.world import ROOT, WHO, Mounted, World, list_directory, simulated
+from tests.conftest import LogRule
+from tests.unit.engine.world import REPOSITORY, ROOT, WHO, Mounted, World, list_directory, simulated
 
 FILES = 40
 
@@ -242,6 +244,71 @@ async def test_scattered_overwrites_change_the_record_of_a_region_once(tmp_path:
         assert m.fs.stats().stored_bytes - stored_bytes < len(pages) * 4200, "and no chunk is written anew"
         await m.close(b"f")
         assert await m.get(b"f") == content
+
+
+HOUR_S = 3600
+
+
+@simulated
+async def test_a_mount_that_nobody_uses_is_woken_by_its_regular_looks_only(tmp_path: Path) -> None:
+    woken_at: set[float] = set()
+
+    class Wakes(trio.abc.Instrument):
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            woken_at.add(trio.current_time())
+
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m:
+        await m.put(b"f", b"content")
+        await trio.sleep(3 * limits.COMMIT_DELAY_S)
+        wakes = Wakes()
+        trio.lowlevel.add_instrument(wakes)
+        await trio.sleep(HOUR_S)
+        trio.lowlevel.remove_instrument(wakes)
+        assert len(woken_at) <= HOUR_S / limits.LOOK_S + 1
+        await m.put(b"g", b"more")
+        await trio.sleep(2 * limits.DIRTY_AGE_S)
+        assert not m.fs.status().dirty_bytes, "what comes after a rest is stored as soon as anything else"
+        await trio.sleep(HOUR_S)
+        await m.mkdir(b"d")
+        await trio.sleep(limits.COMMIT_DELAY_S + 0.1)
+        killed = world.after_kill(tmp_path / "k")
+    async with killed.mounted() as m:
+        assert sorted(await m.names(b"")) == [b"d", b"f", b"g"]
+
+
+@simulated
+async def test_the_first_bytes_after_a_rest_have_the_disk_looked_at(tmp_path: Path, log_rule: LogRule) -> None:
+    log_rule.allow("")
+    world = World.new(tmp_path / "w", capacity_bytes=80_000_000)
+    async with world.mounted() as m:
+        fh = await m.open(b"f")
+        await trio.sleep(2 * limits.COMMIT_DELAY_S + 1)
+        free_bytes, total_bytes = world.disk.free_bytes(REPOSITORY)
+        world.disk.set_capacity(total_bytes - free_bytes + 2_000_000)  # less than half of the reserve
+        await trio.testing.wait_all_tasks_blocked()
+        assert not m.fs.status().space_short, "nobody has looked"
+        await m.fs.write(fh, 0, b"content")
+        await trio.testing.wait_all_tasks_blocked()
+        assert m.fs.status().space_short
+        world.disk.set_capacity(1 << 40)
+
+
+@simulated
+async def test_memory_goes_back_once_for_so_many_records_and_without_their_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MEMORY_BACK_RECORDS", 100)  # a hundred thousand take minutes here
+    world = World.new(tmp_path / "w")
+    layers: list[int] = []
+    async with world.mounted() as m:
+        volume = m.fs._volume
+        volume.seams = replace(volume.seams, give_memory_back=lambda: layers.append(volume.catalog.frozen_layers))
+        for number in range(100):
+            await m.put(b"f%d" % number, b"content")
+            await m.fs.commit()
+            await m.fs._committer.applied()
+        assert set(layers) == {0}
+        records_of_one = 3  # a name, an inode, the directory's times; some of the blob and the counters
+        assert 100 * records_of_one / 200 <= len(layers) <= 100 * 3 * records_of_one / 100
 
 
 LOOK_S = 10e-6

@@ -135,7 +135,7 @@ async def test_where_room_is_short_nothing_is_written_twice(tmp_path: Path, log_
         await m.open(b"log")
         await append_and_sync(m, b"log", 0)
         world.disk.set_capacity(world.disk.free_bytes(REPOSITORY)[1] - world.disk.free_bytes(REPOSITORY)[0] + 100 * KIB)
-        await trio.sleep(limits.COMMIT_DELAY_S + 1)
+        await trio.sleep(limits.COMMIT_DELAY_S + limits.LOOK_S)
         assert m.fs.status().space_short
         mark = len(world.disk.log)
         await append_and_sync(m, b"log", 1)

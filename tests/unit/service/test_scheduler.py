@@ -7,9 +7,10 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from backupfs.errors import StoreError
+from backupfs.limits import LOOK_S
 from backupfs.rules.policy import SECOND_NS, Schedule
 from backupfs.rules.schedule import SCHEDULED, Activity, Course, State, Taken, initial
-from backupfs.service.scheduler import LOOK_S, Scheduler
+from backupfs.service.scheduler import Scheduler
 from tests.conftest import LogRule
 
 HOUR_S = 3600
