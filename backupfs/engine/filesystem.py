@@ -664,8 +664,8 @@ class FileSystem:
         no_room = self._data.stuck and self._data.dirty_bytes > limits.DIRTY_BYTES_MAX
         if no_room or (handle.direct and self._is_short()):
             raise FileSystemError(errno.ENOSPC)
-        while self._parked is not None:
-            await self._parked.wait()
+        if self._parked is not None:
+            await self._admit()
         volume = self._volume
         if volume.space.accept(len(data)):
             self._look_at_space.set()
@@ -1037,6 +1037,9 @@ class FileSystem:
             await self._committer.room()
         while self._parked is not None:
             await self._parked.wait()
+        if self._rests:
+            # Since it was asked first.
+            self._stir()
 
     def _must_wait(self, ino: int) -> bool:
         """Whether who changes this inode is to `_admit` first: most need not, and are spared a coroutine. Raises when it may not be changed."""

@@ -278,6 +278,24 @@ async def test_a_mount_that_nobody_uses_is_woken_by_its_regular_looks_only(tmp_p
 
 
 @simulated
+async def test_what_was_asked_for_before_a_rest_ends_it(tmp_path: Path) -> None:
+    world = World.new(tmp_path / "w")
+    async with world.mounted() as m, trio.open_nursery() as nursery:
+        fh = await m.open(b"f")
+        await m.fs.commit()
+        m.fs._parked = trio.Event()
+        nursery.start_soon(m.mkdir, b"d")
+        nursery.start_soon(m.fs.write, fh, 0, b"content")
+        await trio.sleep(3 * limits.COMMIT_DELAY_S)
+        m.fs._unpark()
+        await trio.sleep(limits.COMMIT_DELAY_S + 0.1)
+        killed = world.after_kill(tmp_path / "k")
+    async with killed.mounted() as m:
+        assert sorted(await m.names(b"")) == [b"d", b"f"]
+        assert await m.get(b"f") == b"content"
+
+
+@simulated
 async def test_the_first_bytes_after_a_rest_have_the_disk_looked_at(tmp_path: Path, log_rule: LogRule) -> None:
     log_rule.allow("")
     world = World.new(tmp_path / "w", capacity_bytes=80_000_000)
