@@ -283,7 +283,7 @@ async def test_what_was_asked_for_before_a_rest_ends_it(tmp_path: Path) -> None:
     async with world.mounted() as m, trio.open_nursery() as nursery:
         fh = await m.open(b"f")
         await m.fs.commit()
-        m.fs._parked = trio.Event()
+        m.fs._parked = trio.Event()  # as a snapshot's cut does, which holds for 50 ms at most: a rest must begin meanwhile
         nursery.start_soon(m.mkdir, b"d")
         nursery.start_soon(m.fs.write, fh, 0, b"content")
         await trio.sleep(3 * limits.COMMIT_DELAY_S)
