@@ -153,20 +153,22 @@ async def test_an_index_that_was_left_behind_is_built_anew_from_a_checkpoint(tmp
         assert await m.tree() == tree
 
 
+class _NoCheckpoints(FaultyFiles):
+    """While `failing`, no object of a checkpoint can be made."""
+
+    failing = False
+
+    def create(self, path: Path) -> Handle:
+        if self.failing and path.parent.name == "checkpoints":
+            raise failure(errno.EIO, "create", path)
+        return super().create(path)
+
+
 @simulated
 async def test_memory_goes_back_before_and_after_a_checkpoint_whatever_becomes_of_it(tmp_path: Path, log_rule: LogRule) -> None:
     log_rule.allow("")
     world = World.new(tmp_path / "w")
-
-    class Files(FaultyFiles):
-        failing = False
-
-        def create(self, path: Path) -> Handle:
-            if self.failing and path.parent.name == "checkpoints":
-                raise failure(errno.EIO, "create", path)
-            return super().create(path)
-
-    world.files = files = Files(world.disk, lambda _operation, _number: None)
+    world.files = files = _NoCheckpoints(world.disk, lambda _operation, _number: None)
     returned: list[int] = []
     async with world.mounted() as m:
         volume = m.fs._volume
@@ -187,16 +189,7 @@ async def test_memory_goes_back_before_and_after_a_checkpoint_whatever_becomes_o
 @simulated
 async def test_a_checkpoint_that_could_not_be_made_holds_no_room(tmp_path: Path, small: None) -> None:
     world = World.new(tmp_path / "w")
-
-    class Files(FaultyFiles):
-        failing = False
-
-        def create(self, path: Path) -> Handle:
-            if self.failing and path.parent.name == "checkpoints":
-                raise failure(errno.EIO, "create", path)
-            return super().create(path)
-
-    world.files = files = Files(world.disk, lambda _operation, _number: None)
+    world.files = files = _NoCheckpoints(world.disk, lambda _operation, _number: None)
     async with world.mounted() as m:
         await live_a_little(m, 0)
         await m.fs.commit()
