@@ -308,6 +308,7 @@ def idle_fuse(system: FuseSystem, setting: Setting) -> Figures:
 
 def _idle(system: BackupFs | FuseSystem, setting: Setting) -> Figures:
     os.sync()
-    time.sleep(setting.count(20))  # past what follows what was written: the commit, the index, the look for a checkpoint
+    # Past what follows what was written: the commit, the index, the look for a checkpoint. Not every system can be asked whether it is at rest.
+    time.sleep(setting.count(20))
     cost = system.measure(lambda: time.sleep(setting.count(IDLE_S)))  # doing nothing is what is measured
     return {"idle": valued(100 * cost.cpu_s / cost.elapsed_s, cost)}
