@@ -23,7 +23,8 @@ from backupfs import limits
 from backupfs.codec.chunker import Chunker
 from backupfs.codec.compression import Compressor
 from backupfs.format.config import CIPHER_AES_256_GCM, COMPRESSION_ZSTD, Config
-from backupfs.fuse.waiting import waiting_closely
+from backupfs.fuse.waiting import LOOK_NS, waiting_closely
+from backupfs.fuse.wakeful import this_machine
 from backupfs.offload import ThreadOffload
 from scripts.emptyfs import EmptyFs
 
@@ -117,7 +118,7 @@ async def serve(mountpoint: str, target: int) -> None:
 def main() -> None:
     mountpoint, path = sys.argv[1:]
     target = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
-    with waiting_closely():
+    with waiting_closely(LOOK_NS, this_machine()):
         trio.run(serve, mountpoint, target)
 
 

@@ -25,6 +25,9 @@ from backupfs.service.messages import Ready
 @click.option("--allow-other/--only-me", default=None, help="Other users may use the mount, within its permissions.")
 @click.option("--suid/--no-suid", default=None, help="Set-user-id and set-group-id programs lend their rights. For root.")
 @click.option("--dev/--no-dev", default=None, help="Device nodes open. For root.")
+@click.option(
+    "--keep-awake/--let-halt", default=None, help="While requests are dense, idle processors of a virtual machine are not halted. For root."
+)
 @click.option("--snapdir", metavar="visible|hidden|disabled", help="Whether .snapshots is listed, or only leads somewhere, or is not there.")
 @click.option("--at", "--snapshot", "at", metavar="TIME|NAME", help="Mount that one snapshot, read-only; also beside a mount that is there.")
 @click.option("--accept-rollback", is_flag=True, help="Take the repository as it is, though this host has seen a newer state of it.")
@@ -39,6 +42,7 @@ def mount(
     allow_other: bool | None,
     suid: bool | None,
     dev: bool | None,
+    keep_awake: bool | None,
     snapdir: str | None,
     at: str | None,
     accept_rollback: bool,
@@ -58,6 +62,7 @@ def mount(
         "--allow-other": ("allow_other", _word(allow_other)),
         "--suid": ("suid", _word(suid)),
         "--dev": ("dev", _word(dev)),
+        "--keep-awake": ("keep_awake", _word(keep_awake)),
         "--snapdir": ("snapdir", snapdir),
     }
     options = [from_option(field, word, origin) for origin, (field, word) in words.items() if word is not None]

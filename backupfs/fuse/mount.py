@@ -28,6 +28,7 @@ from backupfs.fuse.mount_point import check_directory, check_machine
 from backupfs.fuse.operations import FileSystem, Operations
 from backupfs.fuse.unmounting import FUSERMOUNT, answers, clear_stale, unmount
 from backupfs.fuse.waiting import LOOK_NS, waiting_closely
+from backupfs.fuse.wakeful import this_machine
 from backupfs.fuse.write_back import sync_through_mount
 
 MAX_TASKS: Final = 10_000
@@ -45,7 +46,7 @@ log = logging.getLogger(__name__)
 class MountOptions:
     """How to mount. `handshake` off mounts the plain way, without INIT flags of our own; `eager` off uses no processor time to look for the
     next request while they come one close after the other; `tuned` off leaves the kernel's own bounds for reading ahead and for unwritten pages,
-    which only root can change.
+    which only root can change; `keep_awake` off lets processors halt (`fuse/wakeful.py`).
     """
 
     read_only: bool = False
@@ -55,6 +56,7 @@ class MountOptions:
     handshake: bool = True
     eager: bool = True
     tuned: bool = True
+    keep_awake: bool = True
 
     def names(self) -> list[str]:
         """As mount(8) takes them. Never `auto_unmount`: see the top of this module. `noatime` says what is so anyway: FUSE leaves the times of
@@ -91,7 +93,8 @@ class Mount:
         """
         await self._prepare()
         # From the first request on: pyfuse3 makes its lock while INIT is answered, and keeps it.
-        with waiting_closely(self._look_ns()), _logging_no_vain_answers():
+        machine = this_machine() if self._options.keep_awake else None
+        with waiting_closely(self._look_ns(), machine), _logging_no_vain_answers():
             await self._mount()
             await self._serve_session(task_status)
 

@@ -9,7 +9,8 @@ served. Two reasons:
 * It waits once for a lock and once in the loop's selector for every request, which costs more than most requests do. So whether a request is
   there is looked at first, and while requests come one close after the other, for a moment longer, before the loop goes to sleep.
 
-Every few requests the loop gets a turn, and whenever a handler waits.
+Where halted processors would be slow to wake, they are kept awake meanwhile (`fuse/wakeful.py`). Every few requests the loop gets a turn, and
+whenever a handler waits.
 """
 
 import ctypes
@@ -24,6 +25,8 @@ from typing import Any, Final
 
 import pyfuse3
 import trio
+
+from backupfs.fuse.wakeful import Machine, Wakeful
 
 REQUESTS_PER_TURN: Final = 16
 """So many requests may be served without a turn for other tasks: about a millisecond."""
@@ -111,20 +114,15 @@ async def _work(work: Callable[..., Awaitable[None]], *args: object) -> None:
         return
 
 
-@asynccontextmanager
-async def _open_nursery() -> AsyncIterator[_Workers]:
-    async with trio.open_nursery() as nursery:
-        yield _Workers(nursery)
-
-
 class _LowLevel:
     """`trio.lowlevel`, as far as pyfuse3 uses it, for one session."""
 
     current_task = staticmethod(trio.lowlevel.current_task)
     current_trio_token = staticmethod(trio.lowlevel.current_trio_token)
 
-    def __init__(self, look_ns: int) -> None:
+    def __init__(self, look_ns: int, wakeful: Wakeful) -> None:
         self._look_ns = look_ns
+        self._wakeful = wakeful
         self._descriptor: _Descriptor | None = None
         self._since_turn = 0
         self._close_together = False
@@ -143,6 +141,7 @@ class _LowLevel:
         self._since_turn += 1
         if self._since_turn >= REQUESTS_PER_TURN:
             self._since_turn = 0
+            self._wakeful.came(REQUESTS_PER_TURN)
             await trio.lowlevel.checkpoint()
         while not descriptor.readable():
             if self._closing:
@@ -151,8 +150,9 @@ class _LowLevel:
                 # Other threads have run since: what was there may be gone with a caller that was killed. A read that finds nothing costs the
                 # buffer that pyfuse3 has got for it.
                 continue
-            before_ns = time.perf_counter_ns()
+            self._wakeful.came(self._since_turn)
             self._since_turn = 0
+            before_ns = time.perf_counter_ns()
             await trio.lowlevel.wait_readable(number)
             self._close_together = time.perf_counter_ns() - before_ns < CLOSE_NS
 
@@ -162,18 +162,29 @@ class _Trio:
 
     ClosedResourceError = trio.ClosedResourceError
     Lock = _Lock
-    open_nursery = staticmethod(_open_nursery)
 
-    def __init__(self, look_ns: int) -> None:
-        self.lowlevel = _LowLevel(look_ns)
+    def __init__(self, look_ns: int, wakeful: Wakeful) -> None:
+        self.lowlevel = _LowLevel(look_ns, wakeful)
+        self._wakeful = wakeful
+
+    @asynccontextmanager
+    async def open_nursery(self) -> AsyncIterator[_Workers]:
+        """For the workers of the session."""
+        async with trio.open_nursery() as beside:
+            beside.start_soon(self._wakeful.run)
+            async with trio.open_nursery() as nursery:
+                yield _Workers(nursery)
+            beside.cancel_scope.cancel()
 
 
 @contextmanager
-def waiting_closely(look_ns: int = LOOK_NS) -> Iterator[None]:
-    """The session served while this is open waits as described above. With `look_ns` 0 it looks once before it sleeps."""
+def waiting_closely(look_ns: int = LOOK_NS, machine: Machine | None = None) -> Iterator[None]:
+    """The session served while this is open waits as described above. With `look_ns` 0 it looks once before it sleeps. The processors of `machine`
+    are kept awake while requests are dense.
+    """
     namespace: dict[str, Any] = vars(pyfuse3)
     before = namespace["trio"]
-    namespace["trio"] = _Trio(look_ns)
+    namespace["trio"] = _Trio(look_ns, Wakeful(machine))
     try:
         yield
     finally:

@@ -120,6 +120,7 @@ def from_environment(environ: Mapping[str, str]) -> list[Layer]:
         "BACKUPFS_ALLOW_OTHER": "allow_other",
         "BACKUPFS_SUID": "suid",
         "BACKUPFS_DEV": "dev",
+        "BACKUPFS_KEEP_AWAKE": "keep_awake",
         "BACKUPFS_SNAPDIR": "snapdir",
     }
     return [from_option(field, environ[name], name) for name, field in variables.items() if environ.get(name)]

@@ -66,6 +66,7 @@ def plan(
         allow_other=options.allow_other,
         suid=options.suid,
         dev=options.dev,
+        keep_awake=options.keep_awake,
         snapdir=SnapDir.DISABLED if at else options.snapdir,
         configuration=configuration,
         owner=owner,
@@ -128,7 +129,7 @@ def _wired(
     job: MountJob, state: StateDirectory, unlocked: Unlocked, seams: Seams, recent: RecentTrouble, environ: Mapping[str, str]
 ) -> Serving[FileSystem]:
     """Everything that serves one mount, put together."""
-    options = MountOptions(read_only=job.read_only, allow_other=job.allow_other, suid=job.suid, dev=job.dev)
+    options = MountOptions(read_only=job.read_only, allow_other=job.allow_other, suid=job.suid, dev=job.dev, keep_awake=job.keep_awake)
 
     main = StateDirectory(state.path.parent, job.repository_id)
 

@@ -75,7 +75,7 @@ from backupfs.service.vocabulary import document, from_json, to_json
 
 _AboutSnapshots = SnapshotListRequest | SnapshotShowRequest | SnapshotDeleteRequest | Changing
 _AboutSpace = StatsRequest | OutlookRequest | PruneRequest | CollectRequest
-_MOUNT_FIELDS: Final = ("read_only", "allow_other", "suid", "dev", "snapdir")
+_MOUNT_FIELDS: Final = ("read_only", "allow_other", "suid", "dev", "keep_awake", "snapdir")
 """What is settled when it is mounted."""
 LENT_MAX: Final = CONNECTIONS_MAX // 2
 """Snapshots lent at once: each has a connection for as long as it is mounted."""
@@ -178,6 +178,7 @@ class MountJob:
     allow_other: bool
     suid: bool
     dev: bool
+    keep_awake: bool
     snapdir: SnapDir
     configuration: Configuration
     owner: tuple[int, int]

@@ -51,6 +51,7 @@ class Settings:
     allow_other: bool | None = None
     suid: bool | None = None
     dev: bool | None = None
+    keep_awake: bool | None = None
     snapdir: SnapDir | None = None
 
 
@@ -103,6 +104,7 @@ DEFAULTS: Final = Layer(
         allow_other=False,
         suid=False,
         dev=False,
+        keep_awake=True,
         snapdir=SnapDir.VISIBLE,
     ),
 )
@@ -174,6 +176,11 @@ class Effective:
     def dev(self) -> bool:
         """Whether device nodes open."""
         return bool(self.settings.dev)
+
+    @property
+    def keep_awake(self) -> bool:
+        """Whether processors are kept awake while requests are dense."""
+        return bool(self.settings.keep_awake)
 
     @property
     def snapdir(self) -> SnapDir:

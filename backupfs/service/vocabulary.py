@@ -282,6 +282,7 @@ KEYS: Final = (
     Key("mount", "allow-other", "allow_other", _SWITCH),
     Key("mount", "suid", "suid", _SWITCH),
     Key("mount", "dev", "dev", _SWITCH),
+    Key("mount", "keep-awake", "keep_awake", _SWITCH),
     Key("mount", "snapdir", "snapdir", _SNAPDIR),
 )
 POLICY_TABLES: Final = ("", "retention")

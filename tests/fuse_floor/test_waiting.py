@@ -13,6 +13,7 @@ import trio.testing
 
 from backupfs.fuse import waiting
 from backupfs.fuse.mount import MountOptions
+from backupfs.fuse.wakeful import DRIVER, PROCESSORS_MAX, Wakeful, this_machine
 from tests.conftest import LogRule
 from tests.fuse_floor.floor import Floor, serving
 
@@ -97,6 +98,31 @@ async def test_others_have_their_turn_while_requests_come_densely(floor: Floor) 
     assert turns >= 1000 // waiting.REQUESTS_PER_TURN
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("keep_awake", [True, False])
+async def test_processors_are_kept_awake_where_that_is_of_use(base: Path, keep_awake: bool) -> None:
+    machine = this_machine()
+    if not machine.device.exists() or machine.driver.read_text().strip() != DRIVER or not 1 < machine.processors <= PROCESSORS_MAX:
+        pytest.skip("processors are not kept awake on this machine")
+
+    def asks() -> bool:
+        return any(os.path.realpath(link) == os.fspath(machine.device) for link in Path("/proc/self/fd").iterdir())
+
+    def until_awake() -> int:
+        with machine.device.open("rb", buffering=0) as target:
+            for asked in range(100_000):
+                os.statvfs(floor.directory)
+                if os.pread(target.fileno(), 4, 0) == bytes(4):
+                    return asked
+        return -1
+
+    async with serving(base / "mnt", MountOptions(keep_awake=keep_awake)) as floor:
+        assert asks() == keep_awake
+        if keep_awake:
+            assert await floor.do(until_awake) >= 0
+    assert not asks()
+
+
 async def test_requests_that_wait_let_others_through(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as there are threads wait inside the engine; the next is served all the same."""
     held = trio.Event()
@@ -145,7 +171,7 @@ async def test_pyfuse3_is_as_it_was_behind_a_mount(base: Path) -> None:
 
 async def test_closing_is_heard_at_any_time(base: Path) -> None:
     """Also by who does not wait at that moment."""
-    low_level = waiting._LowLevel(0)
+    low_level = waiting._LowLevel(0, Wakeful(None))
     reader, writer = os.pipe()
     low_level.notify_closing(reader)
     with pytest.raises(trio.ClosedResourceError):

@@ -57,6 +57,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "allow_other": st.booleans(),
     "suid": st.booleans(),
     "dev": st.booleans(),
+    "keep_awake": st.booleans(),
     "snapdir": st.sampled_from(SnapDir),
 }
 settings = st.builds(Settings, **{name: st.one_of(st.none(), values) for name, values in VALUES.items()})

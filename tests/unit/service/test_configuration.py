@@ -192,13 +192,15 @@ def test_each_variable_is_heard() -> None:
         "BACKUPFS_ALLOW_OTHER": "no",
         "BACKUPFS_SUID": "1",
         "BACKUPFS_DEV": "yes",
+        "BACKUPFS_KEEP_AWAKE": "0",
         "BACKUPFS_SNAPDIR": "disabled",
         "BACKUPFS_X": "1",
     }
     found = effective(from_environment(environ))
     assert (found.schedules, found.read_only, found.allow_other, found.snapdir) == ((), True, False, SnapDir.DISABLED)
-    assert (found.suid, found.dev) == (True, True)
-    assert [found.origins[field] for field in ("schedules", "read_only", "allow_other", "suid", "dev", "snapdir")] == list(environ)[:6]
+    assert (found.suid, found.dev, found.keep_awake) == (True, True, False)
+    fields = ("schedules", "read_only", "allow_other", "suid", "dev", "keep_awake", "snapdir")
+    assert [found.origins[field] for field in fields] == list(environ)[:7]
     assert from_environment(dict.fromkeys(environ, "")) == []
 
 

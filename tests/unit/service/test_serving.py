@@ -240,7 +240,7 @@ class House:
         layers = (Layer("test", given),) if given != NOTHING else ()
         self.configuration = Configuration(layers, self.files, named=bool(self.files)).reread()
         job = MountJob(
-            Path("/repository"), REPOSITORY_ID, Path("/mount"), self.read_only, False, False, False, SnapDir.VISIBLE, self.configuration, (0, 0)
+            Path("/repository"), REPOSITORY_ID, Path("/mount"), self.read_only, False, False, False, True, SnapDir.VISIBLE, self.configuration, (0, 0)
         )
         return Serving(job, self.state, self.engine.opened, lambda _: self.mount, SystemClock(), self.recent, os.environ)
 

@@ -68,6 +68,7 @@ read-only = true
 allow-other = false
 suid = true
 dev = false
+keep-awake = false
 snapdir = "hidden"
 """
 
@@ -103,6 +104,7 @@ MEANT = Settings(
     allow_other=False,
     suid=True,
     dev=False,
+    keep_awake=False,
     snapdir=SnapDir.HIDDEN,
 )
 
@@ -237,6 +239,7 @@ def test_a_policy_is_kept_as_json_without_what_a_repository_must_not_decide() ->
         allow_other=None,
         suid=None,
         dev=None,
+        keep_awake=None,
         snapdir=None,
     )
     assert set(document(policy_of(MEANT))) == {"schedule", "retention"}
