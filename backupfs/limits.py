@@ -145,7 +145,7 @@ COLLECT_PAUSE_MAX_S: Final = 1.0
 COLLECT_DIED_BYTES: Final = 4 * MIB
 """So many bytes must have died before it is looked again for packs to rewrite."""
 RESTORE_REGIONS_PER_STEP: Final = 64
-LOOK_S: Final = 30.0
+LOOK_S: Final = 60.0
 """The clock is read at least this often, and room on the disk: trio's time stands still while the machine sleeps, the clock may be set, others may
 use the disk. All look at the same moments (`clock.until_next`).
 """
