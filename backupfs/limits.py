@@ -56,16 +56,21 @@ CARRIED_BYTES_MAX: Final = 36 * KIB
 COMMIT_DELAY_S: Final = 5.0
 """Everything received is committed after at most this long, and the index follows then."""
 INDEX_RECORDS: Final = 4096
-"""So many records of durable batches wait for the index at most: it follows at once then. And so many, or those of one batch, are written to it in
-one transaction: what that changes is held until it ends, some pages of 4 KiB for each record where they lie apart.
+"""So many records, or those of one batch, are written to the index in one transaction: what that changes is held until it ends, some pages of 4 KiB
+for each record where they lie apart. Batches are joined to layers of so many.
 """
-INDEX_BYTES: Final = 4 * MIB
+INDEX_LAYERS: Final = 8
+"""So many layers wait for the index, then it follows at once. While it does, whoever changes something has the interpreter less often: a third of the
+time of a small change. So some ten thousand changes in a row are left alone, and the index follows when they are over.
+"""
+INDEX_BYTES: Final = 8 * MIB
 """The same in bytes of values."""
+LAYERS_MAX: Final = 12
+"""Changes wait while more layers than this are on their way to the index."""
 MEMORY_BACK_RECORDS: Final = 131_072
 """After so many records that went to the index the heap gives back what is free in it: some milliseconds, half a minute of hard work apart."""
 JOINED_RECORDS_MAX: Final = 256
-"""A batch of so few records is joined with the one before that waits for the index; copying more would hold the loop. Behind a larger one the index
-follows at once."""
+"""A batch of so few records is joined with the one before that waits for the index; copying more would hold the loop."""
 
 REGION_BYTES: Final = 16 * MIB
 REGION_LAST: Final = 2**32 - 1

@@ -31,9 +31,6 @@ from backupfs.journal.segments import Position
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_LAYERS_MAX = 8
-"""Frozen layers that may wait for the index before changes do."""
-
 
 @dataclass(slots=True)
 class _Frozen:
@@ -192,18 +189,23 @@ class Committer:
         self._work.set()
 
     async def room(self) -> None:
-        """Wait while the overlay is too full to take more."""
+        """Ask for a batch if there is enough for one, and wait while the overlay is too full to take more."""
         catalog = self._volume.catalog
-        while (
-            catalog.active.records + self._inodes.changed_count > limits.LAYER_RECORDS_MAX
-            or catalog.active.value_bytes > limits.LAYER_BYTES_MAX
-            or catalog.frozen_layers > _LAYERS_MAX
-        ):
-            if self._volume.failure is not None:
-                return
+        if self._exceeds(limits.BATCH_RECORDS, limits.BATCH_BYTES):
             self.nudge()
-            self.follow()
+        while self._volume.failure is None:
+            if catalog.frozen_layers > limits.LAYERS_MAX:
+                self.follow()
+            elif self._exceeds(limits.LAYER_RECORDS_MAX, limits.LAYER_BYTES_MAX):
+                self.nudge()
+            else:
+                return
             await self._progress.wait()
+
+    def _exceeds(self, records: int, value_bytes: int) -> bool:
+        """Whether the layer that takes changes has more than this."""
+        layer = self._volume.catalog.active
+        return layer.records + self._inodes.changed_count > records or layer.value_bytes > value_bytes
 
     def stop(self) -> None:
         """Let `run` and `run_index` return once nothing is pending."""
@@ -321,23 +323,19 @@ class Committer:
                 return None
 
     def _join_following(self) -> None:
-        """A batch has become durable. Small ones are joined: so few layers lie above the index however many batches do. A large one has the index
-        follow at once.
-        """
+        """A batch has become durable. Small ones are joined: so few layers lie above the index however many batches do."""
         following = self._following
-        is_large = following[-1].layer.records > limits.JOINED_RECORDS_MAX
-        if len(following) > 1 and not is_large and following[-2].layer.records <= limits.INDEX_RECORDS:
+        is_small = following[-1].layer.records <= limits.JOINED_RECORDS_MAX
+        if len(following) > 1 and is_small and following[-2].layer.records <= limits.INDEX_RECORDS:
             newer, older = following.pop(), following[-1]
             self._volume.catalog.join_layers(older.layer, newer.layer)
             older.ticket, older.position = newer.ticket, newer.position
             older.dead += newer.dead
             older.changes = ()
-        layers = [each.layer for each in following]
         if (
-            is_large
+            len(following) >= limits.INDEX_LAYERS
             or any(each.dead for each in following)
-            or sum(layer.records for layer in layers) > limits.INDEX_RECORDS
-            or sum(layer.value_bytes for layer in layers) > limits.INDEX_BYTES
+            or sum(each.layer.value_bytes for each in following) > limits.INDEX_BYTES
         ):
             self._is_index_due = True
 

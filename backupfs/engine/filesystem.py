@@ -1033,7 +1033,6 @@ class FileSystem:
     async def _admit(self) -> None:
         """Wait until a change may be made. The caller makes it before it awaits again."""
         if self._is_full():
-            self._committer.nudge()
             await self._committer.room()
         while self._parked is not None:
             await self._parked.wait()
@@ -1059,7 +1058,9 @@ class FileSystem:
         catalog = volume.catalog
         layer = catalog.active
         return (
-            layer.records + self._inodes.changed_count > limits.BATCH_RECORDS or layer.value_bytes > limits.BATCH_BYTES or catalog.frozen_layers > 4
+            layer.records + self._inodes.changed_count > limits.BATCH_RECORDS
+            or layer.value_bytes > limits.BATCH_BYTES
+            or catalog.frozen_layers > limits.LAYERS_MAX
         )
 
     async def _admit_restore(self) -> None:
