@@ -60,8 +60,8 @@ INDEX_RECORDS: Final = 4096
 for each record where they lie apart. Batches are joined to layers of so many.
 """
 INDEX_LAYERS: Final = 8
-"""So many layers wait for the index, then it follows at once. While it does, whoever changes something has the interpreter less often: a third of the
-time of a small change. So some ten thousand changes in a row are left alone, and the index follows when they are over.
+"""So many layers wait for the index, then it follows at once. While it does, whoever changes something has the interpreter less often, and takes a
+sixth to a quarter longer. So some ten thousand changes in a row are left alone, and the index follows when they are over.
 """
 INDEX_BYTES: Final = 8 * MIB
 """The same in bytes of values."""

@@ -28,6 +28,9 @@ backupfs divided by the peer: compare ratios, not figures of different runs.
 
 * **CPU** is the user and system time of everything that ran for it: the process that serves the mount, the commands, the loop that makes the
   requests. What the kernel does on threads of its own (btrfs, the disk) is not in it.
+* As root in a virtual machine, backupfs and the floor keep idle processors from halting while requests are dense
+  ([decision 0010](decisions/0010-processors-kept-awake.md)); the others are served as they come. An idle processor that looks for work is in
+  nobody's CPU.
 * **Memory** is the most that one process of the system had resident at any time meanwhile; not that of `cp` and its like. Less than what the
   benchmark itself takes, some 30 MiB, is not told apart.
 * "Durable" is until `umount`, or the peer's command, has returned. Making the repository does not count. gocryptfs has nothing on the disk then,

@@ -502,6 +502,7 @@ async def test_a_task_that_dies_stops_writing_and_frees_who_waits(tmp_path: Path
 
 @simulated
 async def test_changes_wait_when_too_much_is_not_yet_in_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # So that a thousand directories are too much, and no two batches become one layer.
     monkeypatch.setattr(limits, "BATCH_RECORDS", 20)
     monkeypatch.setattr(limits, "LAYER_RECORDS_MAX", 60)
     monkeypatch.setattr(limits, "JOINED_RECORDS_MAX", 10)
