@@ -93,11 +93,11 @@ class Wakeful:
             os.close(device)
 
     async def _until_sparse(self) -> None:
-        dense = LOOK_S * 1e9 / DENSE_NS
+        enough = LOOK_S * 1e9 / DENSE_NS
         while True:
             self._since_look = 0
             await trio.sleep(LOOK_S)
-            if self._since_look < dense:
+            if self._since_look < enough:
                 return
 
 
